@@ -1,0 +1,10 @@
+"""Knowledge distillation in which every step is a tracked, reusable MLflow run."""
+
+import logging
+import os
+
+# TensorFlow reports every start of its runtime; only what stops it is of use to a user. It reads
+# this when it is imported, so it stands before anything that could import it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Advice on retracing, which does not apply: each network is traced once per shape of batch.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -1,0 +1,202 @@
+"""Every parameter of every step, declared once: name, type, default, range and help.
+
+The command line, MLproject (a test holds it to this file) and the logged parameters all follow from
+the models below. A field without a default gets it from `RECIPES`: it depends on the network and
+the data set, and is filled in before validation, so that a step only ever sees resolved values.
+"""
+
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+NetworkName = Literal["vgg", "fast", "student", "pupil"]
+OptimizerName = Literal["adam", "sgd"]
+
+NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
+MAX_VIEWS = 162
+
+
+class Recipe(NamedTuple):
+    """How a network is trained unless the user says otherwise."""
+
+    optimizer: OptimizerName
+    learning_rate: float
+    batch_size: int
+    epochs: int
+
+
+# The notebook's settings on CIFAR-10; a user's own images start from them too.
+RECIPES = {
+    "vgg": Recipe("sgd", 0.01, 128, 40),
+    "fast": Recipe("adam", 0.001, 512, 10),
+    "student": Recipe("adam", 0.001, 64, 30),
+    "pupil": Recipe("adam", 0.001, 64, 20),
+}
+# 1,293 images of 8x8 pixels make an epoch forty times shorter, so there are more of them.
+DIGITS_RECIPES = {
+    "vgg": Recipe("adam", 0.0005, 32, 40),
+    "fast": Recipe("adam", 0.001, 32, 10),
+    "student": Recipe("adam", 0.001, 32, 30),
+    "pupil": Recipe("adam", 0.001, 32, 30),
+}
+
+
+def recipe(dataset: str, network: str) -> Recipe:
+    """The default training settings of `network` on `dataset`."""
+    table = DIGITS_RECIPES if dataset == "digits" else RECIPES
+    return table.get(network, table["student"])
+
+
+def default_teacher(dataset: str) -> str:
+    """The network that teaches on `dataset` unless the user says otherwise.
+
+    On 8x8 digits that is not the notebook's: its eleven convolutions without normalisation hardly
+    start to learn there (EXPERIMENTS.md).
+    """
+    return "fast" if dataset == "digits" else "vgg"
+
+
+class Config(BaseModel):
+    """What every step takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    dataset: str = Field(
+        "cifar10", description="cifar10, digits, or the path of an .npz file of your own images"
+    )
+    holdout: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="share of the training images kept for validation; 0 trains on all of them"
+        " and watches the test set, as the notebook does",
+    )
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, dataset: str) -> str:
+        if dataset not in ("cifar10", "digits") and not dataset.endswith(".npz"):
+            raise ValueError("expected cifar10, digits or the path of an .npz file")
+        return dataset
+
+
+class TrainingConfig(Config):
+    """What every step that trains a network takes."""
+
+    network_field: ClassVar[str]
+
+    epochs: int = Field(ge=1, description="passes over the training images")
+    batch_size: int = Field(ge=1, description="images per optimiser step")
+    learning_rate: float = Field(gt=0, description="the optimiser's step size")
+    optimizer: OptimizerName = Field(description="adam, or sgd with Nesterov momentum 0.9")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="initial weights, dropout and the order of the images"
+    )
+    evaluate_test: bool = Field(
+        True, description="read the test set once, at the end (true or false)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
+        dataset = given.get("dataset", cls.model_fields["dataset"].default)
+        network = given.get(cls.network_field) or cls.default_network(dataset)
+        return {cls.network_field: network, **recipe(dataset, network)._asdict(), **given}
+
+    @classmethod
+    def default_network(cls, dataset: str) -> str:
+        """The network that is trained on `dataset` unless the user says otherwise."""
+        return str(cls.model_fields[cls.network_field].default)
+
+    @property
+    def network(self) -> str:
+        """The name of the network that this step trains."""
+        return str(getattr(self, self.network_field))
+
+
+class TeacherConfig(TrainingConfig):
+    """Train a teacher from labels."""
+
+    network_field = "arch"
+
+    arch: NetworkName = Field(description="the network to train")
+
+    @classmethod
+    def default_network(cls, dataset: str) -> str:
+        return default_teacher(dataset)
+
+
+class BaselineConfig(TrainingConfig):
+    """Train the student from labels alone: what distillation has to beat."""
+
+    network_field = "student"
+
+    student: NetworkName = Field("student", description="the network to train")
+
+
+class ExportLogitsConfig(Config):
+    """Log a model's raw logits on every training and test image as a verified artifact."""
+
+    model: str = Field(
+        "auto",
+        description="whose logits: the id of a run that logged a model, a network's name (the"
+        " teacher of that kind, found or trained at its default settings), or auto",
+    )
+    views: int = Field(
+        1,
+        ge=1,
+        le=MAX_VIEWS,
+        description="how many views of each image: 1 is the image, 2 adds its mirror image,"
+        " more add shifts by up to 4 pixels",
+    )
+
+
+class DistillConfig(BaselineConfig):
+    """Train the student from labels and a teacher's cached logits."""
+
+    teacher: str = Field(
+        "auto",
+        description="whose logits to learn from: auto (the data set's default teacher, found or"
+        " trained), a network's name, a run id, or a folder of logits",
+    )
+    temp: float = Field(4, gt=0, description="temperature T of the soft targets")
+    alpha: float = Field(0.9, ge=0, le=1, description="weight of the soft term")
+    t_squared: bool = Field(
+        True, description="multiply the soft term by T^2 (true), or not, as the notebook (false)"
+    )
+    views: int = Field(
+        1,
+        ge=1,
+        le=MAX_VIEWS,
+        description="train on this many views of the images, each with its own cached logits",
+    )
+
+
+STEPS: dict[str, type[Config]] = {
+    "teacher": TeacherConfig,
+    "export_logits": ExportLogitsConfig,
+    "baseline": BaselineConfig,
+    "distill": DistillConfig,
+}
+
+
+def canonical(value: Any) -> str:
+    """A parameter as text, one text per value: `8` for 8.0, `true` for True."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def first_problem(error: ValidationError) -> str:
+    """One line on the first thing that validation refused: the parameter, what was expected, what
+    was received."""
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name}: no value given"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: no such parameter"
+    expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{name}: expected {expected.removeprefix('expected ')}, got {problem['input']!r}"

@@ -1,0 +1,186 @@
+"""The logit artifact: a teacher's raw logits on every image, in the data set's own order, with a
+manifest that says what they belong to. Nothing is trained on logits that do not verify.
+
+A folder holds `train_logits.npy` and `test_logits.npy`, (views, images, classes), not divided by
+any temperature, and `manifest.json`.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kdflow.data import Dataset, sha256
+from kdflow.errors import KdflowError
+from kdflow.evaluate import accuracy
+from kdflow.views import VIEWS, View
+
+SPLITS = ("train", "test")
+
+
+class Manifest(BaseModel):
+    """What a folder of logits says of itself.
+
+    Attributes:
+        format: the version of this layout.
+        teacher: who made the logits: the id of the run that holds the model, or any name.
+        network: the teacher's architecture, in words.
+        weights_sha256: of the teacher's weights, where they are known.
+        dataset, dataset_digest: the images that the rows belong to.
+        holdout: the share of training images that the teacher never trained on, where known.
+        views: what the first axis enumerates.
+        dtype: of the stored logits.
+        class_names: what the last axis enumerates.
+        sha256: of each array's bytes.
+        accuracy: of view 0 on each split, recomputed from the stored logits.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    teacher: str
+    network: str
+    weights_sha256: str | None = None
+    dataset: str
+    dataset_digest: str
+    holdout: float | None = None
+    views: list[View]
+    dtype: Literal["float16", "float32"]
+    class_names: list[str]
+    sha256: dict[str, str]
+    accuracy: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Verified logits, memory-mapped.
+
+    Attributes:
+        train, test: (views, images, classes) float16 or float32.
+    """
+
+    folder: Path
+    manifest: Manifest
+    manifest_sha256: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+def write(
+    folder: Path,
+    train: np.ndarray,
+    test: np.ndarray,
+    dataset: Dataset,
+    *,
+    teacher: str,
+    network: str,
+    weights_sha256: str | None = None,
+    holdout: float | None = None,
+) -> Manifest:
+    """Write logits and their manifest into `folder`, which is made.
+
+    Args:
+        train, test: (views, images, classes) raw logits, float16 or float32; the views are the
+            first ones of `views.VIEWS`, the images in the data set's own order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {"train": train, "test": test}
+    manifest = Manifest(
+        teacher=teacher,
+        network=network,
+        weights_sha256=weights_sha256,
+        dataset=dataset.name,
+        dataset_digest=dataset.digest,
+        holdout=holdout,
+        views=list(VIEWS[: len(train)]),
+        dtype=train.dtype.name,  # type: ignore[arg-type]
+        class_names=list(dataset.class_names),
+        sha256={split: sha256(array) for split, array in arrays.items()},
+        accuracy={
+            split: accuracy(array[0], _labels(dataset, split)) for split, array in arrays.items()
+        },
+    )
+    for split, array in arrays.items():
+        np.save(folder / f"{split}_logits.npy", array, allow_pickle=False)
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
+    """The logits in `folder`, once they are shown to belong to `dataset`.
+
+    Args:
+        views: how many views are needed, at least; the folder may hold more.
+
+    Raises:
+        KdflowError: the manifest is missing or malformed, or names another data set; an array is
+            missing, has another shape or type, a changed byte, or a value that is not finite; or
+            the accuracy recomputed from it is not the recorded one.
+    """
+    manifest_text = _manifest_text(folder)
+    manifest = _parsed(manifest_text, folder)
+    _expect(folder, "data set digest", dataset.digest, manifest.dataset_digest)
+    _expect(folder, "class names", list(dataset.class_names), manifest.class_names)
+    if manifest.views[:views] != list(VIEWS[:views]):
+        raise KdflowError(
+            f"logits in {folder}: expected the first {views} views, got {len(manifest.views)}"
+            f" (export them with views={views})"
+        )
+    train, test = (_read_array(folder, manifest, dataset, split) for split in SPLITS)
+    manifest_sha256 = hashlib.sha256(manifest_text.encode()).hexdigest()
+    return Logits(folder, manifest, manifest_sha256, train, test)
+
+
+def _manifest_text(folder: Path) -> str:
+    try:
+        return (folder / "manifest.json").read_text()
+    except OSError as error:
+        raise KdflowError(f"logits in {folder}: expected a manifest.json, got none") from error
+
+
+def _parsed(text: str, folder: Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "it"
+        raise KdflowError(
+            f"logits in {folder}: manifest.json: {where}: {problem['msg']}"
+        ) from error
+
+
+def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) -> np.ndarray:
+    name = f"{split}_logits.npy"
+    labels = _labels(dataset, split)
+    try:
+        array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise KdflowError(
+            f"logits in {folder}: expected an array in {name}, got {error}"
+        ) from error
+    shape = (len(manifest.views), len(labels), dataset.classes)
+    _expect(folder, f"shape of {name}", shape, array.shape)
+    _expect(folder, f"dtype of {name}", manifest.dtype, array.dtype.name)
+    _expect(folder, f"SHA-256 of {name}", manifest.sha256.get(split), sha256(array))
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise KdflowError(
+            f"logits in {folder}: expected finite values in {name}, got {count} that are not"
+        )
+    recorded, recomputed = manifest.accuracy.get(split), accuracy(array[0], labels)
+    if recorded is None or abs(recorded - recomputed) > 1e-9:
+        _expect(folder, f"accuracy of {name}", recorded, recomputed)
+    return array
+
+
+def _expect(folder: Path, what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise KdflowError(f"logits in {folder}: {what}: expected {expected}, got {found}")
+
+
+def _labels(dataset: Dataset, split: str) -> np.ndarray:
+    labels: np.ndarray = getattr(dataset, f"y_{split}")
+    return labels

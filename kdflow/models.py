@@ -1,0 +1,169 @@
+"""The networks: each builder takes an image shape and a number of classes and returns a Keras model
+from raw uint8 pixels to logits.
+
+Pools round up (`padding="same"`), so any image size fits; on 32x32 no map differs from the notebook's.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+
+WHITENING_LAYER = "whitening"
+WHITENING_IMAGES = 5000  # enough: their 4.8 million patches determine 12 directions
+WHITENING_EPSILON = 5e-4  # added to the variances, so that the weakest directions are not noise
+
+ImageShape = tuple[int, int, int]
+Builder = Callable[[ImageShape, int], keras.Model]
+
+
+def vgg(image_shape: ImageShape, classes: int) -> keras.Model:
+    """The notebook's teacher, after VGG (Simonyan and Zisserman 2015): 12,372,746 parameters on
+    32x32x3 images of 10 classes."""
+    images, x = _pixels(image_shape)
+    for block, widths in enumerate([(64,) * 2, (128,) * 2, (256,) * 3, (512,) * 4], start=1):
+        for layer, width in enumerate(widths, start=1):
+            x = _convolution(x, width, f"conv{block}_{layer}", first=block == layer == 1)
+        x = _pool(x, f"pool{block}")
+        if block >= 3:
+            x = layers.Dropout(0.4, name=f"dropout{block}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    for width in (1024, 256, 64):
+        x = layers.Dense(width, activation="relu", name=f"dense{width}")(x)
+    x = layers.Dropout(0.3, name="dropout")(x)
+    return _classifier(images, x, classes, "vgg")
+
+
+def fast(image_shape: ImageShape, classes: int) -> keras.Model:
+    """A teacher for people without a GPU: 1,973,944 parameters on 32x32x3 images of 10 classes.
+
+    After Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU": a fixed whitening
+    convolution, three groups of two convolutions with batch normalisation, global max-pooling, and
+    logits scaled down. Unlike there, the whitening convolution is padded, so that the maps are 32,
+    16 and 8 pixels wide on 32x32 images. `whiten` sets the fixed weights.
+    """
+    images, x = _pixels(image_shape)
+    patch_values = 2 * 2 * image_shape[2]
+    x = layers.Conv2D(2 * patch_values, 2, padding="same", name=WHITENING_LAYER)(x)
+    x = layers.Activation("gelu", name="whitened")(x)
+    for group, width in enumerate((64, 256, 256), start=1):
+        x = _plain_convolution(x, width, f"conv{group}_1")
+        x = _normalised(_pool(x, f"pool{group}"), f"norm{group}_1")
+        x = _normalised(_plain_convolution(x, width, f"conv{group}_2"), f"norm{group}_2")
+    x = layers.GlobalMaxPooling2D(name="pool")(x)
+    x = layers.Dense(classes, use_bias=False, name="unscaled_logits")(x)
+    return keras.Model(images, layers.Rescaling(1 / 9, name="logits")(x), name="fast")
+
+
+def student(image_shape: ImageShape, classes: int) -> keras.Model:
+    """The notebook's student: 268,650 parameters on 32x32x3 images of 10 classes."""
+    images, x = _pixels(image_shape)
+    x = _pool(_convolution(x, 16, "conv1", first=True), "pool1")
+    x = _pool(_convolution(x, 32, "conv2"), "pool2")
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(128, activation="relu", name="dense128")(x)
+    x = layers.Dropout(0.3, name="dropout")(x)
+    return _classifier(images, x, classes, "student")
+
+
+def pupil(image_shape: ImageShape, classes: int) -> keras.Model:
+    """The notebook's smallest network: 131,882 parameters on 32x32x3 images of 10 classes."""
+    images, x = _pixels(image_shape)
+    x = _pool(_convolution(x, 16, "conv1", first=True), "pool1")
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(32, activation="relu", name="dense32")(x)
+    x = layers.Dropout(0.2, name="dropout")(x)
+    return _classifier(images, x, classes, "pupil")
+
+
+NETWORKS: dict[str, Builder] = {"vgg": vgg, "fast": fast, "student": student, "pupil": pupil}
+
+# The layer whose output is a hint when the network teaches, and is guided when it learns.
+FEATURE_LAYERS = {"vgg": "conv3_3", "fast": "norm2_2_gelu", "student": "pool2", "pupil": "pool1"}
+
+
+def build(name: str, images: np.ndarray, classes: int, *, seed: int) -> keras.Model:
+    """A freshly initialised network for images like these.
+
+    The seed is set here, immediately before the layers exist: Dropout draws its own seed at
+    construction, so whatever ran earlier in the process changes nothing.
+
+    Args:
+        name: one of `NETWORKS`.
+        images: uint8 training images, (n, height, width, channels); a network with a whitening
+            layer takes that layer's weights from them.
+        classes: the number of logits.
+        seed: initial weights and dropout masks follow from it.
+    """
+    keras.utils.set_random_seed(seed)
+    height, width, channels = images.shape[1:]
+    network = NETWORKS[name]((height, width, channels), classes)
+    if any(layer.name == WHITENING_LAYER for layer in network.layers):
+        layer = network.get_layer(WHITENING_LAYER)
+        filters = whitening_filters(images[:WHITENING_IMAGES])
+        layer.kernel.assign(np.concatenate([filters, -filters], axis=-1))
+        layer.kernel.trainable = False
+    return network
+
+
+def whitening_filters(images: np.ndarray) -> np.ndarray:
+    """The 2x2 filters whose outputs are uncorrelated and of equal variance on these images: the
+    patches' principal directions, each divided by its standard deviation.
+
+    Args:
+        images: uint8, (n, height, width, channels).
+
+    Returns:
+        (2, 2, channels, 4 * channels) float32, for images scaled to 0..1.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 4 * images.shape[-1]) / np.float32(
+        255
+    )
+    variances, directions = np.linalg.eigh(np.cov(patches, rowvar=False))
+    filters = directions / np.sqrt(variances + WHITENING_EPSILON)
+    return filters.reshape(2, 2, images.shape[-1], -1).astype(np.float32)
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """The SHA-256 of a model's weights: their shapes, dtypes and bytes, in the model's order."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(f"{weight.shape} {weight.dtype} ".encode())
+        digest.update(weight.tobytes())
+    return digest.hexdigest()
+
+
+def _pixels(image_shape: ImageShape) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    images = keras.Input(image_shape, dtype="uint8", name="images")
+    return images, layers.Rescaling(1 / 255, name="rescaling")(images)
+
+
+def _convolution(
+    x: keras.KerasTensor, width: int, name: str, *, first: bool = False
+) -> keras.KerasTensor:
+    initializer = "he_normal" if first else "glorot_uniform"
+    return layers.Conv2D(
+        width, 3, padding="same", activation="relu", kernel_initializer=initializer, name=name
+    )(x)
+
+
+def _plain_convolution(x: keras.KerasTensor, width: int, name: str) -> keras.KerasTensor:
+    return layers.Conv2D(width, 3, padding="same", use_bias=False, name=name)(x)
+
+
+def _normalised(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    x = layers.BatchNormalization(momentum=0.6, scale=False, name=name)(x)
+    return layers.Activation("gelu", name=f"{name}_gelu")(x)
+
+
+def _pool(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    return layers.MaxPooling2D(2, padding="same", name=name)(x)
+
+
+def _classifier(
+    images: keras.KerasTensor, features: keras.KerasTensor, classes: int, name: str
+) -> keras.Model:
+    return keras.Model(images, layers.Dense(classes, name="logits")(features), name=name)

@@ -1,0 +1,13 @@
+"""Train the student from labels alone."""
+
+from kdflow.config import BaselineConfig
+from kdflow.data import Dataset
+from kdflow.steps.record import StepResult, link_upstream, open_step
+from kdflow.steps.train import train_network
+
+
+def run(config: BaselineConfig, data: Dataset) -> StepResult:
+    name = f"baseline {config.student} seed={config.seed}"
+    with open_step("baseline", name, config, data) as run_id:
+        link_upstream("baseline", config, data)
+        return train_network(run_id, name, config, data)

@@ -1,0 +1,28 @@
+"""Train the student from labels and a teacher's cached logits."""
+
+from kdflow.config import DistillConfig, canonical
+from kdflow.data import Dataset
+from kdflow.steps import export_logits
+from kdflow.steps.record import StepResult, link_upstream, open_step
+from kdflow.steps.train import train_network
+from kdflow.training import Distillation
+
+
+def run(config: DistillConfig, data: Dataset) -> StepResult:
+    wanted = {"holdout": config.holdout, "view_count": config.views}
+    found = export_logits.find(config.teacher, data, **wanted)
+    temp, alpha = canonical(config.temp), canonical(config.alpha)
+    name = f"distill {config.student} T={temp} alpha={alpha} seed={config.seed}"
+    with open_step("distill", name, config, data) as run_id:
+        if found:
+            print(f"logits: found in {found.source}, nothing to train or export first")
+        teacher = found or export_logits.export(config.teacher, data, **wanted)
+        link_upstream("distill", config, data, teacher=teacher.source)
+        manifest = teacher.logits.manifest
+        print(f"teacher: {manifest.network}, test accuracy {manifest.accuracy['test']:.4f}")
+        distillation = Distillation(
+            teacher.logits.train, config.temp, config.alpha, config.t_squared, config.views
+        )
+        return train_network(
+            run_id, name, config, data, distillation=distillation, teacher=teacher.logits
+        )

@@ -1,0 +1,46 @@
+"""What the run of every step records of itself: parameters, config, what it was made from."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kdflow import tracking
+from kdflow.config import Config, canonical
+from kdflow.data import Dataset
+
+# What these name is in the key by content: the data set's digest and the upstream run ids.
+NAMED_BY_CONTENT = {"dataset", "teacher", "model"}
+
+
+class StepResult(NamedTuple):
+    """What a finished step leaves: its run, and that run's last metrics."""
+
+    run_id: str
+    metrics: dict[str, float]
+
+
+@contextlib.contextmanager
+def open_step(step: str, name: str, config: Config, data: Dataset) -> Iterator[str]:
+    """The open run of a step, with its parameters and config logged; yields the run id."""
+    with tracking.open_run(name, step, data) as run_id:
+        print(f"{name}: run {run_id}")
+        values = config.model_dump()
+        tracking.log_params({field: canonical(value) for field, value in values.items()})
+        tracking.log_json(values, "config.json")
+        yield run_id
+
+
+def link_upstream(step: str, config: Config, data: Dataset, **upstream: str) -> None:
+    """Record on the open run what it is made from, and with that its key.
+
+    Args:
+        upstream: the run id of each role.
+    """
+    roles = {f"kdflow.upstream.{role}": run_id for role, run_id in upstream.items()}
+    tracking.set_tags({**roles, "kdflow.key": key_of(step, config, data, **upstream)})
+
+
+def key_of(step: str, config: Config, data: Dataset, **upstream: str) -> str:
+    """The key of the run that this step would make; see `tracking.run_key`."""
+    params = config.model_dump(exclude=NAMED_BY_CONTENT)
+    return tracking.run_key(step, params, data.digest, upstream)

@@ -1,0 +1,88 @@
+"""Train one network inside the open run and log all that makes it comparable: what the steps
+`teacher`, `baseline` and `distill` share."""
+
+import resource
+import sys
+
+import numpy as np
+
+from kdflow import evaluate, models, plots, tracking, training
+from kdflow.config import TrainingConfig
+from kdflow.data import Dataset, split
+from kdflow.logits import Logits
+from kdflow.steps.record import StepResult
+
+
+def train_network(
+    run_id: str,
+    name: str,
+    config: TrainingConfig,
+    data: Dataset,
+    *,
+    distillation: training.Distillation | None = None,
+    teacher: Logits | None = None,
+) -> StepResult:
+    """Build, train, evaluate once, log.
+
+    Args:
+        run_id, name: of the open run.
+        teacher: whose test logits the network's predictions are compared with.
+    """
+    train, validation = split_images(config, data)
+    network = models.build(
+        config.network, data.x_train[train.indices], data.classes, seed=config.seed
+    )
+    print(f"{config.network}: {network.count_params():,} parameters, {len(train.indices):,} images")
+    history = training.fit(
+        network,
+        train,
+        validation,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        distillation=distillation,
+        on_epoch=lambda epoch, metrics: tracking.log_metrics(metrics, epoch),
+    )
+    final = {"parameters": float(network.count_params())}
+    if config.evaluate_test:
+        logits = evaluate.predict_logits(network, data.x_test)
+        taught = teacher.test[0] if teacher else None
+        final |= evaluate.final_metrics(logits, data.y_test, taught)
+        tracking.log_array(logits, "test_logits.npy")
+    final["peak_memory_mb"] = peak_memory_mb()
+    tracking.log_metrics(final)
+    tracking.set_tags({"kdflow.weights_sha256": models.weights_sha256(network)})
+    tracking.log_model(network)
+    tracking.log_figure(plots.learning_curves(history, name), "learning_curves.png")
+    result = StepResult(run_id, history[-1] | final)
+    print(f"{name}: {in_words(result.metrics)}")
+    return result
+
+
+def split_images(config: TrainingConfig, data: Dataset) -> tuple[training.Images, training.Images]:
+    """The training and the validation images that `config.holdout` asks for."""
+    train, validation = split(data.y_train, config.holdout)
+    train_images = training.Images(data.x_train, data.y_train, train)
+    if len(validation):
+        return train_images, training.Images(data.x_train, data.y_train, validation)
+    print("holdout=0, the notebook's protocol: all val_ metrics are of the TEST set")
+    tracking.set_tags({"kdflow.validation": "the test set (holdout=0, the notebook's protocol)"})
+    return train_images, training.Images(data.x_test, data.y_test, np.arange(len(data.y_test)))
+
+
+def in_words(metrics: dict[str, float]) -> str:
+    """The result in a few words: test figures if there are any, else validation."""
+    if "test_accuracy" not in metrics:
+        return f"validation accuracy {metrics['val_accuracy']:.4f} (test set not read)"
+    return (
+        f"test accuracy {metrics['test_accuracy']:.4f}, NLL {metrics['test_nll']:.4f},"
+        f" ECE {metrics['test_ece']:.4f}"
+    )
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held at once, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB elsewhere

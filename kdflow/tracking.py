@@ -1,0 +1,234 @@
+"""The tracking store: open runs, log to them, find what earlier runs made.
+
+The only module that imports mlflow.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import mlflow
+import numpy as np
+from matplotlib.figure import Figure
+from mlflow.entities import Run, RunStatus, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.types import Schema, TensorSpec
+
+from kdflow.data import Dataset
+from kdflow.errors import KdflowError
+
+LOGITS_FOLDER = "logits"
+MODEL_NAME = "model"
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A finished run of this project."""
+
+    run_id: str
+    step: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+def run_key(
+    step: str, params: Mapping[str, Any], dataset_digest: str, upstream: Mapping[str, str]
+) -> str:
+    """What a step's result depends on, as a SHA-256: equal keys mean interchangeable runs.
+
+    Args:
+        params: typed values, without those that `upstream` or the digest stand for.
+        upstream: the run id of each role that the step builds on.
+    """
+    described = [step, dict(params), dataset_digest, dict(upstream)]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def open_run(name: str, step: str, dataset: Dataset) -> Iterator[str]:
+    """A run that is open inside the block; yields its id.
+
+    The first run of the process joins the one that `mlflow run` opened, if it did. One opened
+    inside another is a run of its own, not its child. It ends FINISHED, KILLED on an interrupt, or
+    FAILED.
+    """
+    tags = {"kdflow.step": step, "kdflow.dataset_digest": dataset.digest}
+    asking = mlflow.active_run()
+    if asking is None:
+        run = mlflow.start_run(run_name=name, tags=tags)
+    else:
+        tags["kdflow.asked_by"] = asking.info.run_id
+        created = mlflow.MlflowClient().create_run(
+            asking.info.experiment_id, tags=resolve_tags(tags), run_name=name
+        )
+        run = mlflow.start_run(run_id=created.info.run_id, nested=True)
+    status = RunStatus.FAILED
+    try:
+        _log_dataset(dataset)
+        yield run.info.run_id
+        status = RunStatus.FINISHED
+    except KeyboardInterrupt:
+        status = RunStatus.KILLED
+        raise
+    finally:
+        mlflow.end_run(RunStatus.to_string(status))
+
+
+def kill_unjoined_run() -> None:
+    """End the run that `mlflow run` opened for this process, which no step has joined."""
+    mlflow.MlflowClient().set_terminated(
+        os.environ["MLFLOW_RUN_ID"], RunStatus.to_string(RunStatus.KILLED)
+    )
+
+
+def log_params(params: Mapping[str, str]) -> None:
+    """Log parameters on the open run; those that `mlflow run` has logged already stay as they are."""
+    run_id = mlflow.active_run().info.run_id
+    logged = mlflow.get_run(run_id).data.params
+    mlflow.log_params({name: value for name, value in params.items() if name not in logged})
+
+
+def log_metrics(metrics: Mapping[str, float], epoch: int | None = None) -> None:
+    mlflow.log_metrics(dict(metrics), step=epoch)
+
+
+def set_tags(tags: Mapping[str, str]) -> None:
+    mlflow.set_tags(dict(tags))
+
+
+def log_json(value: Mapping[str, Any], name: str) -> None:
+    mlflow.log_dict(dict(value), name)
+
+
+def log_figure(figure: Figure, name: str) -> None:
+    mlflow.log_figure(figure, name)
+
+
+def log_array(array: np.ndarray, name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        np.save(path, array, allow_pickle=False)
+        mlflow.log_artifact(str(path))
+
+
+def log_folder(folder: Path, name: str) -> None:
+    mlflow.log_artifacts(str(folder), name)
+
+
+def log_model(model: keras.Model) -> None:
+    """Log a network that takes raw uint8 pixels and returns logits."""
+    inputs = TensorSpec(np.dtype(np.uint8), (-1, *model.input_shape[1:]))
+    outputs = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]))
+    mlflow.keras.log_model(
+        model,
+        name=MODEL_NAME,
+        signature=ModelSignature(Schema([inputs]), Schema([outputs])),
+        pip_requirements=[
+            f"{package}=={version(package)}"
+            for package in ("keras", keras.backend.backend(), "numpy")
+        ],
+    )
+
+
+def find_run(key: str) -> FoundRun | None:
+    """The first finished run with this key, in any experiment."""
+    experiments = [
+        e.experiment_id for e in mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+    ]
+    runs = mlflow.MlflowClient().search_runs(
+        experiments,
+        filter_string=f"tags.`kdflow.key` = '{key}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time ASC"],
+        max_results=1,
+    )
+    return _found(runs[0]) if runs else None
+
+
+def get_run(run_id: str, parameter: str) -> FoundRun:
+    """The finished run of this project called `run_id`.
+
+    Args:
+        parameter: what the user gave the id as, for the message.
+
+    Raises:
+        KdflowError: there is none, it is not FINISHED, or no step of this project made it.
+    """
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        raise KdflowError(
+            f"{parameter}: expected auto, a network's name, a run id or (for a teacher) a folder of"
+            f" logits; got {run_id!r}, and {mlflow.get_tracking_uri()} has no such run"
+        ) from error
+    if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
+        raise KdflowError(
+            f"{parameter}: expected a FINISHED run, got {run_id}, which is {run.info.status}"
+        )
+    if "kdflow.step" not in run.data.tags:
+        raise KdflowError(
+            f"{parameter}: expected a run of kdflow, got {run_id}, which has no kdflow.step tag"
+        )
+    return _found(run)
+
+
+def logits_folder(run: FoundRun) -> Path:
+    """The run's logit artifact as a local folder (downloaded, if the store is elsewhere)."""
+    try:
+        return Path(
+            mlflow.artifacts.download_artifacts(run_id=run.run_id, artifact_path=LOGITS_FOLDER)
+        )
+    except (MlflowException, OSError) as error:
+        raise KdflowError(f"run {run.run_id} ({run.step}) has no logits") from error
+
+
+def load_model(run: FoundRun) -> keras.Model:
+    """The Keras model that the run logged."""
+    try:
+        return mlflow.keras.load_model(f"runs:/{run.run_id}/{MODEL_NAME}")
+    except (MlflowException, OSError) as error:
+        raise KdflowError(f"run {run.run_id} ({run.step}) has no model") from error
+
+
+def current_commit() -> str | None:
+    """The git commit of the code that is running, as new runs are tagged with it."""
+    return resolve_tags().get("mlflow.source.git.commit")
+
+
+def how_to_see() -> str:
+    """The command or address that shows the runs in the MLflow UI."""
+    uri = mlflow.get_tracking_uri()
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+def _found(run: Run) -> FoundRun:
+    data = run.data
+    return FoundRun(run.info.run_id, data.tags["kdflow.step"], data.params, data.tags, data.metrics)
+
+
+def _log_dataset(dataset: Dataset) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # integer columns "may have missing values": these don't
+        described = mlflow.data.from_numpy(
+            dataset.x_train,
+            targets=dataset.y_train,
+            name=Path(dataset.name).name,
+            digest=dataset.digest[:36],
+        )
+    mlflow.log_input(described, context="training")
+
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
