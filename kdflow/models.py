@@ -1,7 +1,7 @@
 """The networks: each builder takes an image shape and a number of classes and returns a Keras model
 from raw uint8 pixels to logits.
 
-Pools round up (`padding="same"`), so any image size fits; on 32x32 no map differs from the notebook's.
+Pools round up (`padding="same"`), so any image size fits; on 32x32 each map is the notebook's.
 """
 
 import hashlib

@@ -44,6 +44,21 @@ class FoundRun:
     metrics: dict[str, float]
 
 
+def open_store() -> None:
+    """Reach the tracking store, which is created if it is a new local one.
+
+    Raises:
+        KdflowError: it does not answer.
+    """
+    try:
+        mlflow.search_experiments(max_results=1)
+    except Exception as error:  # a driver may be missing, a server silent, a folder read-only
+        raise KdflowError(
+            f"tracking store: expected one that answers at {mlflow.get_tracking_uri()}, got"
+            f" {' '.join(str(error).split())}"
+        ) from error
+
+
 def run_key(
     step: str, params: Mapping[str, Any], dataset_digest: str, upstream: Mapping[str, str]
 ) -> str:
@@ -95,7 +110,7 @@ def kill_unjoined_run() -> None:
 
 
 def log_params(params: Mapping[str, str]) -> None:
-    """Log parameters on the open run; those that `mlflow run` has logged already stay as they are."""
+    """Log parameters on the open run; those that `mlflow run` logged already stay as they are."""
     run_id = mlflow.active_run().info.run_id
     logged = mlflow.get_run(run_id).data.params
     mlflow.log_params({name: value for name, value in params.items() if name not in logged})
@@ -143,8 +158,8 @@ def log_model(model: keras.Model) -> None:
     )
 
 
-def find_run(key: str) -> FoundRun | None:
-    """The first finished run with this key, in any experiment."""
+def find_runs(key: str) -> list[FoundRun]:
+    """The finished runs with this key, in any experiment, oldest first."""
     experiments = [
         e.experiment_id for e in mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)
     ]
@@ -152,9 +167,8 @@ def find_run(key: str) -> FoundRun | None:
         experiments,
         filter_string=f"tags.`kdflow.key` = '{key}' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time ASC"],
-        max_results=1,
     )
-    return _found(runs[0]) if runs else None
+    return [_found(run) for run in runs]
 
 
 def get_run(run_id: str, parameter: str) -> FoundRun:
@@ -202,9 +216,12 @@ def load_model(run: FoundRun) -> keras.Model:
         raise KdflowError(f"run {run.run_id} ({run.step}) has no model") from error
 
 
-def current_commit() -> str | None:
-    """The git commit of the code that is running, as new runs are tagged with it."""
-    return resolve_tags().get("mlflow.source.git.commit")
+def other_commit(run: FoundRun) -> str:
+    """A remark on the git commit that made `run`, empty if it is the one running now."""
+    made_by, running = (tags.get("mlflow.source.git.commit") for tags in (run.tags, resolve_tags()))
+    if not made_by or not running or made_by == running:
+        return ""
+    return f" (made by commit {made_by[:8]}; this is {running[:8]})"
 
 
 def how_to_see() -> str:

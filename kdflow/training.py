@@ -94,7 +94,7 @@ def fit(
     history = []
     with tqdm(total=epochs * batches, unit="batch", disable=None, leave=False) as bar:
         for epoch in range(1, epochs + 1):
-            images, targets = _epoch_data(train, distillation, seed, epoch)
+            images, targets = epoch_data(train, distillation, seed, epoch)
             started = time.perf_counter()
             log = learner.fit(
                 images,
@@ -135,9 +135,11 @@ def epoch_order(
     return order, rng.integers(view_count, size=len(order))
 
 
-def _epoch_data(
+def epoch_data(
     train: Images, distillation: Distillation | None, seed: int, epoch: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What the network sees in an epoch, in order: the images, each in its view, and the targets,
+    which are their `labels` and, of just those views, the `teacher_logits`."""
     view_count = distillation.views if distillation else 1
     order, shown = epoch_order(train.indices, seed, epoch, view_count)
     images = train.images[order]
@@ -225,5 +227,5 @@ class _Watch(keras.callbacks.Callback):
             per_batch = (time.perf_counter() - self.timed_from) / TIMED_BATCHES
             expected = per_batch * self.params["steps"] * self.epochs
             if expected > WORTH_TELLING:
-                message = f"these {self.epochs} epochs will take about {expected / 60:.0f} minutes"
+                message = f"this training will take about {expected / 60:.0f} minutes"
                 self.bar.write(message, file=sys.stdout)

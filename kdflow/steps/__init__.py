@@ -1,11 +1,14 @@
 """One module per entry point, each the story of its step told in order."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kdflow import data, tracking
 from kdflow.config import Config
 from kdflow.steps import baseline, distill, export_logits, teacher
 from kdflow.steps.record import StepResult
 
-RUN = {
+RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
     "teacher": teacher.run,
     "export_logits": export_logits.run,
     "baseline": baseline.run,
@@ -15,6 +18,7 @@ RUN = {
 
 def run_step(step: str, config: Config) -> StepResult:
     """Load the data that `config` names, run the step, and say how to see the result."""
-    result = RUN[step](config, data.load(config.dataset))  # type: ignore[operator]
+    tracking.open_store()
+    result = RUN[step](config, data.load(config.dataset))
     print(f"run {result.run_id}; compare runs with: {tracking.how_to_see()}")
     return result

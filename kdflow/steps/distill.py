@@ -9,17 +9,18 @@ from kdflow.training import Distillation
 
 
 def run(config: DistillConfig, data: Dataset) -> StepResult:
-    wanted = {"holdout": config.holdout, "view_count": config.views}
-    found = export_logits.find(config.teacher, data, **wanted)
+    found = export_logits.find(
+        config.teacher, data, holdout=config.holdout, view_count=config.views
+    )
     temp, alpha = canonical(config.temp), canonical(config.alpha)
     name = f"distill {config.student} T={temp} alpha={alpha} seed={config.seed}"
     with open_step("distill", name, config, data) as run_id:
         if found:
             print(f"logits: found in {found.source}, nothing to train or export first")
-        teacher = found or export_logits.export(config.teacher, data, **wanted)
+        teacher = found or export_logits.export(
+            config.teacher, data, holdout=config.holdout, view_count=config.views
+        )
         link_upstream("distill", config, data, teacher=teacher.source)
-        manifest = teacher.logits.manifest
-        print(f"teacher: {manifest.network}, test accuracy {manifest.accuracy['test']:.4f}")
         distillation = Distillation(
             teacher.logits.train, config.temp, config.alpha, config.t_squared, config.views
         )

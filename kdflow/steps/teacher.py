@@ -1,13 +1,23 @@
 """Train a teacher from labels; find the one that another step needs, or train it."""
 
 import time
+from typing import NamedTuple
 
-from kdflow import tracking
-from kdflow.config import NETWORK_NAMES, TeacherConfig, default_teacher
+import keras
+
+from kdflow import models, tracking
+from kdflow.config import TeacherConfig, default_teacher, is_automatic
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
 from kdflow.steps.train import train_network
+
+
+class Teacher(NamedTuple):
+    """A model's run, and its network with verified weights."""
+
+    run: tracking.FoundRun
+    network: keras.Model
 
 
 def run(config: TeacherConfig, data: Dataset) -> StepResult:
@@ -17,17 +27,18 @@ def run(config: TeacherConfig, data: Dataset) -> StepResult:
         return train_network(run_id, name, config, data)
 
 
-def find(source: str, data: Dataset, holdout: float) -> tracking.FoundRun | None:
-    """The run whose model `source` names, or None if it names a teacher yet to be trained.
+def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:
+    """The runs whose model `source` names, oldest first; none if it has yet to be trained.
 
     Args:
         source: auto, a network's name, or the id of a run that logged a model.
+        holdout: what the model has to be trained with.
 
     Raises:
         KdflowError: `source` is a run that does not fit.
     """
-    if source == "auto" or source in NETWORK_NAMES:
-        return tracking.find_run(key_of("teacher", _default_config(source, data, holdout), data))
+    if is_automatic(source):
+        return tracking.find_runs(key_of("teacher", _default_config(source, data, holdout), data))
     found = tracking.get_run(source, "model")
     if found.step == "export_logits":
         raise KdflowError(f"model: expected a run that logged a model, got the export {source}")
@@ -36,33 +47,51 @@ def find(source: str, data: Dataset, holdout: float) -> tracking.FoundRun | None
             f"model: expected a model of {data.name} (digest {data.digest}), got run {source} on"
             f" {found.params['dataset']} (digest {found.tags['kdflow.dataset_digest']})"
         )
-    return found
+    if float(found.params["holdout"]) != holdout:
+        raise KdflowError(
+            f"model: expected one trained with holdout={holdout}, got run {source} with"
+            f" holdout={found.params['holdout']}"
+        )
+    return [found]
 
 
-def find_or_train(source: str, data: Dataset, holdout: float) -> tracking.FoundRun:
-    """As `find`, but a teacher that does not exist yet is trained at its default settings."""
-    if found := find(source, data, holdout):
-        print(f"teacher: found {describe(found)}")
-        return found
+def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
+    """The model that `source` names; one that does not exist yet is trained at its default
+    settings."""
+    for found in find(source, data, holdout):
+        try:
+            teacher = Teacher(found, _verified_model(found))
+        except KdflowError as error:
+            if not is_automatic(source):
+                raise
+            print(f"teacher: {error}; it is not used")
+        else:
+            print(f"teacher: found {describe(found)}")
+            return teacher
     config = _default_config(source, data, holdout)
     print(f"teacher: no {config.arch} at its default settings in the store; training one")
     started = time.perf_counter()
     made = tracking.get_run(run(config, data).run_id, "model")
     print(f"teacher: trained {describe(made)} in {time.perf_counter() - started:.1f} s")
-    return made
+    return Teacher(made, _verified_model(made))
 
 
 def describe(found: tracking.FoundRun) -> str:
-    """A model run in words, with the commit that made it if that is not the one running."""
+    """A model's run in words."""
     network = found.params.get("arch") or found.params["student"]
     accuracy = found.metrics.get("test_accuracy")
-    words = f"{network}, run {found.run_id}" + (
-        f", test accuracy {accuracy:.4f}" if accuracy else ""
-    )
-    made_by, running = found.tags.get("mlflow.source.git.commit"), tracking.current_commit()
-    if made_by and running and made_by != running:
-        words += f" (made by commit {made_by[:8]}; this is {running[:8]})"
-    return words
+    accuracy_words = f", test accuracy {accuracy:.4f}" if accuracy is not None else ""
+    return f"{network}, run {found.run_id}{accuracy_words}{tracking.other_commit(found)}"
+
+
+def _verified_model(made_by: tracking.FoundRun) -> keras.Model:
+    network = tracking.load_model(made_by)
+    expected, found = made_by.tags["kdflow.weights_sha256"], models.weights_sha256(network)
+    if expected != found:
+        raise KdflowError(
+            f"model: expected weights with SHA-256 {expected} in run {made_by.run_id}, got {found}"
+        )
+    return network
 
 
 def _default_config(source: str, data: Dataset, holdout: float) -> TeacherConfig:

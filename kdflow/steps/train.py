@@ -28,7 +28,7 @@ def train_network(
         run_id, name: of the open run.
         teacher: whose test logits the network's predictions are compared with.
     """
-    train, validation = split_images(config, data)
+    train, validation = _split_images(config, data)
     network = models.build(
         config.network, data.x_train[train.indices], data.classes, seed=config.seed
     )
@@ -51,17 +51,23 @@ def train_network(
         taught = teacher.test[0] if teacher else None
         final |= evaluate.final_metrics(logits, data.y_test, taught)
         tracking.log_array(logits, "test_logits.npy")
-    final["peak_memory_mb"] = peak_memory_mb()
+    final["peak_memory_mb"] = _peak_memory_mb()
     tracking.log_metrics(final)
     tracking.set_tags({"kdflow.weights_sha256": models.weights_sha256(network)})
     tracking.log_model(network)
     tracking.log_figure(plots.learning_curves(history, name), "learning_curves.png")
     result = StepResult(run_id, history[-1] | final)
-    print(f"{name}: {in_words(result.metrics)}")
+    print(f"{name}: {_in_words(result.metrics)}")
+    if teacher and config.evaluate_test:
+        print(
+            f"its teacher, {teacher.manifest.network}: test accuracy"
+            f" {teacher.manifest.accuracy['test']:.4f}, agrees with the student on"
+            f" {result.metrics['teacher_agreement']:.4f} of the test images"
+        )
     return result
 
 
-def split_images(config: TrainingConfig, data: Dataset) -> tuple[training.Images, training.Images]:
+def _split_images(config: TrainingConfig, data: Dataset) -> tuple[training.Images, training.Images]:
     """The training and the validation images that `config.holdout` asks for."""
     train, validation = split(data.y_train, config.holdout)
     train_images = training.Images(data.x_train, data.y_train, train)
@@ -72,7 +78,7 @@ def split_images(config: TrainingConfig, data: Dataset) -> tuple[training.Images
     return train_images, training.Images(data.x_test, data.y_test, np.arange(len(data.y_test)))
 
 
-def in_words(metrics: dict[str, float]) -> str:
+def _in_words(metrics: dict[str, float]) -> str:
     """The result in a few words: test figures if there are any, else validation."""
     if "test_accuracy" not in metrics:
         return f"validation accuracy {metrics['val_accuracy']:.4f} (test set not read)"
@@ -82,7 +88,7 @@ def in_words(metrics: dict[str, float]) -> str:
     )
 
 
-def peak_memory_mb() -> float:
+def _peak_memory_mb() -> float:
     """The most memory that this process has held at once, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB elsewhere

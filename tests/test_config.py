@@ -1,0 +1,113 @@
+import pytest
+from pydantic import ValidationError
+
+from kdflow import config
+from kdflow.config import (
+    RECIPES,
+    STEPS,
+    BaselineConfig,
+    DistillConfig,
+    ExportLogitsConfig,
+    TeacherConfig,
+    canonical,
+    first_problem,
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (8.0, "8"),
+        (0.9, "0.9"),
+        (8, "8"),
+        (True, "true"),
+        (False, "false"),
+        ("auto", "auto"),
+        (1e-05, "1e-05"),
+    ],
+)
+def test_a_parameter_has_one_text_per_value(given: object, text: str) -> None:
+    assert canonical(given) == text
+
+
+def test_the_notebooks_recipe_is_the_default_on_cifar10() -> None:
+    teacher, student = TeacherConfig(), BaselineConfig()  # type: ignore[call-arg]
+    assert (teacher.arch, teacher.optimizer, teacher.learning_rate) == ("vgg", "sgd", 0.01)
+    assert (teacher.batch_size, teacher.epochs) == (128, 40)
+    assert (student.student, student.optimizer, student.learning_rate) == ("student", "adam", 0.001)
+    assert (student.batch_size, student.epochs) == (64, 30)
+
+
+def test_the_recipe_follows_the_network_and_what_is_given_wins() -> None:
+    pupil = BaselineConfig(student="pupil", batch_size=7)  # type: ignore[call-arg]
+    assert (pupil.epochs, pupil.batch_size) == (RECIPES["pupil"].epochs, 7)
+
+
+def test_every_network_has_a_recipe_on_every_data_set() -> None:
+    assert set(config.RECIPES) == set(config.DIGITS_RECIPES) == set(config.NETWORK_NAMES)
+
+
+def test_distill_defaults_are_those_of_the_design() -> None:
+    distill = DistillConfig()  # type: ignore[call-arg]
+    assert (distill.temp, distill.alpha, distill.t_squared, distill.views) == (4, 0.9, True, 1)
+    assert (distill.teacher, distill.holdout, distill.seed) == ("auto", 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temp": "0"}, "temp: expected greater than 0, got '0'"),
+        (
+            {"temp": "warm"},
+            "temp: expected a valid number, unable to parse string as a number, got 'warm'",
+        ),
+        ({"temp": "inf"}, "temp: expected a finite number, got 'inf'"),
+        ({"temp": "nan"}, "temp: expected a finite number, got 'nan'"),
+        ({"alpha": "1.01"}, "alpha: expected less than or equal to 1, got '1.01'"),
+        ({"alpha": "-0.1"}, "alpha: expected greater than or equal to 0, got '-0.1'"),
+        (
+            {"student": "giant"},
+            "student: expected 'vgg', 'fast', 'student' or 'pupil', got 'giant'",
+        ),
+        (
+            {"dataset": "mnist"},
+            "dataset: expected cifar10, digits or the path of an .npz file, got 'mnist'",
+        ),
+        ({"epochs": "0"}, "epochs: expected greater than or equal to 1, got '0'"),
+        ({"views": "163"}, "views: expected less than or equal to 162, got '163'"),
+        ({"holdout": "0.6"}, "holdout: expected less than or equal to 0.5, got '0.6'"),
+        ({"tmep": "4"}, "tmep: no such parameter"),
+    ],
+)
+def test_a_refusal_names_parameter_expectation_and_value(
+    values: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        DistillConfig(**values)  # type: ignore[arg-type]
+    assert first_problem(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("False", False), ("false", False), ("0", False), ("true", True)]
+)
+def test_booleans_are_read_as_a_person_writes_them(text: str, value: bool) -> None:
+    assert DistillConfig(evaluate_test=text).evaluate_test is value  # type: ignore[arg-type,call-arg]
+
+
+def test_the_environment_sets_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMP", "99")
+    monkeypatch.setenv("temp", "99")
+    assert DistillConfig().temp == 4  # type: ignore[call-arg]
+
+
+def test_every_parameter_has_a_line_of_help() -> None:
+    for step in STEPS.values():
+        assert step.__doc__
+        for name, field in step.model_fields.items():
+            assert field.description, name
+
+
+def test_views_go_up_to_all_there_are() -> None:
+    from kdflow.views import VIEWS
+
+    assert ExportLogitsConfig(views=len(VIEWS)).views == config.MAX_VIEWS == len(VIEWS)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, log_loss
+
+from kdflow.evaluate import (
+    accuracy,
+    agreement,
+    expected_calibration_error,
+    final_metrics,
+    nll,
+    predict_logits,
+)
+from kdflow.models import build
+
+
+@pytest.fixture
+def scored() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(0, 3, (400, 5)), rng.integers(5, size=400)
+
+
+def test_accuracy_and_nll_are_scikit_learns(scored: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = scored
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert accuracy(logits, labels) == accuracy_score(labels, logits.argmax(axis=1))
+    assert nll(logits, labels) == pytest.approx(log_loss(labels, probabilities))
+
+
+def test_calibration_error_of_a_worked_case() -> None:
+    # confidence 0.9, right in 1 of 2: a gap of 0.4; confidence 0.6, right in 2 of 2: again 0.4
+    def logits_of(confidence: float) -> list[float]:
+        return [np.log(confidence), np.log(1 - confidence)]
+
+    logits = np.array([logits_of(0.9), logits_of(0.9), logits_of(0.6), logits_of(0.6)])
+    assert expected_calibration_error(logits, np.array([0, 1, 0, 0])) == pytest.approx(0.4)
+
+
+def test_calibration_error_agrees_with_a_loop_over_bins(
+    scored: tuple[np.ndarray, np.ndarray],
+) -> None:
+    logits, labels = scored
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    error = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence >= low) & (confidence < low + 1 / 15)
+        if inside.any():
+            error += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    assert expected_calibration_error(logits, labels) == pytest.approx(error)
+
+
+def test_a_certain_prediction_falls_into_the_last_bin() -> None:
+    assert expected_calibration_error(np.array([[1e3, 0.0]]), np.array([0])) == 0
+
+
+def test_agreement_counts_equal_predictions_whatever_the_label() -> None:
+    mine = np.array([[2.0, 1], [0, 1], [3, 0], [0, 3]])
+    theirs = np.array([[5.0, 0], [1, 0], [1, 0], [0, 1]])
+    assert agreement(mine, theirs) == 0.75
+
+
+def test_final_metrics_name_the_agreement_only_with_a_teacher(
+    scored: tuple[np.ndarray, np.ndarray],
+) -> None:
+    logits, labels = scored
+    alone = final_metrics(logits, labels)
+    assert set(alone) == {"test_accuracy", "test_nll", "test_ece"}
+    assert final_metrics(logits, labels, logits) == alone | {"teacher_agreement": 1.0}
+
+
+def test_predicted_logits_come_from_the_network_without_dropout() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
+    network = build("pupil", images, 4, seed=0)
+    logits = predict_logits(network, images)
+    assert (logits.shape, logits.dtype) == ((7, 4), np.float32)
+    np.testing.assert_allclose(logits, network(images, training=False), rtol=1e-5, atol=1e-6)

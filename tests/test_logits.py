@@ -1,0 +1,163 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdflow import logits
+from kdflow.data import Dataset
+from kdflow.errors import KdflowError
+
+
+def made_for(dataset: Dataset, views: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return (
+        rng.normal(size=(views, len(dataset.y_train), 3)).astype(np.float16),
+        rng.normal(size=(views, len(dataset.y_test), 3)).astype(np.float16),
+    )
+
+
+@pytest.fixture
+def folder(tiny: Dataset, tmp_path: Path) -> Path:
+    train, test = made_for(tiny)
+    logits.write(tmp_path / "logits", train, test, tiny, teacher="abc", network="vgg", holdout=0.1)
+    return tmp_path / "logits"
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def resave(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Replace the training logits, with a manifest that vouches for the new ones."""
+    path = folder / "train_logits.npy"
+    array = change(np.load(path))
+    np.save(path, array)
+    recorded = json.loads((folder / "manifest.json").read_text())["sha256"]
+    edit_manifest(folder, sha256=recorded | {"train": logits.sha256(array)})
+
+
+def test_what_is_written_is_read_back_as_a_memory_map(folder: Path, tiny: Dataset) -> None:
+    read = logits.read(folder, tiny, views=2)
+    for stored, made in zip((read.train, read.test), made_for(tiny), strict=True):
+        assert isinstance(stored, np.memmap)
+        assert np.array_equal(stored, made)
+        assert stored.dtype == np.float16
+
+
+def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset) -> None:
+    train, test = made_for(tiny)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert (manifest["teacher"], manifest["network"], manifest["holdout"]) == ("abc", "vgg", 0.1)
+    assert (manifest["dataset"], manifest["dataset_digest"]) == ("tiny", tiny.digest)
+    assert manifest["views"] == [[False, 0, 0], [True, 0, 0]]
+    assert manifest["class_names"] == ["dark", "mid", "light"]
+    assert manifest["dtype"] == "float16"
+    assert manifest["accuracy"] == {
+        "train": (train[0].argmax(1) == tiny.y_train).mean(),
+        "test": (test[0].argmax(1) == tiny.y_test).mean(),
+    }
+
+
+def test_the_manifests_hash_is_that_of_its_file(folder: Path, tiny: Dataset) -> None:
+    before = logits.read(folder, tiny).manifest_sha256
+    edit_manifest(folder, teacher="xyz")
+    assert logits.read(folder, tiny).manifest_sha256 != before
+
+
+def test_logits_of_other_images_are_refused(folder: Path, tiny: Dataset) -> None:
+    other = replace(tiny, x_test=255 - tiny.x_test)
+    with pytest.raises(
+        KdflowError, match=f"data set digest: expected {other.digest}, got {tiny.digest}"
+    ):
+        logits.read(folder, other)
+
+
+def test_too_few_views_are_refused(folder: Path, tiny: Dataset) -> None:
+    with pytest.raises(KdflowError, match="expected the first 3 views, got 2"):
+        logits.read(folder, tiny, views=3)
+
+
+def test_a_changed_byte_is_refused(folder: Path, tiny: Dataset) -> None:
+    path = folder / "test_logits.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(KdflowError, match="SHA-256 of test_logits.npy: expected"):
+        logits.read(folder, tiny)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a: a[:, :-1],
+            r"shape of train_logits.npy: expected \(2, 60, 3\), got \(2, 59, 3\)",
+        ),
+        (
+            lambda a: a.astype(np.float32),
+            "dtype of train_logits.npy: expected float16, got float32",
+        ),
+        (
+            lambda a: np.where(a == a.max(), np.nan, a),
+            "expected finite values in train_logits.npy, got 1",
+        ),
+        (
+            lambda a: np.where(a == a.max(), np.inf, a),
+            "expected finite values in train_logits.npy, got 1",
+        ),
+        (lambda a: -a, "accuracy of train_logits.npy: expected"),
+    ],
+    ids=["shape", "dtype", "nan", "inf", "accuracy"],
+)
+def test_unfit_arrays_are_refused_whatever_their_hash(
+    folder: Path, tiny: Dataset, change: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    resave(folder, change)
+    with pytest.raises(KdflowError, match=message):
+        logits.read(folder, tiny)
+
+
+def test_pickled_logits_are_never_unpickled(folder: Path, tiny: Dataset) -> None:
+    np.save(folder / "train_logits.npy", np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(KdflowError, match="expected an array in train_logits.npy"):
+        logits.read(folder, tiny)
+
+
+@pytest.mark.parametrize("name", ["train_logits.npy", "test_logits.npy", "manifest.json"])
+def test_a_missing_file_is_named(folder: Path, tiny: Dataset, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(KdflowError, match=name):
+        logits.read(folder, tiny)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "manifest.json: format"),
+        ({"sha256": {}}, "SHA-256 of train_logits.npy: expected None"),
+        ({"accuracy": {}}, "accuracy of train_logits.npy: expected None"),
+        (
+            {"accuracy": {"train": float("nan"), "test": 0}},
+            "accuracy of train_logits.npy: expected nan",
+        ),
+        ({"class_names": ["a", "b", "c"]}, "class names: expected"),
+        ({"temperature": 4}, "manifest.json: temperature"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    folder: Path, tiny: Dataset, changes: dict[str, object], message: str
+) -> None:
+    edit_manifest(folder, **changes)
+    with pytest.raises(KdflowError, match=message):
+        logits.read(folder, tiny)
+
+
+def test_a_manifest_that_is_no_json_is_refused(folder: Path, tiny: Dataset) -> None:
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(KdflowError, match="manifest.json"):
+        logits.read(folder, tiny)

@@ -1,0 +1,116 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kdflow import models
+from kdflow.config import NETWORK_NAMES, default_teacher
+from kdflow.models import FEATURE_LAYERS, NETWORKS, build, weights_sha256, whitening_filters
+
+PARAMETERS = {"vgg": 12_372_746, "fast": 1_973_944, "student": 268_650, "pupil": 131_882}
+
+
+def images_of(height: int, width: int, channels: int, count: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
+
+
+def feature_shape(name: str, size: int, channels: int) -> tuple[int, ...]:
+    network = NETWORKS[name]((size, size, channels), 10)
+    return tuple(network.get_layer(FEATURE_LAYERS[name]).output.shape[1:])
+
+
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
+def test_on_cifar10_the_parameter_counts_are_the_notebooks(name: str, parameters: int) -> None:
+    assert NETWORKS[name]((32, 32, 3), 10).count_params() == parameters
+
+
+def test_every_network_has_a_name_in_the_config_and_a_feature_layer() -> None:
+    assert tuple(NETWORKS) == NETWORK_NAMES == tuple(FEATURE_LAYERS)
+
+
+def test_on_cifar10_both_teachers_hints_fit_the_students_guided_layer() -> None:
+    assert feature_shape("vgg", 32, 3) == feature_shape("fast", 32, 3) == (8, 8, 256)
+    assert feature_shape("student", 32, 3) == (8, 8, 32)
+
+
+def test_on_digits_the_teacher_is_large_and_its_hint_fits() -> None:
+    teacher = default_teacher("digits")
+    sizes = [NETWORKS[name]((8, 8, 1), 10).count_params() for name in (teacher, "student")]
+    assert sizes[0] >= 10 * sizes[1]
+    assert feature_shape(teacher, 8, 1)[:2] == feature_shape("student", 8, 1)[:2]
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (33, 17, 4), (5, 5, 3)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_adapt_to_other_images_and_classes(name: str, shape: tuple[int, int, int]) -> None:
+    network = build(name, images_of(*shape), 7, seed=0)
+    logits = network(images_of(*shape, count=2))
+    assert logits.shape == (2, 7)
+    assert np.isfinite(logits).all()
+
+
+def test_networks_take_raw_pixels_and_end_in_logits() -> None:
+    for name, builder in NETWORKS.items():
+        network = builder((32, 32, 3), 10)
+        assert network.inputs[0].dtype == "uint8"
+        assert network.get_layer("rescaling").scale == 1 / 255
+        last = network.layers[-1]
+        assert last.name == "logits"
+        assert getattr(last, "activation", keras.activations.linear) is keras.activations.linear, (
+            name
+        )
+
+
+def test_only_the_first_convolution_is_he_normal() -> None:
+    for name in ("vgg", "student", "pupil"):
+        convolutions = [
+            layer
+            for layer in NETWORKS[name]((32, 32, 3), 10).layers
+            if isinstance(layer, keras.layers.Conv2D)
+        ]
+        kinds = [type(layer.kernel_initializer).__name__ for layer in convolutions]
+        assert kinds == ["HeNormal"] + ["GlorotUniform"] * (len(kinds) - 1)
+
+
+def test_a_seed_gives_the_weights_and_the_dropout_whatever_ran_before() -> None:
+    images = images_of(8, 8, 1)
+    first = build("student", images, 10, seed=3)
+    dropped = np.asarray(first(images, training=True))
+    keras.utils.set_random_seed(99)
+    build("vgg", images, 10, seed=5)
+    second = build("student", images, 10, seed=3)
+    assert weights_sha256(first) == weights_sha256(second)
+    assert np.array_equal(dropped, second(images, training=True))
+    assert weights_sha256(build("student", images, 10, seed=4)) != weights_sha256(first)
+
+
+def test_whitening_makes_the_patches_of_its_images_uncorrelated_with_equal_variance() -> None:
+    noise = np.random.default_rng(0).normal(size=(200, 12, 12, 3))
+    smooth = noise + np.roll(noise, 1, axis=1) + 0.5 * np.roll(noise, 1, axis=2)
+    images = np.clip(128 + 40 * smooth, 0, 255).astype(np.uint8)
+    outputs = ops.conv(images / np.float32(255), whitening_filters(images), padding="valid")
+    covariance = np.cov(np.asarray(outputs).reshape(-1, 12), rowvar=False)
+    np.testing.assert_allclose(covariance, np.eye(12), atol=0.1)
+    assert abs(covariance - np.diag(np.diag(covariance))).max() < 0.01
+
+
+def test_the_whitening_convolution_keeps_its_filters_in_training() -> None:
+    images = images_of(8, 8, 3)
+    network = build("fast", images, 10, seed=0)
+    layer = network.get_layer(models.WHITENING_LAYER)
+    filters = whitening_filters(images)
+    expected = np.concatenate([filters, -filters], axis=-1)
+    assert np.array_equal(layer.kernel, expected)
+    network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    bias = layer.bias.numpy()
+    network.fit(images, np.arange(20) % 10, verbose=0)
+    assert np.array_equal(layer.kernel, expected)
+    assert not np.array_equal(layer.bias.numpy(), bias)
+
+
+def test_weights_sha256_tells_one_changed_weight() -> None:
+    network = build("pupil", images_of(8, 8, 1), 10, seed=0)
+    before = weights_sha256(network)
+    bias = network.get_layer("logits").bias
+    bias.assign(bias.numpy() + np.eye(10, dtype="float32")[3] * 1e-7)
+    assert weights_sha256(network) != before

@@ -1,0 +1,262 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from kdflow import training, views
+from kdflow.data import Dataset
+from kdflow.errors import KdflowError
+from kdflow.models import build
+from kdflow.training import Distillation, Images, Metrics, epoch_data, epoch_order, fit
+
+MEASURED = {"epoch_seconds", "images_per_second"}
+
+
+@pytest.fixture
+def train(tiny: Dataset) -> Images:
+    return Images(tiny.x_train, tiny.y_train, np.arange(6, 60))
+
+
+@pytest.fixture
+def validation(tiny: Dataset) -> Images:
+    return Images(tiny.x_train, tiny.y_train, np.arange(6))
+
+
+@pytest.fixture
+def teacher_logits() -> np.ndarray:
+    return np.random.default_rng(5).normal(0, 3, (2, 60, 3)).astype(np.float16)
+
+
+def fitted(
+    train: Images,
+    validation: Images,
+    distillation: Distillation | None = None,
+    seed: int = 0,
+    network_name: str = "student",
+) -> tuple[keras.Model, list[Metrics]]:
+    """A small student after two epochs, and its metrics without the measured times."""
+    network = build(network_name, train.images[train.indices], 3, seed=seed)
+    history = fit(
+        network,
+        train,
+        validation,
+        optimizer="adam",
+        learning_rate=0.001,
+        epochs=2,
+        batch_size=16,
+        seed=seed,
+        distillation=distillation,
+    )
+    return network, [{k: v for k, v in epoch.items() if k not in MEASURED} for epoch in history]
+
+
+def equal_weights(a: keras.Model, b: keras.Model) -> bool:
+    return all(map(np.array_equal, a.get_weights(), b.get_weights()))
+
+
+def test_an_epochs_order_is_a_permutation_that_follows_from_seed_and_epoch_alone() -> None:
+    indices = np.arange(100, 200)
+    order, shown = epoch_order(indices, seed=1, epoch=2, view_count=3)
+    np.random.seed(0)
+    again = epoch_order(indices, seed=1, epoch=2, view_count=3)
+    assert sorted(order) == list(indices)
+    assert set(shown) == {0, 1, 2}
+    assert np.array_equal(order, again[0])
+    assert np.array_equal(shown, again[1])
+    for seed, epoch in [(1, 3), (2, 2), (2, 1)]:
+        assert not np.array_equal(order, epoch_order(indices, seed, epoch)[0])
+
+
+@pytest.mark.parametrize("view_count", [1, 2, 162])
+def test_the_image_that_is_seen_and_the_image_whose_logits_are_taught_are_the_same(
+    tiny: Dataset, train: Images, view_count: int
+) -> None:
+    # this teacher's logits are the first pixels of what it was shown, so they tell the image
+    def first_pixels(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1)[:, :50].astype(np.float32)
+
+    logits = np.stack(
+        [first_pixels(views.apply(tiny.x_train, np.full(60, view))) for view in range(view_count)]
+    )
+    distillation = Distillation(logits, temp=4, alpha=0.9, views=view_count)
+    for epoch in (1, 2):
+        images, targets = epoch_data(train, distillation, seed=0, epoch=epoch)
+        assert np.array_equal(targets["teacher_logits"], first_pixels(images))
+        order, _ = epoch_order(train.indices, 0, epoch, view_count)
+        assert np.array_equal(targets["labels"], tiny.y_train[order])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_weights_after_three_epochs_are_those_of_a_hand_written_descent(
+    train: Images, validation: Images, teacher_logits: np.ndarray, alpha: float
+) -> None:
+    # a linear network in full batches with Nesterov momentum, whose gradient is known in closed form
+    temp, rate, momentum = 3.0, 0.05, 0.9
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    network = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="zeros")(flat))
+    fit(
+        network,
+        train,
+        validation,
+        optimizer="sgd",
+        learning_rate=rate,
+        epochs=3,
+        batch_size=54,
+        seed=0,
+        distillation=Distillation(teacher_logits, temp, alpha),
+    )
+
+    x = train.images[train.indices].reshape(54, -1) / 255
+    y = np.eye(3)[train.labels[train.indices]]
+    p = softmax(teacher_logits[0, train.indices].astype(float) / temp, axis=1)
+    w, b = np.zeros((192, 3)), np.zeros(3)
+    velocity_w, velocity_b = np.zeros_like(w), np.zeros_like(b)
+    for _ in range(3):
+        z = x @ w + b
+        by_z = (1 - alpha) * (softmax(z, axis=1) - y) + alpha * temp * (
+            softmax(z / temp, axis=1) - p
+        )
+        gradient_w, gradient_b = x.T @ by_z / 54, by_z.mean(axis=0)
+        velocity_w = momentum * velocity_w - rate * gradient_w
+        velocity_b = momentum * velocity_b - rate * gradient_b
+        w += momentum * velocity_w - rate * gradient_w
+        b += momentum * velocity_b - rate * gradient_b
+    kernel, bias = network.get_weights()
+    np.testing.assert_allclose(kernel, w, atol=1e-6)
+    np.testing.assert_allclose(bias, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("network_name", ["student", "fast"])
+def test_alpha_0_is_the_baseline_bit_for_bit(
+    train: Images, validation: Images, teacher_logits: np.ndarray, network_name: str
+) -> None:
+    baseline, alone = fitted(train, validation, network_name=network_name)
+    distillation = Distillation(teacher_logits, temp=8, alpha=0)
+    distilled, taught = fitted(train, validation, distillation, network_name=network_name)
+    assert equal_weights(baseline, distilled)
+    assert [{name: epoch[name] for name in alone[0]} for epoch in taught] == alone
+
+
+def test_alpha_1_uses_no_label(
+    tiny: Dataset, train: Images, validation: Images, teacher_logits: np.ndarray
+) -> None:
+    distillation = Distillation(teacher_logits, temp=8, alpha=1)
+    network, _ = fitted(train, validation, distillation)
+    mislabelled = Images(train.images, (train.labels + 1) % 3, train.indices)
+    assert equal_weights(network, fitted(mislabelled, validation, distillation)[0])
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not(
+    train: Images, validation: Images, teacher_logits: np.ndarray
+) -> None:
+    distillation = Distillation(teacher_logits, temp=4, alpha=0.5, views=2)
+    first, metrics = fitted(train, validation, distillation, seed=1)
+    keras.utils.set_random_seed(77)
+    second, again = fitted(train, validation, distillation, seed=1)
+    assert metrics == again
+    assert equal_weights(first, second)
+    assert fitted(train, validation, distillation, seed=2)[1] != metrics
+
+
+def test_only_the_students_weights_move(
+    train: Images, validation: Images, teacher_logits: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "logits.npy", teacher_logits)
+    mapped = np.load(tmp_path / "logits.npy", mmap_mode="r")
+    images = train.images.copy()
+    student, _ = fitted(train, validation, Distillation(mapped, temp=4, alpha=0.5, views=2))
+    initial = build("student", train.images[train.indices], 3, seed=0)
+    moved = [
+        not np.array_equal(a, b) for a, b in zip(student.weights, initial.weights, strict=True)
+    ]
+    assert all(moved)
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), teacher_logits)
+    assert np.array_equal(train.images, images)
+
+
+def test_metrics_are_those_of_the_design_and_told_as_each_epoch_ends(
+    train: Images, validation: Images, teacher_logits: np.ndarray
+) -> None:
+    told: list[tuple[int, Metrics]] = []
+    network = build("student", train.images, 3, seed=0)
+    history = fit(
+        network,
+        train,
+        validation,
+        optimizer="adam",
+        learning_rate=0.002,
+        epochs=3,
+        batch_size=16,
+        seed=0,
+        distillation=Distillation(teacher_logits, temp=2, alpha=0.25),
+        on_epoch=lambda epoch, metrics: told.append((epoch, metrics)),
+    )
+    assert told == list(enumerate(history, start=1))
+    last = history[-1]
+    assert set(last) == {
+        *("train_loss", "train_accuracy", "train_hard_loss", "train_soft_loss"),
+        *("val_loss", "val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"),
+    }
+    mixed = 0.75 * last["train_hard_loss"] + 0.25 * last["train_soft_loss"]
+    assert last["train_loss"] == pytest.approx(mixed, rel=1e-5)
+    assert last["learning_rate"] == pytest.approx(0.002)
+    assert last["images_per_second"] * last["epoch_seconds"] == pytest.approx(54)
+
+    probabilities = softmax(np.asarray(network(validation.images[:6])), axis=1)
+    of_labels = probabilities[np.arange(6), validation.labels[:6]]
+    assert last["val_loss"] == pytest.approx(-np.log(of_labels).mean(), rel=1e-5)
+    assert last["val_accuracy"] == (probabilities.argmax(1) == validation.labels[:6]).mean()
+
+
+@pytest.mark.parametrize("bad_batch", [1, 3])
+def test_a_loss_that_is_no_number_stops_the_run_at_its_batch(
+    train: Images, validation: Images, teacher_logits: np.ndarray, bad_batch: int
+) -> None:
+    order, _ = epoch_order(train.indices, seed=0, epoch=2)
+    spoiled = teacher_logits.astype(np.float32)
+    network = build("pupil", train.images, 3, seed=0)
+
+    def spoil(epoch: int, metrics: Metrics) -> None:
+        spoiled[0, order[16 * (bad_batch - 1)]] = np.nan
+
+    with pytest.raises(
+        KdflowError, match=rf"got nan in epoch 2 of 5, batch {bad_batch} of 4 .*learning_rate"
+    ):
+        fit(
+            network,
+            train,
+            validation,
+            optimizer="adam",
+            learning_rate=0.001,
+            epochs=5,
+            batch_size=16,
+            seed=0,
+            distillation=Distillation(spoiled, temp=4, alpha=0.5),
+            on_epoch=spoil,
+        )
+
+
+def test_a_long_training_says_how_long_it_will_take(
+    train: Images,
+    validation: Images,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ticks = iter(range(0, 10_000, 6))  # each look at the clock is 6 seconds after the one before
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(ticks))
+    network = build("pupil", train.images, 3, seed=0)
+    fit(
+        network,
+        train,
+        validation,
+        optimizer="adam",
+        learning_rate=0.001,
+        epochs=10,
+        batch_size=2,
+        seed=0,
+    )
+    # 10 batches in 6 seconds, and 10 epochs of 27 batches
+    assert "this training will take about 3 minutes" in capsys.readouterr().out
