@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -353,9 +354,12 @@ def _checked_labels(name: str, labels: np.ndarray, images: int) -> np.ndarray:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` file; one that would need pickle is refused."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise KdflowError(
             f"dataset: expected an .npz file of plain arrays, got {path}: {error}"
         ) from error

@@ -87,7 +87,7 @@ def test_a_changed_byte_is_refused(folder: Path, tiny: Dataset) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(KdflowError, match="SHA-256 of test_logits.npy: expected"):
+    with pytest.raises(KdflowError, match=r"SHA-256 of test_logits\.npy: expected"):
         logits.read(folder, tiny)
 
 
@@ -124,7 +124,7 @@ def test_unfit_arrays_are_refused_whatever_their_hash(
 
 def test_pickled_logits_are_never_unpickled(folder: Path, tiny: Dataset) -> None:
     np.save(folder / "train_logits.npy", np.array([print], dtype=object), allow_pickle=True)
-    with pytest.raises(KdflowError, match="expected an array in train_logits.npy"):
+    with pytest.raises(KdflowError, match=r"expected an array in train_logits\.npy"):
         logits.read(folder, tiny)
 
 
@@ -159,5 +159,5 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 def test_a_manifest_that_is_no_json_is_refused(folder: Path, tiny: Dataset) -> None:
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(KdflowError, match="manifest.json"):
+    with pytest.raises(KdflowError, match=r"manifest\.json"):
         logits.read(folder, tiny)

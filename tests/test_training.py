@@ -92,7 +92,7 @@ def test_the_image_that_is_seen_and_the_image_whose_logits_are_taught_are_the_sa
 def test_weights_after_three_epochs_are_those_of_a_hand_written_descent(
     train: Images, validation: Images, teacher_logits: np.ndarray, alpha: float
 ) -> None:
-    # a linear network in full batches with Nesterov momentum, whose gradient is known in closed form
+    # a linear network in full batches with Nesterov momentum: its gradient has a closed form
     temp, rate, momentum = 3.0, 0.05, 0.9
     inputs = keras.Input((8, 8, 3), dtype="uint8")
     flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))

@@ -1,0 +1,95 @@
+"""The command line, and the rules about who imports what."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdflow.__main__ import main, parse
+from kdflow.config import STEPS, DistillConfig, TeacherConfig
+
+
+def test_flags_become_the_steps_config() -> None:
+    given = "--dataset digits --temp 8 --alpha=0.5 --t_squared False --epochs 3"
+    step, config = parse(["distill", *given.split()])
+    assert step == "distill"
+    assert config == DistillConfig(dataset="digits", temp=8, alpha=0.5, t_squared=False, epochs=3)  # type: ignore[call-arg]
+    assert parse(["teacher"]) == ("teacher", TeacherConfig())  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_help_lists_every_parameter_with_its_default(
+    step: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([step, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for field in STEPS[step].model_fields:
+        assert f"--{field} " in shown
+    if step == "distill":
+        assert "temperature T of the soft targets (default: 4)" in shown
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("distill --temp 0", "kdflow distill: temp: expected greater than 0, got '0'"),
+        ("distill --temp warm", "kdflow distill: temp: expected a valid number"),
+        (
+            "distill --alpha 1.5",
+            "kdflow distill: alpha: expected less than or equal to 1, got '1.5'",
+        ),
+        ("distill --alpha -0.5", "kdflow distill: alpha: expected greater than or equal to 0"),
+        ("distill --tmep 4", "unrecognized arguments: --tmep 4"),
+        ("distill --tem 4", "unrecognized arguments: --tem 4"),
+        ("distill --temp", "argument --temp: expected one argument"),
+        ("distill --student giant", "kdflow distill: student: expected 'vgg', 'fast', 'student'"),
+        ("baseline --dataset mnist", "kdflow baseline: dataset: expected cifar10, digits or"),
+        ("teacher --arch giant", "kdflow teacher: arch: expected 'vgg'"),
+        ("export_logits --views 0", "kdflow export_logits: views: expected greater than or equal"),
+        ("destill", "argument step: invalid choice: 'destill'"),
+        ("", "the following arguments are required: step"),
+    ],
+)
+def test_what_is_refused_is_refused_in_one_line_with_status_2(
+    argv: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv.split())
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", ["distill --help", "distill --temp 0"])
+def test_help_and_refusals_load_neither_keras_nor_mlflow_and_make_no_store(
+    argv: str, tmp_path: Path
+) -> None:
+    code = (
+        "import sys\nfrom kdflow.__main__ import main\n"
+        f"try: main({argv.split()})\nexcept SystemExit: pass\n"
+        "heavy = {'keras', 'mlflow', 'numpy', 'tensorflow'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_imports_keep_to_the_contracts_of_pyproject() -> None:
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache", "--no-logo"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout

@@ -1,0 +1,30 @@
+import numpy as np
+
+from kdflow.plots import learning_curves
+
+LABELS_ONLY = [
+    {"train_loss": 2.0, "val_loss": 2.5, "train_accuracy": 0.3, "val_accuracy": 0.2},
+    {"train_loss": 1.0, "val_loss": 1.5, "train_accuracy": 0.6, "val_accuracy": 0.5},
+]
+
+
+def curves(history: list[dict[str, float]]) -> list[dict[str, list[float]]]:
+    """Per panel, the label and the values of each line drawn."""
+    return [
+        {str(line.get_label()): list(np.asarray(line.get_ydata())) for line in axes.lines}
+        for axes in learning_curves(history, "a run").axes
+    ]
+
+
+def test_loss_and_accuracy_are_drawn_per_epoch() -> None:
+    loss, accuracy = curves(LABELS_ONLY)
+    assert loss == {"training": [2.0, 1.0], "validation": [2.5, 1.5]}
+    assert accuracy == {"training": [0.3, 0.6], "validation": [0.2, 0.5]}
+    figure = learning_curves(LABELS_ONLY, "a run")
+    assert list(figure.axes[0].lines[0].get_xdata()) == [1, 2]
+    assert figure.get_suptitle() == "a run"
+
+
+def test_of_a_distillation_the_hard_term_is_drawn_which_compares_with_validation() -> None:
+    distilled = [epoch | {"train_hard_loss": 1.25, "train_loss": 130.0} for epoch in LABELS_ONLY]
+    assert curves(distilled)[0]["training"] == [1.25, 1.25]
