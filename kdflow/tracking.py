@@ -3,6 +3,7 @@
 The only module that imports mlflow.
 """
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import keras
 import mlflow
@@ -42,6 +44,7 @@ class FoundRun:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+    artifact_uri: str
 
 
 def open_store() -> None:
@@ -199,10 +202,15 @@ def get_run(run_id: str, parameter: str) -> FoundRun:
 
 
 def logits_folder(run: FoundRun) -> Path:
-    """The run's logit artifact as a local folder (downloaded, if the store is elsewhere)."""
+    """The run's logit artifact as a local folder: in place where the store is on this machine, else
+    downloaded for as long as this process lives."""
+    uri = f"{run.artifact_uri}/{LOGITS_FOLDER}"
+    is_local = urlparse(uri).scheme in ("", "file")
     try:
         return Path(
-            mlflow.artifacts.download_artifacts(run_id=run.run_id, artifact_path=LOGITS_FOLDER)
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=uri, dst_path=None if is_local else _downloads()
+            )
         )
     except (MlflowException, OSError) as error:
         raise KdflowError(f"run {run.run_id} ({run.step}) has no logits") from error
@@ -210,10 +218,11 @@ def logits_folder(run: FoundRun) -> Path:
 
 def load_model(run: FoundRun) -> keras.Model:
     """The Keras model that the run logged."""
-    try:
-        return mlflow.keras.load_model(f"runs:/{run.run_id}/{MODEL_NAME}")
-    except (MlflowException, OSError) as error:
-        raise KdflowError(f"run {run.run_id} ({run.step}) has no model") from error
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return mlflow.keras.load_model(f"runs:/{run.run_id}/{MODEL_NAME}", dst_path=folder)
+        except (MlflowException, OSError) as error:
+            raise KdflowError(f"run {run.run_id} ({run.step}) has no model") from error
 
 
 def other_commit(run: FoundRun) -> str:
@@ -232,7 +241,21 @@ def how_to_see() -> str:
 
 def _found(run: Run) -> FoundRun:
     data = run.data
-    return FoundRun(run.info.run_id, data.tags["kdflow.step"], data.params, data.tags, data.metrics)
+    return FoundRun(
+        run.info.run_id,
+        data.tags["kdflow.step"],
+        data.params,
+        data.tags,
+        data.metrics,
+        run.info.artifact_uri,
+    )
+
+
+def _downloads() -> str:
+    """A new folder that is removed when the process ends."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def _log_dataset(dataset: Dataset) -> None:

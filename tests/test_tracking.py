@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -167,6 +168,29 @@ def test_a_logged_model_comes_back_and_serves_raw_pixels(tiny: Dataset) -> None:
     assert (logits.inputs[0].type, logits.inputs[0].shape) == (np.float32, (-1, 3))
 
 
+def test_logits_are_read_in_place_from_a_local_store_and_downloaded_from_another(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with open_run("export", "export_logits", tiny) as run_id:
+        tracking.log_folder(tmp_path, tracking.LOGITS_FOLDER)
+    run = get_run(run_id, "teacher")
+    folder = tracking.logits_folder(run)
+    assert folder == Path(run.artifact_uri) / "logits"
+
+    remote = replace(run, artifact_uri=f"mlflow-artifacts:/{run_id}/artifacts")
+    asked: list[dict[str, str]] = []
+
+    def download(**where: str) -> str:
+        asked.append(where)
+        return where["dst_path"]
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+    downloaded = tracking.logits_folder(remote)
+    assert downloaded.is_dir()
+    assert asked[0]["artifact_uri"] == f"mlflow-artifacts:/{run_id}/artifacts/logits"
+
+
 def test_artifacts_hold_what_was_logged(tiny: Dataset) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     with open_run("artifacts", "teacher", tiny) as run_id:
@@ -179,7 +203,7 @@ def test_artifacts_hold_what_was_logged(tiny: Dataset) -> None:
 
 def test_another_commit_is_reported_and_the_same_one_is_not() -> None:
     def made_by(commit: str) -> FoundRun:
-        return FoundRun("id", "teacher", {}, {"mlflow.source.git.commit": commit}, {})
+        return FoundRun("id", "teacher", {}, {"mlflow.source.git.commit": commit}, {}, "")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracking, "resolve_tags", lambda: {"mlflow.source.git.commit": "b" * 40})

@@ -1,0 +1,440 @@
+"""Whole steps on the digits, from the command line to what the store holds.
+
+The teacher here is `pupil`, the quickest network to train; its runs are found again by every test.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.entities import Run
+
+from kdflow import data, logits
+from kdflow.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+DISTILL = ["distill", "--dataset", "digits", "--teacher", "pupil", "--epochs", "2"]
+MEASURED = {"epoch_seconds", "images_per_second", "peak_memory_mb"}
+
+pytestmark = pytest.mark.usefixtures("shared_store")
+
+
+def runs() -> list[Run]:
+    return list(mlflow.MlflowClient().search_runs(["0"], order_by=["attributes.start_time ASC"]))
+
+
+def made_by(argv: list[str]) -> list[Run]:
+    """The runs that a command made, oldest first."""
+    before = {run.info.run_id for run in runs()}
+    assert main(argv) == 0
+    return [run for run in runs() if run.info.run_id not in before]
+
+
+def artifact(run: Run, name: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
+
+
+def per_epoch(run: Run) -> dict[str, list[float]]:
+    """The history of every metric that does not depend on the machine's speed."""
+    client = mlflow.MlflowClient()
+    return {
+        name: [m.value for m in client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+        if name not in MEASURED
+    }
+
+
+@pytest.fixture(scope="module")
+def first(shared_store: Path) -> list[Run]:
+    """The runs of a first distillation on an empty store."""
+    return made_by([*DISTILL, "--temp", "8"])
+
+
+@pytest.fixture
+def distilled(first: list[Run]) -> Run:
+    return first[0]
+
+
+@pytest.fixture
+def exported(first: list[Run]) -> Run:
+    return first[1]
+
+
+@pytest.fixture
+def teacher(first: list[Run]) -> Run:
+    return first[2]
+
+
+# --- what a run holds ---------------------------------------------------------------------------
+
+
+def test_on_an_empty_store_distill_makes_teacher_and_logits_as_runs_of_their_own(
+    first: list[Run], distilled: Run, exported: Run, teacher: Run
+) -> None:
+    assert [run.info.status for run in first] == ["FINISHED"] * 3
+    assert [run.info.run_name for run in first] == [
+        "distill student T=8 alpha=0.9 seed=0",
+        "export_logits pupil views=1",
+        "teacher pupil seed=0",
+    ]
+    assert [run.data.tags["kdflow.step"] for run in first] == [
+        "distill",
+        "export_logits",
+        "teacher",
+    ]
+    assert distilled.data.tags["kdflow.upstream.teacher"] == exported.info.run_id
+    assert exported.data.tags["kdflow.upstream.model"] == teacher.info.run_id
+    assert exported.data.tags["kdflow.asked_by"] == distilled.info.run_id
+    assert teacher.data.params["epochs"] == "30"  # its own default, not the asking step's
+
+
+def test_parameters_are_logged_as_resolved_each_with_one_text_per_value(distilled: Run) -> None:
+    assert distilled.data.params == {
+        **{"dataset": "digits", "holdout": "0.1", "seed": "0", "evaluate_test": "true"},
+        **{"student": "student", "teacher": "pupil", "temp": "8", "alpha": "0.9"},
+        **{"t_squared": "true", "views": "1", "epochs": "2", "batch_size": "32"},
+        **{"learning_rate": "0.001", "optimizer": "adam"},
+    }
+
+
+def test_metrics_are_logged_once_an_epoch_and_once_at_the_end(distilled: Run) -> None:
+    client = mlflow.MlflowClient()
+    names = {
+        *("train_loss", "train_accuracy", "train_hard_loss", "train_soft_loss", "val_loss"),
+        *("val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"),
+    }
+    final = {"test_accuracy", "test_nll", "test_ece", "teacher_agreement", "peak_memory_mb"}
+    assert set(distilled.data.metrics) == names | final | {"parameters"}
+    for name in names:
+        history = client.get_metric_history(distilled.info.run_id, name)
+        assert [metric.step for metric in history] == [1, 2], name
+    for name in final:
+        assert len(client.get_metric_history(distilled.info.run_id, name)) == 1, name
+
+
+def test_final_metrics_are_those_of_the_logged_test_logits(distilled: Run, exported: Run) -> None:
+    digits = data.load("digits")
+    own = np.load(artifact(distilled, "test_logits.npy"))
+    taught = np.load(artifact(exported, "logits") / "test_logits.npy")[0]
+    metrics = distilled.data.metrics
+    assert metrics["test_accuracy"] == pytest.approx((own.argmax(1) == digits.y_test).mean())
+    assert metrics["teacher_agreement"] == pytest.approx((own.argmax(1) == taught.argmax(1)).mean())
+
+
+def test_the_logged_model_serves_the_logits_that_were_evaluated(distilled: Run) -> None:
+    served = mlflow.pyfunc.load_model(f"runs:/{distilled.info.run_id}/model")
+    expected = np.load(artifact(distilled, "test_logits.npy"))
+    found = served.predict(data.load("digits").x_test)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_exported_logits_are_the_teachers(exported: Run, teacher: Run) -> None:
+    digits = data.load("digits")
+    read = logits.read(artifact(exported, "logits"), digits)
+    network = mlflow.keras.load_model(f"runs:/{teacher.info.run_id}/model")
+    np.testing.assert_allclose(
+        read.train[0], network.predict(digits.x_train, verbose=0), rtol=1e-4, atol=1e-5
+    )
+    assert read.manifest.accuracy["test"] == pytest.approx(teacher.data.metrics["test_accuracy"])
+    assert read.manifest.teacher == teacher.info.run_id
+
+
+def test_a_run_holds_its_config_and_a_picture_of_its_learning_curves(distilled: Run) -> None:
+    assert artifact(distilled, "learning_curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert '"temp": 8.0' in artifact(distilled, "config.json").read_text()
+
+
+# --- reuse --------------------------------------------------------------------------------------
+
+
+def test_another_temperature_reuses_the_logits_and_says_so(
+    exported: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = made_by([*DISTILL, "--temp", "4"])
+    assert run.data.tags["kdflow.upstream.teacher"] == exported.info.run_id
+    shown = capsys.readouterr().out
+    assert f"logits: found in {exported.info.run_id}" in shown
+    accuracy = run.data.metrics["test_accuracy"]
+    assert f"distill student T=4 alpha=0.9 seed=0: test accuracy {accuracy:.4f}" in shown
+    assert "its teacher, pupil: test accuracy" in shown
+    assert "mlflow ui --backend-store-uri sqlite:///" in shown
+
+
+def test_a_teacher_can_be_an_export_a_model_or_a_folder(
+    distilled: Run, exported: Run, teacher: Run
+) -> None:
+    folder = str(artifact(exported, "logits"))
+    by_source = {}
+    for source in (exported.info.run_id, teacher.info.run_id, folder):
+        (run,) = made_by([*DISTILL, "--temp", "8", "--teacher", source])
+        assert per_epoch(run) == per_epoch(distilled)
+        by_source[source] = run.data.tags["kdflow.upstream.teacher"]
+    assert by_source[exported.info.run_id] == by_source[teacher.info.run_id] == exported.info.run_id
+    assert by_source[folder].startswith("sha256:")
+
+
+def test_a_trial_teacher_is_never_picked_up_by_accident(exported: Run) -> None:
+    made_by(["teacher", "--dataset", "digits", "--arch", "pupil", "--epochs", "1"])
+    (run,) = made_by([*DISTILL, "--temp", "2"])
+    assert run.data.tags["kdflow.upstream.teacher"] == exported.info.run_id
+
+
+def test_any_model_of_this_project_can_teach(distilled: Run) -> None:
+    student_id = distilled.info.run_id
+    run, export = made_by([*DISTILL, "--teacher", student_id, "--student", "pupil"])
+    assert export.data.tags["kdflow.upstream.model"] == student_id
+    found = np.load(artifact(export, "logits") / "test_logits.npy")[0]
+    expected = np.load(artifact(distilled, "test_logits.npy"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert run.data.tags["kdflow.upstream.teacher"] == export.info.run_id
+
+
+def test_damaged_logits_are_exported_anew_and_the_sound_ones_found_next_time(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, export, _ = made_by(DISTILL)
+    damaged = Path(export.info.artifact_uri) / "logits" / "train_logits.npy"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    run, again = made_by(DISTILL)
+    assert "SHA-256 of train_logits.npy" in capsys.readouterr().out
+    assert run.data.tags["kdflow.upstream.teacher"] == again.info.run_id
+    (run,) = made_by(DISTILL)
+    assert run.data.tags["kdflow.upstream.teacher"] == again.info.run_id
+
+
+def test_alpha_0_is_the_baseline_whether_its_teacher_was_found_or_made(
+    first: list[Run], store: Path
+) -> None:
+    argv = ["--dataset", "digits", "--epochs", "2", "--seed", "3"]
+    (baseline,) = made_by(["baseline", *argv])
+    zero = ["distill", *argv, "--teacher", "pupil", "--alpha", "0"]
+    teacher_made, _, _ = made_by(zero)
+    (teacher_found,) = made_by(zero)
+    for run in (teacher_made, teacher_found):
+        assert run.data.tags["kdflow.weights_sha256"] == baseline.data.tags["kdflow.weights_sha256"]
+        histories = per_epoch(run)
+        assert {name: histories[name] for name in per_epoch(baseline)} == per_epoch(baseline)
+
+
+def test_a_seed_repeats_its_metrics_and_another_does_not(distilled: Run) -> None:
+    (again,) = made_by([*DISTILL, "--temp", "8"])
+    assert per_epoch(again) == per_epoch(distilled)
+    assert again.data.tags["kdflow.key"] == distilled.data.tags["kdflow.key"]
+    (other,) = made_by([*DISTILL, "--temp", "8", "--seed", "1"])
+    assert per_epoch(other)["train_loss"] != per_epoch(distilled)["train_loss"]
+    assert other.data.tags["kdflow.key"] != distilled.data.tags["kdflow.key"]
+
+
+# --- protocol -----------------------------------------------------------------------------------
+
+
+def test_without_evaluate_test_the_test_set_is_not_read(
+    first: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = made_by([*DISTILL, "--evaluate_test", "false"])
+    assert not any(name.startswith("test_") for name in run.data.metrics)
+    assert "teacher_agreement" not in run.data.metrics
+    names = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert names == {"config.json", "learning_curves.png"}
+    assert "(test set not read)" in capsys.readouterr().out
+
+
+def test_without_holdout_the_watched_set_is_labelled_as_the_test_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (run,) = made_by(["baseline", "--dataset", "digits", "--epochs", "1", "--holdout", "0"])
+    assert run.data.metrics["val_accuracy"] == run.data.metrics["test_accuracy"]
+    assert "the test set" in run.data.tags["kdflow.validation"]
+    shown = capsys.readouterr().out
+    assert "all val_ metrics are of the TEST set" in shown
+    assert "1,437 images" in shown
+
+
+def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
+    argv = ["--dataset", str(tiny_npz), "--epochs", "1"]
+    (teacher,) = made_by(["teacher", *argv, "--arch", "pupil"])
+    model = teacher.info.run_id
+    (export,) = made_by(
+        ["export_logits", "--dataset", str(tiny_npz), "--model", model, "--views", "3"]
+    )
+    read = logits.read(artifact(export, "logits"), data.load(str(tiny_npz)), views=3)
+    assert read.train.shape == (3, 60, 3)
+    (run,) = made_by(["distill", *argv, "--teacher", export.info.run_id, "--views", "2"])
+    assert run.data.params["views"] == "2"
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("distill --teacher nonsense", "teacher: expected auto, a network's name, a run id or"),
+        ("distill --teacher {unfinished}", "teacher: expected a FINISHED run, got {unfinished}"),
+        ("distill --teacher {bare}", "run {bare} (export_logits) has no logits"),
+        ("distill --teacher {exported} --holdout 0.2", "trained with holdout=0.2"),
+        ("distill --teacher {teacher} --holdout 0.2", "trained with holdout=0.2"),
+        ("distill --teacher {exported} --views 2", "expected the first 2 views, got 1"),
+        ("distill --teacher {exported} --dataset {npz}", "data set digest: expected"),
+        ("distill --teacher {teacher} --dataset {npz}", "expected a model of"),
+        ("distill --teacher {empty}", "expected a manifest.json, got none"),
+        ("export_logits --model {exported}", "expected a run that logged a model"),
+        ("export_logits --model nonsense", "model: expected auto"),
+        ("baseline --dataset nowhere.npz", "dataset: expected an .npz file, got nowhere.npz"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_status_1_and_no_run(
+    argv: str,
+    message: str,
+    exported: Run,
+    teacher: Run,
+    tiny_npz: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with mlflow.start_run() as bare:
+        mlflow.set_tag("kdflow.step", "export_logits")
+    unfinished = mlflow.MlflowClient().create_run("0").info.run_id
+    (tmp_path / "empty").mkdir()
+    places = {
+        "bare": bare.info.run_id,
+        "unfinished": unfinished,
+        "exported": exported.info.run_id,
+        "teacher": teacher.info.run_id,
+        "npz": str(tiny_npz),
+        "empty": str(tmp_path / "empty"),
+    }
+    before = len(runs())
+    step, *flags = argv.format(**places).split()
+    assert main([step, "--dataset", "digits", *flags]) == 1
+    shown = capsys.readouterr()
+    assert message.format(**places) in shown.err
+    assert shown.err.startswith(f"kdflow {step}: ")
+    assert shown.err.count("\n") == 1
+    assert len(runs()) == before
+    mlflow.MlflowClient().set_terminated(unfinished)
+
+
+def test_a_loss_that_is_no_number_fails_the_run_and_names_the_epoch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["baseline", "--dataset", "digits", "--learning_rate", "1e30", "--optimizer", "sgd"]
+    assert main(argv) == 1
+    assert "expected a finite loss, got nan in epoch 1 of 30, batch" in capsys.readouterr().err
+    assert runs()[-1].info.status == "FAILED"
+
+
+# --- other processes ----------------------------------------------------------------------------
+
+
+def command_line(*words: str) -> list[str]:
+    return [str(Path(sys.executable).parent / words[0]), *words[1:]]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {
+        "PATH": binaries,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        if found():
+            return
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.2)
+    raise AssertionError(f"nothing after two minutes: {log.read_text()}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["python", "-m", "kdflow", "distill", "--dataset", "digits"],
+        [
+            "mlflow",
+            "run",
+            str(ROOT),
+            "-e",
+            "distill",
+            "-P",
+            "dataset=digits",
+            "--env-manager=local",
+        ],
+    ],
+    ids=["python", "mlflow run"],
+)
+def test_ctrl_c_ends_every_open_run_as_killed(store: Path, command: list[str]) -> None:
+    log = store / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command_line(*command),
+            cwd=store,
+            env=environment(store),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: b"epoch  2/10" in log.read_bytes(), process, log)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        assert process.wait(60) != 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    ended = {run.data.tags["kdflow.step"]: run.info.status for run in runs()}
+    assert ended == {"distill": "KILLED", "export_logits": "KILLED", "teacher": "KILLED"}
+    assert "kdflow distill: interrupted" in log.read_text()
+    assert "Traceback" not in log.read_text().partition("kdflow distill: interrupted")[0]
+
+
+@pytest.mark.slow
+def test_mlflow_run_gives_one_finished_run_with_what_was_asked_for(store: Path) -> None:
+    argv = command_line("mlflow", "run", str(ROOT), "-e", "distill", "--env-manager", "local")
+    for parameter in ("temp=8", "dataset=digits", "teacher=pupil", "epochs=2"):
+        argv += ["-P", parameter]
+    done = subprocess.run(
+        argv, cwd=store, env=environment(store), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    distilled, exported, _ = runs()
+    assert {run.info.status for run in runs()} == {"FINISHED"}
+    assert distilled.info.run_name == "distill student T=8 alpha=0.9 seed=0"
+    assert exported.data.tags["kdflow.asked_by"] == distilled.info.run_id
+    assert distilled.data.params["temp"] == "8"
+    assert distilled.data.params["epochs"] == "2"
+    assert "test_accuracy" in distilled.data.metrics
+
+
+@pytest.mark.slow
+def test_mlflow_run_with_bad_input_fails_with_the_one_line(store: Path) -> None:
+    argv = command_line("mlflow", "run", str(ROOT), "-e", "distill", "--env-manager", "local")
+    done = subprocess.run(
+        [*argv, "-P", "temp=0"],
+        cwd=store,
+        env=environment(store),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "kdflow distill: temp: expected greater than 0, got '0'" in done.stderr
+    assert [run.info.status for run in runs()] == ["FAILED"]
+
+
+@pytest.mark.slow
+def test_the_default_teacher_of_the_digits_is_a_good_one(shared_store: Path) -> None:
+    (teacher,) = made_by(["teacher", "--dataset", "digits"])
+    assert teacher.data.metrics["test_accuracy"] >= 0.98
