@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import subprocess
 import sys
 from typing import Any, NoReturn
 
@@ -54,8 +55,25 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def correct_status_later(run_id: str) -> None:
+    """Start the process that makes an interrupted `mlflow run` KILLED: once this one has ended,
+    MLflow 3.17 marks it FAILED, whatever its status is by then."""
+    subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"from kdflow import tracking; tracking.correct_to_killed('{run_id}')",
+        ],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     step, config = parse(argv)
+    project_run = os.environ.get("MLFLOW_RUN_ID")  # opened by `mlflow run`; joining it unsets this
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log file is read live
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
@@ -67,10 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"kdflow {step}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if "MLFLOW_RUN_ID" in os.environ:  # no step has joined the run of `mlflow run` yet
-            from kdflow.tracking import kill_unjoined_run
-
-            kill_unjoined_run()
+        if project_run:
+            correct_status_later(project_run)
         print(f"kdflow {step}: interrupted", file=sys.stderr)
         return 130
     return 0

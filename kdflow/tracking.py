@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -105,11 +106,19 @@ def open_run(name: str, step: str, dataset: Dataset) -> Iterator[str]:
         mlflow.end_run(RunStatus.to_string(status))
 
 
-def kill_unjoined_run() -> None:
-    """End the run that `mlflow run` opened for this process, which no step has joined."""
-    mlflow.MlflowClient().set_terminated(
-        os.environ["MLFLOW_RUN_ID"], RunStatus.to_string(RunStatus.KILLED)
-    )
+def correct_to_killed(run_id: str, patience: float = 60) -> None:
+    """Wait until the run is marked FAILED, and make it KILLED.
+
+    Args:
+        patience: seconds after which it is left as it is.
+    """
+    client = mlflow.MlflowClient()
+    give_up = time.monotonic() + patience
+    while client.get_run(run_id).info.status != RunStatus.to_string(RunStatus.FAILED):
+        if time.monotonic() > give_up:
+            return
+        time.sleep(0.1)
+    client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
 def log_params(params: Mapping[str, str]) -> None:

@@ -349,13 +349,12 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(reached: Callable[[], bool], log: Path) -> None:
     for _ in range(600):
-        if found():
+        if reached():
             return
-        assert process.poll() is None, log.read_text()
         time.sleep(0.2)
-    raise AssertionError(f"nothing after two minutes: {log.read_text()}")
+    raise AssertionError(f"not reached in two minutes: {log.read_text()}")
 
 
 @pytest.mark.slow
@@ -388,16 +387,16 @@ def test_ctrl_c_ends_every_open_run_as_killed(store: Path, command: list[str]) -
             start_new_session=True,
         )
     try:
-        wait_for(lambda: b"epoch  2/10" in log.read_bytes(), process, log)
+        wait_for(lambda: b"epoch  2/10" in log.read_bytes() or process.poll() is not None, log)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
         assert process.wait(60) != 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    ended = {run.data.tags["kdflow.step"]: run.info.status for run in runs()}
-    assert ended == {"distill": "KILLED", "export_logits": "KILLED", "teacher": "KILLED"}
+    # `mlflow run` itself first writes FAILED
+    wait_for(lambda: [run.info.status for run in runs()] == ["KILLED"] * 3, log)
     assert "kdflow distill: interrupted" in log.read_text()
-    assert "Traceback" not in log.read_text().partition("kdflow distill: interrupted")[0]
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.slow

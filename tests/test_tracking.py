@@ -107,11 +107,12 @@ def test_the_first_run_joins_the_one_that_mlflow_run_opened(
     assert joined.data.params == {"temp": "8.0", "alpha": "0.9"}  # what was asked for stays
 
 
-def test_a_run_that_no_step_joined_can_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = mlflow.MlflowClient().create_run("0").info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
-    tracking.kill_unjoined_run()
-    assert status(opened) == "KILLED"
+@pytest.mark.parametrize(("before", "after"), [("FAILED", "KILLED"), ("FINISHED", "FINISHED")])
+def test_an_interrupted_run_is_killed_once_it_is_marked_failed(before: str, after: str) -> None:
+    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    mlflow.MlflowClient().set_terminated(run_id, before)
+    tracking.correct_to_killed(run_id, patience=0)
+    assert status(run_id) == after
 
 
 def test_runs_are_found_by_key_when_finished_in_any_experiment_oldest_first(tiny: Dataset) -> None:
