@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-PREDICT_BATCH = 500
+PREDICT_BATCH = 250
 ECE_BINS = 15
 
 

@@ -16,6 +16,8 @@ from kdflow.evaluate import predict_logits
 from kdflow.steps import teacher
 from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
 
+IMAGES_AT_A_TIME = 5000
+
 
 class TeacherLogits(NamedTuple):
     """Verified logits and where they came from: a run id, or `sha256:` and a folder's manifest."""
@@ -121,9 +123,16 @@ def _check_holdout(trained_with: float | None, holdout: float) -> None:
 
 
 def _logits_per_view(network: keras.Model, images: np.ndarray, view_count: int) -> np.ndarray:
+    """(views, images, classes) float32. Only a part of the images is copied at a time."""
+    parts = np.array_split(images, -(-len(images) // IMAGES_AT_A_TIME))
     return np.stack(
         [
-            predict_logits(network, views.apply(images, np.full(len(images), view)))
+            np.concatenate(
+                [
+                    predict_logits(network, views.apply(part, np.full(len(part), view)))
+                    for part in parts
+                ]
+            )
             for view in range(view_count)
         ]
     )
