@@ -183,7 +183,7 @@ class _Learner(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):  # type: ignore[no-untyped-def]
         labels = y["labels"]
-        correct = ops.equal(ops.argmax(y_pred, axis=-1), ops.cast(labels, "int64"))
+        correct = ops.equal(ops.argmax(y_pred, axis=-1), labels)
         self.means["accuracy"].update_state(correct)
         if self.distillation is None:
             return ops.mean(cross_entropy(labels, y_pred))
