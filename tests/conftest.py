@@ -19,7 +19,7 @@ def tiny() -> Dataset:
 
     def images(labels: np.ndarray) -> np.ndarray:
         noise = rng.integers(0, 80, size=(len(labels), 8, 8, 3))
-        return (noise + 80 * labels[:, None, None, None]).astype(np.uint8)
+        return np.asarray(noise + 80 * labels[:, None, None, None], np.uint8)
 
     return Dataset(
         "tiny", images(y_train), y_train, images(y_test), y_test, ("dark", "mid", "light")

@@ -198,7 +198,7 @@ def test_a_users_unfit_arrays_are_refused(
 ) -> None:
     arrays = {name: getattr(tiny, name) for name in data.ARRAYS}
     change(arrays)
-    np.savez(tmp_path / "own.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(tmp_path / "own.npz", **arrays)
     with pytest.raises(KdflowError, match=f"^dataset: expected .*{message}"):
         load(str(tmp_path / "own.npz"))
 

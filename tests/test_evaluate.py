@@ -73,5 +73,6 @@ def test_predicted_logits_come_from_the_network_without_dropout() -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
     network = build("pupil", images, 4, seed=0)
     logits = predict_logits(network, images)
-    assert (logits.shape, logits.dtype) == ((7, 4), np.float32)
+    assert logits.shape == (7, 4)
+    assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, network(images, training=False), rtol=1e-5, atol=1e-6)

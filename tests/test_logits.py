@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdflow import logits
-from kdflow.data import Dataset
+from kdflow.data import Dataset, sha256
 from kdflow.errors import KdflowError
 
 
@@ -37,7 +37,7 @@ def resave(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     array = change(np.load(path))
     np.save(path, array)
     recorded = json.loads((folder / "manifest.json").read_text())["sha256"]
-    edit_manifest(folder, sha256=recorded | {"train": logits.sha256(array)})
+    edit_manifest(folder, sha256=recorded | {"train": sha256(array)})
 
 
 def test_what_is_written_is_read_back_as_a_memory_map(folder: Path, tiny: Dataset) -> None:

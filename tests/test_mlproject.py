@@ -1,4 +1,4 @@
-"""MLproject, conda.yaml and pyproject.toml each repeat what is declared elsewhere; here they are
+"""MLproject, conda.yaml, pyproject.toml, README and CI repeat what stands elsewhere; here they are
 held to it."""
 
 import re
@@ -76,3 +76,17 @@ def test_every_direct_dependency_is_pinned_as_in_the_constraints() -> None:
 def test_constraints_hold_versions_and_no_addresses() -> None:
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert re.match(r"^[\w.-]+==[\w.]+( ; .+)?$", line), line
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    commands = re.findall(r"^pip install .*pytest$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 1
+    assert commands[0] in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_readmes_tree_names_every_file_of_the_package() -> None:
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1]
+    for folder in ("kdflow", "benchmarks"):
+        for file in (ROOT / folder).rglob("*.py"):
+            if file.name != "__init__.py":
+                assert file.name in tree, file

@@ -11,7 +11,7 @@ LABELS_ONLY = [
 def curves(history: list[dict[str, float]]) -> list[dict[str, list[float]]]:
     """Per panel, the label and the values of each line drawn."""
     return [
-        {str(line.get_label()): list(np.asarray(line.get_ydata())) for line in axes.lines}
+        {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
         for axes in learning_curves(history, "a run").axes
     ]
 
@@ -21,7 +21,7 @@ def test_loss_and_accuracy_are_drawn_per_epoch() -> None:
     assert loss == {"training": [2.0, 1.0], "validation": [2.5, 1.5]}
     assert accuracy == {"training": [0.3, 0.6], "validation": [0.2, 0.5]}
     figure = learning_curves(LABELS_ONLY, "a run")
-    assert list(figure.axes[0].lines[0].get_xdata()) == [1, 2]
+    assert np.array_equal(figure.axes[0].lines[0].get_xdata(), [1, 2])
     assert figure.get_suptitle() == "a run"
 
 

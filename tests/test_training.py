@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import keras
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from kdflow import training, views
+from kdflow import views
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.models import build
@@ -246,7 +247,7 @@ def test_a_long_training_says_how_long_it_will_take(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ticks = iter(range(0, 10_000, 6))  # each look at the clock is 6 seconds after the one before
-    monkeypatch.setattr(training.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     network = build("pupil", train.images, 3, seed=0)
     fit(
         network,
