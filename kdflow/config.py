@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 NetworkName = Literal["vgg", "fast", "student", "pupil"]
-OptimizerName = Literal["adam", "sgd"]
+OptimizerName = Literal["adam", "sgd", "speedrun"]
+ScheduleName = Literal["constant", "cosine", "triangular"]
 
 NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
 MAX_VIEWS = 162
@@ -23,12 +24,16 @@ class Recipe(NamedTuple):
     learning_rate: float
     batch_size: int
     epochs: int
+    schedule: ScheduleName = "constant"
+    augment: int = 1
+    label_smoothing: float = 0.0
 
 
 # The notebook's settings on CIFAR-10; a user's own images start from them too.
 RECIPES = {
     "vgg": Recipe("sgd", 0.01, 128, 40),
-    "fast": Recipe("adam", 0.001, 512, 10),
+    # views 0 to 49 are the mirrored and unmirrored images, shifted by up to 2 pixels
+    "fast": Recipe("speedrun", 0.75, 512, 12, "triangular", augment=50, label_smoothing=0.2),
     "student": Recipe("adam", 0.001, 64, 30),
     "pupil": Recipe("adam", 0.001, 64, 20),
 }
@@ -93,7 +98,14 @@ class TrainingConfig(Config):
     epochs: int = Field(ge=1, description="passes over the training images")
     batch_size: int = Field(ge=1, description="images per optimiser step")
     learning_rate: float = Field(gt=0, description="the optimiser's step size")
-    optimizer: OptimizerName = Field(description="adam, or sgd with Nesterov momentum 0.9")
+    optimizer: OptimizerName = Field(
+        description="adam, sgd with Nesterov momentum 0.9, or speedrun: sgd as in Jordan 2024, for"
+        " networks with batch normalisation"
+    )
+    schedule: ScheduleName = Field(
+        description="how the learning rate goes on from learning_rate, its largest value: constant,"
+        " cosine (down to 0), or triangular (up for the first quarter, then down)"
+    )
     seed: int = Field(
         0, ge=0, lt=2**31, description="initial weights, dropout and the order of the images"
     )
@@ -106,7 +118,9 @@ class TrainingConfig(Config):
     def _fill_in_recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
         dataset = given.get("dataset", cls.model_fields["dataset"].default)
         network = given.get(cls.network_field) or cls.default_network(dataset)
-        return {cls.network_field: network, **recipe(dataset, network)._asdict(), **given}
+        defaults = recipe(dataset, network)._asdict()
+        known = {name: value for name, value in defaults.items() if name in cls.model_fields}
+        return {cls.network_field: network, **known, **given}
 
     @classmethod
     def default_network(cls, dataset: str) -> str:
@@ -119,19 +133,33 @@ class TrainingConfig(Config):
         return str(getattr(self, self.network_field))
 
 
-class TeacherConfig(TrainingConfig):
+class LabelsConfig(TrainingConfig):
+    """What training from labels alone takes."""
+
+    augment: int = Field(
+        ge=1,
+        le=MAX_VIEWS,
+        description="train on this many views of the images: 2 adds mirror images, 50 shifts by up"
+        " to 2 pixels, 162 by up to 4",
+    )
+
+
+class TeacherConfig(LabelsConfig):
     """Train a teacher from labels."""
 
     network_field = "arch"
 
     arch: NetworkName = Field(description="the network to train")
+    label_smoothing: float = Field(
+        ge=0, lt=1, description="share of each label that is spread evenly over all classes"
+    )
 
     @classmethod
     def default_network(cls, dataset: str) -> str:
         return default_teacher(dataset)
 
 
-class BaselineConfig(TrainingConfig):
+class BaselineConfig(LabelsConfig):
     """Train the student from labels alone: what distillation has to beat."""
 
     network_field = "student"
@@ -156,9 +184,12 @@ class ExportLogitsConfig(Config):
     )
 
 
-class DistillConfig(BaselineConfig):
+class DistillConfig(TrainingConfig):
     """Train the student from labels and a teacher's cached logits."""
 
+    network_field = "student"
+
+    student: NetworkName = Field("student", description="the network to train")
     teacher: str = Field(
         "auto",
         description="whose logits to learn from: auto (the data set's default teacher, found or"

@@ -31,15 +31,21 @@ def soft_targets(logits: Tensor, temp: float) -> Tensor:
     return ops.softmax(logits / temp, axis=-1)
 
 
-def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
+def cross_entropy(labels: Tensor, logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """The cross-entropy of integer labels, in nats.
 
     Args:
         labels: (batch,) integers.
         logits: (batch, classes).
+        label_smoothing: the share of each label that is spread evenly over all classes, 0 to 1
+            (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision",
+            section 7).
     """
-    one_hot = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return -ops.sum(one_hot * ops.log_softmax(logits, axis=-1), axis=-1)
+    classes = logits.shape[-1]
+    target = ops.one_hot(labels, classes, dtype=logits.dtype)
+    if label_smoothing:
+        target = (1 - label_smoothing) * target + label_smoothing / classes
+    return -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)
 
 
 def soft_cross_entropy(teacher_logits: Tensor, student_logits: Tensor, temp: float) -> Tensor:

@@ -105,7 +105,20 @@ def build(name: str, images: np.ndarray, classes: int, *, seed: int) -> keras.Mo
         filters = whitening_filters(images[:WHITENING_IMAGES])
         layer.kernel.assign(np.concatenate([filters, -filters], axis=-1))
         layer.kernel.trainable = False
+        _pass_through(network)
     return network
+
+
+def _pass_through(network: keras.Model) -> None:
+    """Start each 3x3 convolution as one that hands its input channels on, where there are enough
+    outputs (Jordan 2024, section 3.2)."""
+    for layer in network.layers:
+        if isinstance(layer, layers.Conv2D) and layer.kernel_size == (3, 3):
+            kernel = layer.kernel.numpy()
+            channels = kernel.shape[2]
+            kernel[..., :channels] = 0
+            kernel[1, 1, :, :channels] = np.eye(*kernel[1, 1, :, :channels].shape)
+            layer.kernel.assign(kernel)
 
 
 def whitening_filters(images: np.ndarray) -> np.ndarray:

@@ -10,4 +10,4 @@ def run(config: BaselineConfig, data: Dataset) -> StepResult:
     name = f"baseline {config.student} seed={config.seed}"
     with open_step("baseline", name, config, data) as run_id:
         link_upstream("baseline", config, data)
-        return train_network(run_id, name, config, data)
+        return train_network(run_id, name, config, data, view_count=config.augment)

@@ -22,8 +22,14 @@ def run(config: DistillConfig, data: Dataset) -> StepResult:
         )
         link_upstream("distill", config, data, teacher=teacher.source)
         distillation = Distillation(
-            teacher.logits.train, config.temp, config.alpha, config.t_squared, config.views
+            teacher.logits.train, config.temp, config.alpha, config.t_squared
         )
         return train_network(
-            run_id, name, config, data, distillation=distillation, teacher=teacher.logits
+            run_id,
+            name,
+            config,
+            data,
+            view_count=config.views,
+            distillation=distillation,
+            teacher=teacher.logits,
         )

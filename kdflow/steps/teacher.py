@@ -24,7 +24,14 @@ def run(config: TeacherConfig, data: Dataset) -> StepResult:
     name = f"teacher {config.arch} seed={config.seed}"
     with open_step("teacher", name, config, data) as run_id:
         link_upstream("teacher", config, data)
-        return train_network(run_id, name, config, data)
+        return train_network(
+            run_id,
+            name,
+            config,
+            data,
+            view_count=config.augment,
+            label_smoothing=config.label_smoothing,
+        )
 
 
 def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:

@@ -19,6 +19,8 @@ def train_network(
     config: TrainingConfig,
     data: Dataset,
     *,
+    view_count: int,
+    label_smoothing: float = 0.0,
     distillation: training.Distillation | None = None,
     teacher: Logits | None = None,
 ) -> StepResult:
@@ -42,6 +44,9 @@ def train_network(
         epochs=config.epochs,
         batch_size=config.batch_size,
         seed=config.seed,
+        schedule=config.schedule,
+        label_smoothing=label_smoothing,
+        view_count=view_count,
         distillation=distillation,
         on_epoch=lambda epoch, metrics: tracking.log_metrics(metrics, epoch),
     )
