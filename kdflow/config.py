@@ -55,8 +55,8 @@ def recipe(dataset: str, network: str) -> Recipe:
 def default_teacher(dataset: str) -> str:
     """The network that teaches on `dataset` unless the user says otherwise.
 
-    On 8x8 digits that is not the notebook's: its eleven convolutions without normalisation hardly
-    start to learn there (EXPERIMENTS.md).
+    On 8x8 digits that is not the notebook's, whose eleven convolutions without normalisation do not
+    start to learn there with its SGD (EXPERIMENTS.md).
     """
     return "fast" if dataset == "digits" else "vgg"
 
