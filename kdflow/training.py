@@ -43,8 +43,10 @@ class SpeedrunSGD(keras.optimizers.SGD):
         super().__init__(rate, momentum=0.85, nesterov=True, weight_decay=WEIGHT_DECAY)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if variable.name == "beta":
-            learning_rate = 64 * learning_rate
+        # a backend may pass its own variable, which has another name
+        own = self._trainable_variables[self._get_variable_index(variable)]
+        if own.name == "beta":
+            learning_rate = BIAS_RATE * learning_rate
         super().update_step(gradient, variable, learning_rate)
 
 
@@ -60,8 +62,8 @@ SCHEDULES: dict[str, Callable[[float, int], Any]] = {
     "triangular": Triangular,
 }
 
-# Per unit of learning rate and step.
-WEIGHT_DECAY = 0.0089
+WEIGHT_DECAY = 0.0089  # per step and unit of learning rate
+BIAS_RATE = 64
 
 # The time that a training will take is told after these batches, if it is long enough to matter.
 WARM_UP_BATCHES, TIMED_BATCHES = 3, 10

@@ -105,6 +105,14 @@ def test_cross_entropy_is_keras_own(batch: tuple[np.ndarray, ...]) -> None:
     np.testing.assert_allclose(cross_entropy(labels, student), expected, rtol=1e-6)
 
 
+def test_label_smoothing_is_keras_own(batch: tuple[np.ndarray, ...]) -> None:
+    labels, _, student = batch
+    expected = keras.losses.categorical_crossentropy(
+        np.eye(10)[labels], student, from_logits=True, label_smoothing=0.2
+    )
+    np.testing.assert_allclose(cross_entropy(labels, student, 0.2), expected, rtol=1e-6)
+
+
 def test_soft_cross_entropy_is_smallest_where_the_student_equals_the_teacher() -> None:
     teacher = np.array([[3.0, 0.0, -1.0]])
     p = softmax(teacher / 5)

@@ -108,6 +108,16 @@ def test_the_whitening_convolution_keeps_its_filters_in_training() -> None:
     assert not np.array_equal(layer.bias.numpy(), bias)
 
 
+def test_the_fast_network_starts_by_handing_its_channels_on() -> None:
+    network = build("fast", images_of(8, 8, 3), 10, seed=0)
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 64)).astype("float32")
+    same_width = network.get_layer("conv1_2")(x)
+    np.testing.assert_allclose(same_width, x, atol=1e-6)
+    widened = np.asarray(network.get_layer("conv2_1")(x))
+    np.testing.assert_allclose(widened[..., :64], x, atol=1e-6)
+    assert widened[..., 64:].std() > 0.1
+
+
 def test_weights_sha256_tells_one_changed_weight() -> None:
     network = build("pupil", images_of(8, 8, 1), 10, seed=0)
     before = weights_sha256(network)

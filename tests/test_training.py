@@ -10,7 +10,17 @@ from kdflow import views
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.models import build
-from kdflow.training import Distillation, Images, Metrics, epoch_data, epoch_order, fit
+from kdflow.training import (
+    SCHEDULES,
+    WEIGHT_DECAY,
+    Distillation,
+    Images,
+    Metrics,
+    SpeedrunSGD,
+    epoch_data,
+    epoch_order,
+    fit,
+)
 
 MEASURED = {"epoch_seconds", "images_per_second"}
 
@@ -36,6 +46,7 @@ def fitted(
     distillation: Distillation | None = None,
     seed: int = 0,
     network_name: str = "student",
+    view_count: int = 1,
 ) -> tuple[keras.Model, list[Metrics]]:
     """A small student after two epochs, and its metrics without the measured times."""
     network = build(network_name, train.images[train.indices], 3, seed=seed)
@@ -48,6 +59,7 @@ def fitted(
         epochs=2,
         batch_size=16,
         seed=seed,
+        view_count=view_count,
         distillation=distillation,
     )
     return network, [{k: v for k, v in epoch.items() if k not in MEASURED} for epoch in history]
@@ -81,9 +93,9 @@ def test_the_image_that_is_seen_and_the_image_whose_logits_are_taught_are_the_sa
     logits = np.stack(
         [first_pixels(views.apply(tiny.x_train, np.full(60, view))) for view in range(view_count)]
     )
-    distillation = Distillation(logits, temp=4, alpha=0.9, views=view_count)
+    distillation = Distillation(logits, temp=4, alpha=0.9)
     for epoch in (1, 2):
-        images, targets = epoch_data(train, distillation, seed=0, epoch=epoch)
+        images, targets = epoch_data(train, distillation, view_count, seed=0, epoch=epoch)
         assert np.array_equal(targets["teacher_logits"], first_pixels(images))
         order, _ = epoch_order(train.indices, 0, epoch, view_count)
         assert np.array_equal(targets["labels"], tiny.y_train[order])
@@ -130,6 +142,62 @@ def test_weights_after_three_epochs_are_those_of_a_hand_written_descent(
     np.testing.assert_allclose(bias, b, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "progress", "share"),
+    [
+        ("constant", 0.0, 1.0),
+        ("constant", 0.9, 1.0),
+        ("cosine", 0.0, 1.0),
+        ("cosine", 0.5, 0.5),
+        ("cosine", 0.75, (1 - np.sqrt(0.5)) / 2),
+        ("cosine", 1.0, 0.0),
+        ("triangular", 0.0, 0.2),
+        ("triangular", 0.115, 0.6),
+        ("triangular", 0.23, 1.0),
+        ("triangular", 0.615, 0.535),
+        ("triangular", 1.0, 0.07),
+    ],
+)
+def test_a_schedule_gives_a_share_of_the_largest_rate(
+    schedule: str, progress: float, share: float
+) -> None:
+    rate = SCHEDULES[schedule](0.5, 1000)
+    given = rate if schedule == "constant" else float(rate(round(1000 * progress)))
+    assert given == pytest.approx(0.5 * share, abs=1e-7)
+
+
+def test_the_rate_of_a_schedule_is_followed_and_logged(train: Images, validation: Images) -> None:
+    history = fit(
+        build("pupil", train.images, 3, seed=0),
+        train,
+        validation,
+        optimizer="adam",
+        learning_rate=0.01,
+        epochs=2,
+        batch_size=16,
+        seed=0,
+        schedule="cosine",
+    )
+    assert [epoch["learning_rate"] for epoch in history] == pytest.approx([0.005, 0.0], abs=1e-9)
+
+
+def test_speedrun_sgd_decays_every_weight_and_favours_biases_of_normalisation() -> None:
+    kernel = keras.Variable(np.array([2.0], "float32"), name="kernel")
+    beta = keras.Variable(np.array([2.0], "float32"), name="beta")
+    optimizer = SpeedrunSGD(0.1)
+    optimizer.build([kernel, beta])
+    velocity = {"kernel": 0.0, "beta": 0.0}
+    expected = {"kernel": 2.0, "beta": 2.0}
+    for gradient in (1.0, -0.5):
+        optimizer.apply([np.array([gradient], "float32")] * 2)
+        for name, rate in (("kernel", 0.1), ("beta", 6.4)):
+            expected[name] -= expected[name] * WEIGHT_DECAY * 0.1
+            velocity[name] = 0.85 * velocity[name] - rate * gradient
+            expected[name] += 0.85 * velocity[name] - rate * gradient
+    assert float(kernel.numpy()[0]) == pytest.approx(expected["kernel"], rel=1e-5)
+    assert float(beta.numpy()[0]) == pytest.approx(expected["beta"], rel=1e-5)
+
+
 @pytest.mark.parametrize("network_name", ["student", "fast"])
 def test_alpha_0_is_the_baseline_bit_for_bit(
     train: Images, validation: Images, teacher_logits: np.ndarray, network_name: str
@@ -153,13 +221,13 @@ def test_alpha_1_uses_no_label(
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not(
     train: Images, validation: Images, teacher_logits: np.ndarray
 ) -> None:
-    distillation = Distillation(teacher_logits, temp=4, alpha=0.5, views=2)
-    first, metrics = fitted(train, validation, distillation, seed=1)
+    distillation = Distillation(teacher_logits, temp=4, alpha=0.5)
+    first, metrics = fitted(train, validation, distillation, seed=1, view_count=2)
     keras.utils.set_random_seed(77)
-    second, again = fitted(train, validation, distillation, seed=1)
+    second, again = fitted(train, validation, distillation, seed=1, view_count=2)
     assert metrics == again
     assert equal_weights(first, second)
-    assert fitted(train, validation, distillation, seed=2)[1] != metrics
+    assert fitted(train, validation, distillation, seed=2, view_count=2)[1] != metrics
 
 
 def test_only_the_students_weights_move(
@@ -168,7 +236,7 @@ def test_only_the_students_weights_move(
     np.save(tmp_path / "logits.npy", teacher_logits)
     mapped = np.load(tmp_path / "logits.npy", mmap_mode="r")
     images = train.images.copy()
-    student, _ = fitted(train, validation, Distillation(mapped, temp=4, alpha=0.5, views=2))
+    student, _ = fitted(train, validation, Distillation(mapped, temp=4, alpha=0.5), view_count=2)
     initial = build("student", train.images[train.indices], 3, seed=0)
     moved = [
         not np.array_equal(a, b) for a, b in zip(student.weights, initial.weights, strict=True)
