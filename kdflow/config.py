@@ -208,11 +208,19 @@ class DistillConfig(TrainingConfig):
     )
 
 
+class CompareConfig(DistillConfig):
+    """Train baseline and distilled student with the same seeds, and say whether distillation
+    helps."""
+
+    seeds: int = Field(5, ge=2, description="how many seeds, from seed on")
+
+
 STEPS: dict[str, type[Config]] = {
     "teacher": TeacherConfig,
     "export_logits": ExportLogitsConfig,
     "baseline": BaselineConfig,
     "distill": DistillConfig,
+    "compare": CompareConfig,
 }
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kdflow.compare import Comparison
+
 
 def learning_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
     """The labels' cross-entropy and the accuracy per epoch, of training and validation.
@@ -30,4 +32,26 @@ def learning_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
+    return figure
+
+
+def comparison(
+    result: Comparison, baseline: Sequence[float], candidate: Sequence[float], title: str
+) -> Figure:
+    """Each seed's two results joined by a line, beside the means with their intervals.
+
+    Args:
+        baseline, candidate: one result per seed, in the same order, of which `result` is made.
+    """
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure.suptitle(f"{title}\ndifference {result.difference}: {result.verdict}", fontsize=10)
+    axes = figure.subplots()
+    for pair in zip(baseline, candidate, strict=True):
+        axes.plot([0, 1], pair, color="0.7", marker="o", zorder=1)
+    for x, estimate in ((-0.15, result.baseline), (1.15, result.candidate)):
+        reach = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
+        axes.errorbar(x, estimate.mean, yerr=reach, fmt="D", capsize=5)
+    axes.set_xticks([0, 1], ["labels alone", "distilled"])
+    axes.set(xlim=(-0.5, 1.5), ylabel="accuracy")
+    axes.grid(axis="y", alpha=0.3)
     return figure

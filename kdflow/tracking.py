@@ -77,19 +77,22 @@ def run_key(
 
 
 @contextlib.contextmanager
-def open_run(name: str, step: str, dataset: Dataset) -> Iterator[str]:
-    """A run that is open inside the block; yields its id.
+def open_run(name: str, step: str, dataset: Dataset, *, child: bool = False) -> Iterator[str]:
+    """A run that is open inside the block; yields its id. It ends FINISHED, KILLED on an interrupt,
+    or FAILED.
 
-    The first run of the process joins the one that `mlflow run` opened, if it did. One opened
-    inside another is a run of its own, not its child. It ends FINISHED, KILLED on an interrupt, or
-    FAILED.
+    The first run of the process joins the one that `mlflow run` opened, if it did.
+
+    Args:
+        child: of the run that is open. Without it, a run opened inside another one is a run of its
+            own, which knows who asked for it.
     """
     tags = {"kdflow.step": step, "kdflow.dataset_digest": dataset.digest}
     asking = mlflow.active_run()
     if asking is None:
         run = mlflow.start_run(run_name=name, tags=tags)
     else:
-        tags["kdflow.asked_by"] = asking.info.run_id
+        tags["mlflow.parentRunId" if child else "kdflow.asked_by"] = asking.info.run_id
         created = mlflow.MlflowClient().create_run(
             asking.info.experiment_id, tags=resolve_tags(tags), run_name=name
         )
@@ -138,6 +141,13 @@ def set_tags(tags: Mapping[str, str]) -> None:
 
 def log_json(value: Mapping[str, Any], name: str) -> None:
     mlflow.log_dict(dict(value), name)
+
+
+def log_table(table: Mapping[str, list[Any]], name: str) -> None:
+    """Log columns of equal length as a table that the UI shows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mlflow 3.17 selects columns in pandas' old way
+        mlflow.log_table(dict(table), name)
 
 
 def log_figure(figure: Figure, name: str) -> None:

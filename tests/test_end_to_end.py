@@ -234,6 +234,42 @@ def test_a_seed_repeats_its_metrics_and_another_does_not(distilled: Run) -> None
     assert other.data.tags["kdflow.key"] != distilled.data.tags["kdflow.key"]
 
 
+# --- comparison ---------------------------------------------------------------------------------
+
+
+def test_compare_trains_pairs_as_children_and_reuses_what_exists(
+    exported: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--dataset", "digits", "--epochs", "1", "--teacher", "pupil", "--temp", "8"]
+    (existing,) = made_by(["distill", *argv, "--seed", "6"])
+    made = made_by(["compare", *argv, "--seeds", "3", "--seed", "5"])
+    parent, children = made[0], made[1:]
+    assert parent.info.run_name == "compare student T=8 alpha=0.9 seeds=3"
+    assert [run.data.tags["kdflow.step"] for run in children] == (
+        ["baseline", "distill", "baseline", "baseline", "distill"]
+    )
+    for run in children:
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert "kdflow.asked_by" not in run.data.tags
+    assert [run.data.params["seed"] for run in children] == ["5", "5", "6", "7", "7"]
+    assert f"distill: found run {existing.info.run_id}" in capsys.readouterr().out
+
+    alone = [run.data.metrics["test_accuracy"] for run in children if "temp" not in run.data.params]
+    taught = [children[1], existing, children[4]]
+    gains = [
+        run.data.metrics["test_accuracy"] - accuracy
+        for run, accuracy in zip(taught, alone, strict=True)
+    ]
+    metrics = parent.data.metrics
+    assert metrics["difference_mean"] == pytest.approx(np.mean(gains))
+    half = 4.302653 * np.std(gains, ddof=1) / np.sqrt(3)
+    assert metrics["difference_high"] - metrics["difference_mean"] == pytest.approx(half, rel=1e-5)
+    assert parent.data.tags["kdflow.verdict"] in ("BEATS", "INCONCLUSIVE", "WORSE")
+    table = mlflow.load_table("comparison.json", run_ids=[parent.info.run_id])
+    assert table["distilled_run"].tolist() == [run.info.run_id for run in taught]
+    assert artifact(parent, "comparison.png").stat().st_size > 0
+
+
 # --- protocol -----------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 
-from kdflow.plots import learning_curves
+from kdflow.compare import compare
+from kdflow.plots import comparison, learning_curves
 
 LABELS_ONLY = [
     {"train_loss": 2.0, "val_loss": 2.5, "train_accuracy": 0.3, "val_accuracy": 0.2},
@@ -28,3 +29,11 @@ def test_loss_and_accuracy_are_drawn_per_epoch() -> None:
 def test_of_a_distillation_the_hard_term_is_drawn_which_compares_with_validation() -> None:
     distilled = [epoch | {"train_hard_loss": 1.25, "train_loss": 130.0} for epoch in LABELS_ONLY]
     assert curves(distilled)[0]["training"] == [1.25, 1.25]
+
+
+def test_a_comparison_shows_every_pair_and_the_verdict() -> None:
+    baseline, candidate = [0.5, 0.6, 0.7], [0.6, 0.7, 0.81]
+    figure = comparison(compare(candidate, baseline), baseline, candidate, "a comparison")
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines]
+    assert [pair for pair in drawn if len(pair) == 2] == [[0.5, 0.6], [0.6, 0.7], [0.7, 0.81]]
+    assert "BEATS" in figure.get_suptitle()

@@ -5,7 +5,7 @@ from typing import Any
 
 from kdflow import data, tracking
 from kdflow.config import Config
-from kdflow.steps import baseline, distill, export_logits, teacher
+from kdflow.steps import baseline, compare, distill, export_logits, teacher
 from kdflow.steps.record import StepResult
 
 RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
@@ -13,6 +13,7 @@ RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
     "export_logits": export_logits.run,
     "baseline": baseline.run,
     "distill": distill.run,
+    "compare": compare.run,
 }
 
 

@@ -6,8 +6,8 @@ from kdflow.steps.record import StepResult, link_upstream, open_step
 from kdflow.steps.train import train_network
 
 
-def run(config: BaselineConfig, data: Dataset) -> StepResult:
+def run(config: BaselineConfig, data: Dataset, *, child: bool = False) -> StepResult:
     name = f"baseline {config.student} seed={config.seed}"
-    with open_step("baseline", name, config, data) as run_id:
+    with open_step("baseline", name, config, data, child=child) as run_id:
         link_upstream("baseline", config, data)
         return train_network(run_id, name, config, data, view_count=config.augment)

@@ -8,13 +8,13 @@ from kdflow.steps.train import train_network
 from kdflow.training import Distillation
 
 
-def run(config: DistillConfig, data: Dataset) -> StepResult:
+def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepResult:
     found = export_logits.find(
         config.teacher, data, holdout=config.holdout, view_count=config.views
     )
     temp, alpha = canonical(config.temp), canonical(config.alpha)
     name = f"distill {config.student} T={temp} alpha={alpha} seed={config.seed}"
-    with open_step("distill", name, config, data) as run_id:
+    with open_step("distill", name, config, data, child=child) as run_id:
         if found:
             print(f"logits: found in {found.source}, nothing to train or export first")
         teacher = found or export_logits.export(

@@ -20,9 +20,15 @@ class StepResult(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_step(step: str, name: str, config: Config, data: Dataset) -> Iterator[str]:
-    """The open run of a step, with its parameters and config logged; yields the run id."""
-    with tracking.open_run(name, step, data) as run_id:
+def open_step(
+    step: str, name: str, config: Config, data: Dataset, *, child: bool = False
+) -> Iterator[str]:
+    """The open run of a step, with its parameters and config logged; yields the run id.
+
+    Args:
+        child: of the run that is open, if one is.
+    """
+    with tracking.open_run(name, step, data, child=child) as run_id:
         print(f"{name}: run {run_id}")
         values = config.model_dump()
         tracking.log_params({field: canonical(value) for field, value in values.items()})
@@ -38,6 +44,14 @@ def link_upstream(step: str, config: Config, data: Dataset, **upstream: str) -> 
     """
     roles = {f"kdflow.upstream.{role}": run_id for role, run_id in upstream.items()}
     tracking.set_tags({**roles, "kdflow.key": key_of(step, config, data, **upstream)})
+
+
+def find_result(step: str, config: Config, data: Dataset, **upstream: str) -> StepResult | None:
+    """What the oldest run with the key of this step left, or None if there is no such run."""
+    for found in tracking.find_runs(key_of(step, config, data, **upstream)):
+        print(f"{step}: found run {found.run_id}{tracking.other_commit(found)}")
+        return StepResult(found.run_id, found.metrics)
+    return None
 
 
 def key_of(step: str, config: Config, data: Dataset, **upstream: str) -> str:

@@ -1,0 +1,77 @@
+"""n seeds against n seeds: is the difference more than the noise between seeds?"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+BEATS, INCONCLUSIVE, WORSE = "BEATS", "INCONCLUSIVE", "WORSE"
+
+
+class Estimate(NamedTuple):
+    """A mean and the interval that covers the true one in 95 of 100 experiments."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+class Comparison(NamedTuple):
+    """What a candidate's results are worth against a baseline's.
+
+    Attributes:
+        difference: candidate minus baseline, paired by seed.
+        p_value: two-sided, of no difference.
+        verdict: BEATS or WORSE if the interval of the difference excludes 0, else INCONCLUSIVE.
+    """
+
+    candidate: Estimate
+    baseline: Estimate
+    difference: Estimate
+    p_value: float
+    verdict: str
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of two or more independent results with its Student t interval, which is empty where
+    they are all the same."""
+    mean = float(np.mean(values))
+    if _all_the_same(values):
+        return Estimate(mean, mean, mean)
+    interval = stats.ttest_1samp(values, 0).confidence_interval(CONFIDENCE)
+    return Estimate(mean, float(interval.low), float(interval.high))
+
+
+def compare(candidate: Sequence[float], baseline: Sequence[float]) -> Comparison:
+    """Compare results of the same seeds by a paired t-test.
+
+    Differences that are all the same tell nothing about their spread, so they are INCONCLUSIVE:
+    with few seeds and few test images that happens by chance.
+
+    Args:
+        candidate, baseline: one result per seed, larger is better, in the same order of seeds.
+
+    Raises:
+        ValueError: fewer than two seeds, or not as many of one as of the other.
+    """
+    if len(candidate) != len(baseline) or len(candidate) < 2:
+        raise ValueError(
+            "expected as many results of the candidate as of the baseline, at least 2, got"
+            f" {len(candidate)} and {len(baseline)}"
+        )
+    differences = np.subtract(candidate, baseline).tolist()
+    difference, p_value, verdict = estimate(differences), 1.0, INCONCLUSIVE
+    if not _all_the_same(differences):
+        p_value = float(stats.ttest_rel(candidate, baseline).pvalue)
+        verdict = BEATS if difference.low > 0 else WORSE if difference.high < 0 else INCONCLUSIVE
+    return Comparison(estimate(candidate), estimate(baseline), difference, p_value, verdict)
+
+
+def _all_the_same(values: Sequence[float]) -> bool:
+    return float(np.ptp(values)) < 1e-12

@@ -1,0 +1,79 @@
+"""Train baseline and distilled student with the same seeds, and say whether distillation helps."""
+
+from typing import Any
+
+from kdflow import plots, tracking
+from kdflow.compare import Comparison, compare
+from kdflow.config import BaselineConfig, CompareConfig, DistillConfig, canonical
+from kdflow.data import Dataset
+from kdflow.steps import baseline, distill, export_logits
+from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
+
+
+def run(config: CompareConfig, data: Dataset) -> StepResult:
+    found = export_logits.find(
+        config.teacher, data, holdout=config.holdout, view_count=config.views
+    )
+    temp, alpha = canonical(config.temp), canonical(config.alpha)
+    name = f"compare {config.student} T={temp} alpha={alpha} seeds={config.seeds}"
+    metric = "test_accuracy" if config.evaluate_test else "val_accuracy"
+    with open_step("compare", name, config, data) as run_id:
+        teacher = found or export_logits.export(
+            config.teacher, data, holdout=config.holdout, view_count=config.views
+        )
+        link_upstream("compare", config, data, teacher=teacher.source)
+        pairs = [
+            _train_pair(config, data, seed, teacher.source)
+            for seed in range(config.seed, config.seed + config.seeds)
+        ]
+        alone = [baseline_result.metrics[metric] for baseline_result, _ in pairs]
+        taught = [distill_result.metrics[metric] for _, distill_result in pairs]
+        result = compare(taught, alone)
+        table: dict[str, list[Any]] = {
+            "seed": list(range(config.seed, config.seed + config.seeds)),
+            "baseline": alone,
+            "distilled": taught,
+            "baseline_run": [pair[0].run_id for pair in pairs],
+            "distilled_run": [pair[1].run_id for pair in pairs],
+        }
+        tracking.log_table(table, "comparison.json")
+        title = f"{name}: {metric}"
+        tracking.log_figure(plots.comparison(result, alone, taught, title), "comparison.png")
+        tracking.set_tags({"kdflow.verdict": result.verdict})
+        metrics = _named(result)
+        tracking.log_metrics(metrics)
+    print(
+        f"{name}: {metric} distilled {result.candidate}, from labels alone {result.baseline},"
+        f" difference {result.difference}, p = {result.p_value:.2g}: {result.verdict}"
+    )
+    return StepResult(run_id, metrics)
+
+
+def _train_pair(
+    config: CompareConfig, data: Dataset, seed: int, teacher: str
+) -> tuple[StepResult, StepResult]:
+    """Baseline and student of one seed, with the same budget and augmentation: found, or trained as
+    children of the open run."""
+    given = config.model_dump(exclude={"seeds"}) | {"seed": seed}
+    for_student = DistillConfig(**given)
+    shared = {name: given[name] for name in BaselineConfig.model_fields if name in given}
+    for_baseline = BaselineConfig(**shared, augment=config.views)
+    alone = find_result("baseline", for_baseline, data)
+    taught = find_result("distill", for_student, data, teacher=teacher)
+    return (
+        alone or baseline.run(for_baseline, data, child=True),
+        taught or distill.run(for_student, data, child=True),
+    )
+
+
+def _named(result: Comparison) -> dict[str, float]:
+    """The comparison as metrics of a run."""
+    estimates = {
+        "baseline": result.baseline,
+        "distilled": result.candidate,
+        "difference": result.difference,
+    }
+    metrics = {"p_value": result.p_value}
+    for name, (mean, low, high) in estimates.items():
+        metrics |= {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
+    return metrics

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from kdflow.compare import BEATS, INCONCLUSIVE, WORSE, compare, estimate
+
+
+def test_an_interval_of_a_worked_case() -> None:
+    # mean 2, standard deviation 1, n = 3: 2 +- t(0.975, 2) / sqrt(3), and t(0.975, 2) = 4.302653
+    mean, low, high = estimate([1, 2, 3])
+    assert (mean, low, high) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
+
+
+def test_a_comparison_is_paired() -> None:
+    # seeds differ by far more than the two sides do, and always the same way
+    baseline = [0.60, 0.65, 0.70, 0.75, 0.80]
+    candidate = [0.611, 0.659, 0.711, 0.759, 0.811]
+    result = compare(candidate, baseline)
+    assert result.verdict == BEATS
+    assert result.candidate.low < result.baseline.mean
+    assert compare(baseline, candidate).verdict == WORSE
+    # the differences are .011 .009 .011 .009 .011: mean .0102, standard deviation .0010954
+    half = 2.776445 * 0.0010954451 / np.sqrt(5)
+    assert result.difference == pytest.approx((0.0102, 0.0102 - half, 0.0102 + half), abs=1e-7)
+    t = 0.0102 / (0.0010954451 / np.sqrt(5))
+    assert result.p_value == pytest.approx(2 * (1 - stats.t.cdf(t, 4)), rel=1e-3)
+
+
+def test_noise_about_as_large_as_the_gain_is_inconclusive() -> None:
+    assert compare([0.70, 0.72, 0.69], [0.69, 0.70, 0.70]).verdict == INCONCLUSIVE
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.01, -0.01])
+def test_differences_without_spread_prove_nothing(gain: float) -> None:
+    result = compare([0.5 + gain, 0.6 + gain], [0.5, 0.6])
+    assert result.verdict == INCONCLUSIVE
+    assert result.difference.mean == pytest.approx(gain)
+    assert compare([0.6, 0.6], [0.5, 0.5]).candidate == (0.6, 0.6, 0.6)
+
+
+@pytest.mark.parametrize(("candidate", "baseline"), [([1.0], [1.0]), ([], []), ([1, 2], [1, 2, 3])])
+def test_too_few_or_unequally_many_results_are_refused(
+    candidate: list[float], baseline: list[float]
+) -> None:
+    with pytest.raises(ValueError, match=f"got {len(candidate)} and {len(baseline)}"):
+        compare(candidate, baseline)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_of_comparisons_of_pure_noise_at_most_5_percent_have_a_verdict(seeds: int) -> None:
+    # accuracies on 10,000 test images of two students that are equally good; the seeds share
+    # some of their luck. The count is binomial: what is refused here is 5 % within its noise.
+    rng = np.random.default_rng(seeds)
+    comparisons = 2000
+    verdicts = []
+    for _ in range(comparisons):
+        shared = rng.normal(0.7, 0.005, seeds)
+        sides = [
+            (rng.binomial(10_000, shared + rng.normal(0, 0.003, seeds)) / 10_000).tolist()
+            for _ in range(2)
+        ]
+        verdicts.append(compare(*sides).verdict)
+    found = comparisons - verdicts.count(INCONCLUSIVE)
+    assert stats.binomtest(found, comparisons, 0.05, alternative="greater").pvalue > 0.01
+    assert verdicts.count(BEATS) > 0
+    assert verdicts.count(WORSE) > 0
+
+
+def test_a_real_gain_is_found() -> None:
+    rng = np.random.default_rng(0)
+    verdicts = [
+        compare(*(rng.normal(mean, 0.005, 5).tolist() for mean in (0.72, 0.70))).verdict
+        for _ in range(200)
+    ]
+    assert verdicts.count(BEATS) > 180
