@@ -150,10 +150,16 @@ def _cifar10() -> dict[str, np.ndarray]:
             return _verified_cifar10(_read_npz(cached))
         except KdflowError as error:
             print(f"cifar10: {cached} is not usable ({error}); fetching it again")
-    arrays = _fetch_cifar10()
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with _written_whole(cached) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        arrays = _fetch_cifar10()
+        with _written_whole(cached) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise KdflowError(
+            f"cache: expected a folder with room to write to, got {cached.parent} ({error});"
+            " KDFLOW_CACHE names another"
+        ) from error
     print(f"cifar10: verified and kept in {cached}")
     return arrays
 

@@ -244,6 +244,12 @@ def load_model(run: FoundRun) -> keras.Model:
             raise KdflowError(f"run {run.run_id} ({run.step}) has no model") from error
 
 
+def read_json(run: FoundRun, name: str) -> dict[str, Any]:
+    """A value that `log_json` logged."""
+    value: dict[str, Any] = mlflow.artifacts.load_dict(f"{run.artifact_uri}/{name}")
+    return value
+
+
 def other_commit(run: FoundRun) -> str:
     """A remark on the git commit that made `run`, empty if it is the one running now."""
     made_by, running = (tags.get("mlflow.source.git.commit") for tags in (run.tags, resolve_tags()))

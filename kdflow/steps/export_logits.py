@@ -13,7 +13,7 @@ from kdflow.config import ExportLogitsConfig, is_automatic
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.evaluate import predict_logits
-from kdflow.steps import teacher
+from kdflow.steps import bundled, teacher
 from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
 
 IMAGES_AT_A_TIME = 5000
@@ -33,19 +33,12 @@ def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
         made_by, network = teacher.find_or_train(config.model, data, config.holdout)
         link_upstream("export_logits", config, data, model=made_by.run_id)
         started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            manifest = logits.write(
-                folder,
-                _logits_per_view(network, data.x_train, config.views),
-                _logits_per_view(network, data.x_test, config.views),
-                data,
-                teacher=made_by.run_id,
-                network=network.name,
-                weights_sha256=made_by.tags["kdflow.weights_sha256"],
-                holdout=config.holdout,
-            )
-            tracking.log_folder(folder, tracking.LOGITS_FOLDER)
+        if bundled.fits(config.model, data, config.holdout) and config.views == bundled.VIEWS:
+            print("logits: these come with kdflow too")
+            manifest = logits.read(bundled.LOGITS, data, views=bundled.VIEWS).manifest
+            tracking.log_folder(bundled.LOGITS, tracking.LOGITS_FOLDER)
+        else:
+            manifest = _export(network, made_by, config, data)
         accuracy = {f"{split}_accuracy": value for split, value in manifest.accuracy.items()}
         tracking.log_metrics(accuracy)
     print(
@@ -53,6 +46,24 @@ def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
         f" exported in {time.perf_counter() - started:.1f} s"
     )
     return StepResult(run_id, accuracy)
+
+
+def _export(
+    network: keras.Model, made_by: tracking.FoundRun, config: ExportLogitsConfig, data: Dataset
+) -> logits.Manifest:
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = logits.write(
+            Path(folder),
+            _logits_per_view(network, data.x_train, config.views),
+            _logits_per_view(network, data.x_test, config.views),
+            data,
+            teacher=made_by.run_id,
+            network=network.name,
+            weights_sha256=made_by.tags["kdflow.weights_sha256"],
+            holdout=float(made_by.params["holdout"]),
+        )
+        tracking.log_folder(Path(folder), tracking.LOGITS_FOLDER)
+    return manifest
 
 
 def find(source: str, data: Dataset, *, holdout: float, view_count: int) -> TeacherLogits | None:
@@ -92,11 +103,14 @@ def export(source: str, data: Dataset, *, holdout: float, view_count: int) -> Te
 
 
 def _config_for(source: str, data: Dataset, holdout: float, view_count: int) -> ExportLogitsConfig:
-    """The export that makes the logits of `source`. A run's model keeps its own holdout."""
+    """The export that makes the logits of `source`. A run's model keeps its own holdout, and the
+    bundled logits come with all their views."""
     if not is_automatic(source):
         trained_with = float(tracking.get_run(source, "teacher").params["holdout"])
         _check_holdout(trained_with, holdout)
         holdout = trained_with
+    if bundled.fits(source, data, holdout):
+        view_count = max(view_count, bundled.VIEWS)
     return ExportLogitsConfig(dataset=data.name, holdout=holdout, model=source, views=view_count)
 
 

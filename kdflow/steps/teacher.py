@@ -9,6 +9,7 @@ from kdflow import models, tracking
 from kdflow.config import TeacherConfig, default_teacher, is_automatic
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
+from kdflow.steps import bundled
 from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
 from kdflow.steps.train import train_network
 
@@ -44,6 +45,8 @@ def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:
     Raises:
         KdflowError: `source` is a run that does not fit.
     """
+    if bundled.fits(source, data, holdout):
+        return tracking.find_runs(bundled.key())
     if is_automatic(source):
         return tracking.find_runs(key_of("teacher", _default_config(source, data, holdout), data))
     found = tracking.get_run(source, "model")
@@ -63,8 +66,8 @@ def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:
 
 
 def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
-    """The model that `source` names; one that does not exist yet is trained at its default
-    settings."""
+    """The model that `source` names; one that is not in the store yet is imported, if it comes with
+    kdflow, or trained at its default settings."""
     for found in find(source, data, holdout):
         try:
             teacher = Teacher(found, _verified_model(found))
@@ -75,6 +78,10 @@ def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
         else:
             print(f"teacher: found {describe(found)}")
             return teacher
+    if bundled.fits(source, data, holdout):
+        made = tracking.get_run(bundled.import_teacher(data), "model")
+        print(f"teacher: imported the bundled {describe(made)}")
+        return Teacher(made, _verified_model(made))
     config = _default_config(source, data, holdout)
     print(f"teacher: no {config.arch} at its default settings in the store; training one")
     started = time.perf_counter()
