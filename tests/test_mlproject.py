@@ -86,7 +86,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 def test_the_readmes_tree_names_every_file_of_the_package() -> None:
     tree = (ROOT / "README.md").read_text().split("## The tree")[1]
-    for folder in ("kdflow", "benchmarks"):
+    for folder in ("kdflow", "benchmarks", "tools"):
         for file in (ROOT / folder).rglob("*.py"):
             if file.name != "__init__.py":
                 assert file.name in tree, file
