@@ -7,7 +7,15 @@ the data set, and is filled in before validation, so that a step only ever sees 
 
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 NetworkName = Literal["vgg", "fast", "student", "pupil"]
 OptimizerName = Literal["adam", "sgd", "speedrun"]
@@ -69,7 +77,9 @@ def is_automatic(source: str) -> bool:
 class Config(BaseModel):
     """What every step takes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
 
     dataset: str = Field(
         "cifar10", description="cifar10, digits, or the path of an .npz file of your own images"
@@ -95,8 +105,8 @@ class TrainingConfig(Config):
 
     network_field: ClassVar[str]
 
-    epochs: int = Field(ge=1, description="passes over the training images")
-    batch_size: int = Field(ge=1, description="images per optimiser step")
+    epochs: int = Field(ge=1, lt=2**31, description="passes over the training images")
+    batch_size: int = Field(ge=1, lt=2**31, description="images per optimiser step")
     learning_rate: float = Field(gt=0, description="the optimiser's step size")
     optimizer: OptimizerName = Field(
         description="adam, sgd with Nesterov momentum 0.9, or speedrun: sgd as in Jordan 2024, for"
@@ -112,6 +122,13 @@ class TrainingConfig(Config):
     evaluate_test: bool = Field(
         True, description="read the test set once, at the end (true or false)"
     )
+
+    @field_validator("evaluate_test")
+    @classmethod
+    def _no_watched_test_set(cls, evaluate_test: bool, info: ValidationInfo) -> bool:
+        if not evaluate_test and info.data.get("holdout") == 0:
+            raise ValueError("expected true with holdout=0, which watches the test set")
+        return evaluate_test
 
     @model_validator(mode="before")
     @classmethod
@@ -195,7 +212,7 @@ class DistillConfig(TrainingConfig):
         description="whose logits to learn from: auto (the data set's default teacher, found or"
         " trained), a network's name, a run id, or a folder of logits",
     )
-    temp: float = Field(4, gt=0, description="temperature T of the soft targets")
+    temp: float = Field(4, gt=0, le=1000, description="temperature T of the soft targets")
     alpha: float = Field(0.9, ge=0, le=1, description="weight of the soft term")
     t_squared: bool = Field(
         True, description="multiply the soft term by T^2 (true), or not, as the notebook (false)"

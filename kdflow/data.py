@@ -260,7 +260,7 @@ def _show_growth(folder: Path, size: int, done: threading.Event) -> None:
 
 def _verified_cifar10(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, expected in CIFAR10_SHA256.items():
-        found = sha256(arrays[name])
+        found = sha256(arrays[name]) if name in arrays else "no such array"
         if found != expected:
             raise KdflowError(f"{name}: expected SHA-256 {expected}, got {found}")
     return arrays
@@ -317,12 +317,14 @@ def _from_npz(path: Path) -> Dataset:
         )
     y_train = _checked_labels("y_train", arrays["y_train"], len(x_train))
     y_test = _checked_labels("y_test", arrays["y_test"], len(x_test))
-    classes = int(y_train.max()) + 1
-    unseen = sorted({*range(classes), *y_test.tolist()} - {*y_train.tolist()})
-    if unseen or classes < 2:
+    seen = np.unique(y_train)
+    classes = len(seen)
+    out_of_range = [int(y) for y in np.union1d(seen, y_test) if y >= classes]
+    if out_of_range or classes < 2:
+        found = f"the label {out_of_range[0]}" if out_of_range else "a single class"
         raise KdflowError(
             "dataset: expected labels 0 to classes - 1, at least two classes, each with training"
-            f" images; got none for {unseen or 'a second class'}"
+            f" images; got {found} where {classes} classes have training images"
         )
     label_type = np.uint8 if classes <= 256 else np.int32
     return Dataset(
@@ -364,7 +366,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
-            return {name: arrays[name] for name in arrays.files}
+            read = {name: arrays[name] for name in arrays.files}
+            if not all(isinstance(array, np.ndarray) for array in read.values()):
+                raise ValueError("something in it is no array")
+            return read
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise KdflowError(
             f"dataset: expected an .npz file of plain arrays, got {path}: {error}"

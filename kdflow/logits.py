@@ -86,9 +86,15 @@ def write(
     Args:
         train, test: (views, images, classes) raw logits, float16 or float32; the views are the
             first ones of `views.VIEWS`, the images in the data set's own order.
+
+    Raises:
+        KdflowError: a logit is not finite; nothing is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = {"train": train, "test": test}
+    for split, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise KdflowError(f"logits: expected finite values, got others on the {split} images")
+    folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
         teacher=teacher,
         network=network,

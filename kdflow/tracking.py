@@ -240,8 +240,11 @@ def load_model(run: FoundRun) -> keras.Model:
     with tempfile.TemporaryDirectory() as folder:
         try:
             return mlflow.keras.load_model(f"runs:/{run.run_id}/{MODEL_NAME}", dst_path=folder)
-        except (MlflowException, OSError) as error:
-            raise KdflowError(f"run {run.run_id} ({run.step}) has no model") from error
+        except Exception as error:  # a missing or damaged file fails in many ways
+            reason = " ".join(str(error).split())
+            raise KdflowError(
+                f"run {run.run_id} ({run.step}) has no model that can be loaded: {reason}"
+            ) from error
 
 
 def read_json(run: FoundRun, name: str) -> dict[str, Any]:

@@ -161,6 +161,11 @@ def fit(
                 "epoch_seconds": seconds,
                 "images_per_second": len(images) / seconds,
             }
+            if not np.isfinite(metrics["val_loss"]):  # the last update of all can spoil the weights
+                raise KdflowError(
+                    f"expected a finite validation loss, got {metrics['val_loss']} after epoch"
+                    f" {epoch} of {epochs} (a smaller learning_rate may help)"
+                )
             history.append(metrics)
             on_epoch(epoch, metrics)
             bar.write(_epoch_line(epoch, epochs, metrics), file=sys.stdout)

@@ -75,6 +75,12 @@ def test_distill_defaults_are_those_of_the_design() -> None:
         ({"epochs": "0"}, "epochs: expected greater than or equal to 1, got '0'"),
         ({"views": "163"}, "views: expected less than or equal to 162, got '163'"),
         ({"holdout": "0.6"}, "holdout: expected less than or equal to 0.5, got '0.6'"),
+        ({"temp": "1e200"}, "temp: expected less than or equal to 1000, got '1e200'"),
+        ({"batch_size": "9" * 20}, f"batch_size: expected less than 2147483648, got '{'9' * 20}'"),
+        (
+            {"holdout": "0", "evaluate_test": "false"},
+            "evaluate_test: expected true with holdout=0, which watches the test set, got 'false'",
+        ),
         ({"tmep": "4"}, "tmep: no such parameter"),
     ],
 )
@@ -110,3 +116,9 @@ def test_views_go_up_to_all_there_are() -> None:
     from kdflow.views import VIEWS
 
     assert len(VIEWS) == config.MAX_VIEWS
+
+
+def test_a_default_that_is_given_makes_the_same_config() -> None:
+    defaults = DistillConfig().model_dump()  # type: ignore[call-arg]
+    given = DistillConfig(**{name: canonical(value) for name, value in defaults.items()})  # type: ignore[arg-type]
+    assert repr(given.model_dump()) == repr(defaults)

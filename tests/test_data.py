@@ -1,3 +1,4 @@
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,15 @@ def test_a_damaged_cache_is_fetched_again(
     cached.write_bytes(whole[:keep])
     assert np.array_equal(load("cifar10").x_test, official["x_test"])
     assert cached.read_bytes() == whole
+
+
+def test_a_cache_without_one_of_the_arrays_is_fetched_again(
+    cache: Path, official: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.mkdir()
+    np.savez(cache / "cifar10.npz", x_train=official["x_train"])
+    sources(monkeypatch, lambda: official)
+    assert np.array_equal(load("cifar10").y_test, official["y_test"])
 
 
 def test_an_interrupted_write_leaves_nothing_behind(
@@ -193,12 +203,13 @@ def test_grey_images_and_columns_of_labels_are_understood(tiny: Dataset, tmp_pat
             lambda a: a.update(y_train=a["y_train"].astype(int) - 1),
             "labels of 0 or more in y_train, got -1",
         ),
-        (lambda a: a.update(y_test=a["y_test"] + 1), r"got none for \[3\]"),
-        (lambda a: a.update(y_train=a["y_train"] * 2), r"got none for \[1, 3\]"),
+        (lambda a: a.update(y_test=a["y_test"] + 1), "got the label 3 where 3 classes"),
+        (lambda a: a.update(y_train=a["y_train"] * 2), "got the label 4 where 3 classes"),
         (
             lambda a: a.update(y_train=a["y_train"] * 0, y_test=a["y_test"] * 0),
-            "got none for a second class",
+            "got a single class",
         ),
+        (lambda a: a["y_train"].put(0, 255), "got the label 255 where 4 classes"),
         (lambda a: a.update(x_train=np.array([{}], dtype=object)), "an .npz file of plain arrays"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -219,6 +230,10 @@ def test_a_file_that_is_missing_or_no_npz_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("not a zip file")
     with pytest.raises(KdflowError, match=r"an \.npz file of plain arrays"):
         load(str(tmp_path / "text.npz"))
+    with zipfile.ZipFile(tmp_path / "stranger.npz", "w") as archive:
+        archive.writestr("x_train", b"no array")
+    with pytest.raises(KdflowError, match="something in it is no array"):
+        load(str(tmp_path / "stranger.npz"))
     np.save(tmp_path / "one.npy", np.arange(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     with pytest.raises(KdflowError, match="a single array"):

@@ -369,6 +369,27 @@ def test_a_loss_that_is_no_number_fails_the_run_and_names_the_epoch(
     assert runs()[-1].info.status == "FAILED"
 
 
+def test_weights_that_the_last_update_spoiled_fail_the_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["baseline", "--dataset", "digits", "--epochs", "1", "--batch_size", "2000"]
+    assert main([*argv, "--learning_rate", "3e38", "--evaluate_test", "false"]) == 1
+    assert (
+        "expected a finite validation loss, got nan after epoch 1 of 1" in capsys.readouterr().err
+    )
+    assert runs()[-1].info.status == "FAILED"
+
+
+def test_a_damaged_teacher_is_trained_anew(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (teacher,) = made_by(["teacher", "--dataset", "digits", "--arch", "pupil"])
+    for file in (store / "mlruns").rglob("*.keras"):
+        file.write_bytes(file.read_bytes()[:1000])
+    _, _, again = made_by(DISTILL)
+    shown = capsys.readouterr().out
+    assert f"run {teacher.info.run_id} (teacher) has no model that can be loaded" in shown
+    assert again.data.tags["kdflow.step"] == "teacher"
+
+
 # --- other processes ----------------------------------------------------------------------------
 
 

@@ -63,6 +63,14 @@ def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset
     }
 
 
+def test_logits_that_are_not_finite_are_not_written(tiny: Dataset, tmp_path: Path) -> None:
+    train, test = made_for(tiny)
+    test[0, 0, 0] = np.nan
+    with pytest.raises(KdflowError, match="expected finite values, got others on the test images"):
+        logits.write(tmp_path / "new", train, test, tiny, teacher="abc", network="vgg")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_manifests_hash_is_that_of_its_file(folder: Path, tiny: Dataset) -> None:
     before = logits.read(folder, tiny).manifest_sha256
     edit_manifest(folder, teacher="xyz")

@@ -152,7 +152,9 @@ def test_what_a_run_lacks_is_named(tiny: Dataset) -> None:
     run = get_run(run_id, "teacher")
     with pytest.raises(KdflowError, match=f"run {run_id} .teacher. has no logits"):
         tracking.logits_folder(run)
-    with pytest.raises(KdflowError, match=f"run {run_id} .teacher. has no model"):
+    with pytest.raises(
+        KdflowError, match=f"run {run_id} .teacher. has no model that can be loaded"
+    ):
         tracking.load_model(run)
 
 

@@ -16,7 +16,9 @@ def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepRes
     name = f"distill {config.student} T={temp} alpha={alpha} seed={config.seed}"
     with open_step("distill", name, config, data, child=child) as run_id:
         if found:
-            print(f"logits: found in {found.source}, nothing to train or export first")
+            print(
+                f"logits: found in {found.source}{found.remark}, nothing to train or export first"
+            )
         teacher = found or export_logits.export(
             config.teacher, data, holdout=config.holdout, view_count=config.views
         )

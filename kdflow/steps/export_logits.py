@@ -20,10 +20,12 @@ IMAGES_AT_A_TIME = 5000
 
 
 class TeacherLogits(NamedTuple):
-    """Verified logits and where they came from: a run id, or `sha256:` and a folder's manifest."""
+    """Verified logits and where they came from: a run id, or `sha256:` and a folder's manifest; and
+    a remark if another commit made them."""
 
     source: str
     logits: logits.Logits
+    remark: str = ""
 
 
 def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
@@ -119,7 +121,7 @@ def _read_export(
 ) -> TeacherLogits:
     read = logits.read(tracking.logits_folder(run), data, views=view_count)
     _check_holdout(read.manifest.holdout, holdout)
-    return TeacherLogits(run.run_id, read)
+    return TeacherLogits(run.run_id, read, tracking.other_commit(run))
 
 
 def _check_holdout(trained_with: float | None, holdout: float) -> None:
