@@ -32,6 +32,12 @@ VIEWS = _enumerate()
 """All 162 views, smallest shifts first: 0 is the image itself, 1 its mirror image."""
 
 
+def with_flip(views: np.ndarray, flip: np.ndarray) -> np.ndarray:
+    """The views with the same shifts that mirror the image where `flip` is 1, and don't where it
+    is 0."""
+    return views - views % 2 + flip
+
+
 def apply(images: np.ndarray, views: np.ndarray) -> np.ndarray:
     """Each image in the view chosen for it.
 

@@ -82,6 +82,20 @@ def test_an_epochs_order_is_a_permutation_that_follows_from_seed_and_epoch_alone
         assert not np.array_equal(order, epoch_order(indices, seed, epoch)[0])
 
 
+def test_every_image_is_mirrored_in_every_other_epoch_and_shifted_at_random() -> None:
+    indices = np.arange(100, 300)
+    shown = []
+    for epoch in (1, 2, 3):
+        order, chosen = epoch_order(indices, seed=1, epoch=epoch, view_count=50)
+        shown.append(chosen[np.argsort(order)])
+    flips = np.array([[views.VIEWS[view].flip for view in chosen] for chosen in shown])
+    assert np.array_equal(flips[0], ~flips[1])
+    assert np.array_equal(flips[0], flips[2])
+    assert 60 < flips[0].sum() < 140
+    assert np.mean(shown[0] // 2 == shown[1] // 2) < 0.2  # one in 25 by chance
+    assert set(shown[0]) | set(shown[1]) | set(shown[2]) == set(range(50))
+
+
 @pytest.mark.parametrize("view_count", [1, 2, 162])
 def test_the_image_that_is_seen_and_the_image_whose_logits_are_taught_are_the_same(
     tiny: Dataset, train: Images, view_count: int
@@ -181,21 +195,24 @@ def test_the_rate_of_a_schedule_is_followed_and_logged(train: Images, validation
     assert [epoch["learning_rate"] for epoch in history] == pytest.approx([0.005, 0.0], abs=1e-9)
 
 
-def test_speedrun_sgd_decays_every_weight_and_favours_biases_of_normalisation() -> None:
+def test_speedrun_sgd_decays_favours_biases_of_normalisation_and_falls_back_every_5_steps() -> None:
+    gradients = np.random.default_rng(0).normal(size=10).astype("float32")
     kernel = keras.Variable(np.array([2.0], "float32"), name="kernel")
     beta = keras.Variable(np.array([2.0], "float32"), name="beta")
-    optimizer = SpeedrunSGD(0.1)
+    optimizer = SpeedrunSGD(0.1, steps=10)
     optimizer.build([kernel, beta])
-    velocity = {"kernel": 0.0, "beta": 0.0}
-    expected = {"kernel": 2.0, "beta": 2.0}
-    for gradient in (1.0, -0.5):
-        optimizer.apply([np.array([gradient], "float32")] * 2)
-        for name, rate in (("kernel", 0.1), ("beta", 6.4)):
-            expected[name] -= expected[name] * WEIGHT_DECAY * 0.1
-            velocity[name] = 0.85 * velocity[name] - rate * gradient
-            expected[name] += 0.85 * velocity[name] - rate * gradient
-    assert float(kernel.numpy()[0]) == pytest.approx(expected["kernel"], rel=1e-5)
-    assert float(beta.numpy()[0]) == pytest.approx(expected["beta"], rel=1e-5)
+    for gradient in gradients:
+        optimizer.apply([np.array([gradient])] * 2)
+    for variable, rate in ((kernel, 0.1), (beta, 6.4)):
+        expected, slow, velocity = 2.0, 2.0, 0.0
+        for step, gradient in enumerate(gradients, start=1):
+            expected -= expected * WEIGHT_DECAY * 0.1
+            velocity = 0.85 * velocity - rate * gradient
+            expected += 0.85 * velocity - rate * gradient
+            if step in (5, 10):  # of 10: an eighth of the final pull, then all of it
+                pull = 0.95**5 * (step / 10) ** 3
+                slow = expected = pull * slow + (1 - pull) * expected
+        assert float(variable.numpy()[0]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("network_name", ["student", "fast"])
