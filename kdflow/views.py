@@ -35,7 +35,8 @@ VIEWS = _enumerate()
 def with_flip(views: np.ndarray, flip: np.ndarray) -> np.ndarray:
     """The views with the same shifts that mirror the image where `flip` is 1, and don't where it
     is 0."""
-    return views - views % 2 + flip
+    flipped: np.ndarray = views - views % 2 + flip
+    return flipped
 
 
 def apply(images: np.ndarray, views: np.ndarray) -> np.ndarray:
