@@ -1,14 +1,16 @@
 """The command line: arguments -> config -> step."""
 
 import argparse
+import contextlib
 import os
-import signal
-import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from kdflow import interrupts
 from kdflow.config import STEPS, Config, canonical, first_problem
 from kdflow.errors import KdflowError
 
@@ -48,37 +50,32 @@ def parse(argv: list[str] | None) -> tuple[str, Config]:
         parser.exit(2, f"kdflow {step}: {first_problem(error)}\n")
 
 
-def interrupt(*_: object) -> None:
-    """End as on Ctrl-C, once: `mlflow run` sends SIGTERM after the terminal's own SIGINT."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def correct_status_later(run_id: str) -> None:
-    """Start the process that makes an interrupted `mlflow run` KILLED: once this one has ended,
-    MLflow 3.17 marks it FAILED, whatever its status is by then."""
-    subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"from kdflow import tracking; tracking.correct_to_killed('{run_id}')",
-        ],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+@contextlib.contextmanager
+def loading_quietly() -> Iterator[None]:
+    """Hold back what native libraries write to stderr as they load, unless loading fails:
+    TensorFlow greets with six lines that no setting silences."""
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
     step, config = parse(argv)
     project_run = os.environ.get("MLFLOW_RUN_ID")  # opened by `mlflow run`; joining it unsets this
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log file is read live
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+    interrupts.end_on_signals()
     try:
-        from kdflow.steps import run_step  # Keras and MLflow load only once the input is valid
+        with loading_quietly():
+            from kdflow.steps import run_step  # Keras and MLflow, only once the input is valid
 
         run_step(step, config)
     except KdflowError as error:
@@ -86,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         if project_run:
-            correct_status_later(project_run)
+            interrupts.correct_status_later(project_run)
         print(f"kdflow {step}: interrupted", file=sys.stderr)
         return 130
     return 0

@@ -189,6 +189,7 @@ class ExportLogitsConfig(Config):
 
     model: str = Field(
         "auto",
+        min_length=1,
         description="whose logits: the id of a run that logged a model, a network's name (the"
         " teacher of that kind, found or trained at its default settings), or auto",
     )
@@ -209,6 +210,7 @@ class DistillConfig(TrainingConfig):
     student: NetworkName = Field("student", description="the network to train")
     teacher: str = Field(
         "auto",
+        min_length=1,
         description="whose logits to learn from: auto (the data set's default teacher, found or"
         " trained), a network's name, a run id, or a folder of logits",
     )
@@ -259,5 +261,7 @@ def first_problem(error: ValidationError) -> str:
         return f"{name}: no value given"
     if problem["type"] == "extra_forbidden":
         return f"{name}: no such parameter"
-    expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    expected = problem["msg"]
+    for opening in ("Value error, ", "Input should be ", "String should have "):
+        expected = expected.removeprefix(opening)
     return f"{name}: expected {expected.removeprefix('expected ')}, got {problem['input']!r}"

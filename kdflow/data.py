@@ -14,9 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,8 +151,10 @@ def _cifar10() -> dict[str, np.ndarray]:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         arrays = _fetch_cifar10()
-        with _written_whole(cached) as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+            whole = Path(folder) / cached.name
+            np.savez(whole, **arrays)  # type: ignore[arg-type]
+            whole.replace(cached)
     except OSError as error:
         raise KdflowError(
             f"cache: expected a folder with room to write to, got {cached.parent} ({error});"
@@ -266,18 +266,6 @@ def _verified_cifar10(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return arrays
 
 
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place only once it is complete."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    os.close(handle)
-    try:
-        yield Path(name)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
 # --- digits -------------------------------------------------------------------------------------
 
 
@@ -300,8 +288,6 @@ def _digits() -> Dataset:
 
 
 def _from_npz(path: Path) -> Dataset:
-    if not path.is_file():
-        raise KdflowError(f"dataset: expected an .npz file, got {path}, which does not exist")
     arrays = _read_npz(path)
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
@@ -370,7 +356,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             if not all(isinstance(array, np.ndarray) for array in read.values()):
                 raise ValueError("something in it is no array")
             return read
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged or strangely packed file fails in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise KdflowError(
-            f"dataset: expected an .npz file of plain arrays, got {path}: {error}"
+            f"dataset: expected an .npz file of plain arrays, got {path.absolute()}: {reason}"
         ) from error

@@ -112,7 +112,9 @@ def write(
     )
     for split, array in arrays.items():
         np.save(folder / f"{split}_logits.npy", array, allow_pickle=False)
-    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
+    (folder / "manifest.json").write_text(
+        manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
+    )
     return manifest
 
 
@@ -143,9 +145,11 @@ def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
 
 def _manifest_text(folder: Path) -> str:
     try:
-        return (folder / "manifest.json").read_text()
+        return (folder / "manifest.json").read_text(encoding="utf-8")
     except OSError as error:
         raise KdflowError(f"logits in {folder}: expected a manifest.json, got none") from error
+    except UnicodeDecodeError as error:
+        raise KdflowError(f"logits in {folder}: expected text in manifest.json, {error}") from error
 
 
 def _parsed(text: str, folder: Path) -> Manifest:

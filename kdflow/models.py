@@ -11,9 +11,13 @@ import keras
 import numpy as np
 from keras import layers
 
+from kdflow.errors import KdflowError
+
 WHITENING_LAYER = "whitening"
 WHITENING_IMAGES = 5000  # enough: their 4.8 million patches determine 12 directions
 WHITENING_EPSILON = 5e-4  # added to the variances, so that the weakest directions are not noise
+
+SMALLEST_SIDE = {"fast": 2}  # in pixels, for its 2x2 patches; 1 for the other networks
 
 ImageShape = tuple[int, int, int]
 Builder = Callable[[ImageShape, int], keras.Model]
@@ -82,6 +86,21 @@ NETWORKS: dict[str, Builder] = {"vgg": vgg, "fast": fast, "student": student, "p
 
 # The layer whose output is a hint when the network teaches, and is guided when it learns.
 FEATURE_LAYERS = {"vgg": "conv3_3", "fast": "norm2_2_gelu", "student": "pool2", "pupil": "pool1"}
+
+
+def check_fit(name: str, image_shape: ImageShape) -> None:
+    """Refuse images that the network cannot take.
+
+    Raises:
+        KdflowError: says which it could.
+    """
+    height, width, _ = image_shape
+    smallest = SMALLEST_SIDE.get(name, 1)
+    if min(height, width) < smallest:
+        raise KdflowError(
+            f"{name}: expected images of at least {smallest}x{smallest} pixels, got"
+            f" {height}x{width}"
+        )
 
 
 def build(name: str, images: np.ndarray, classes: int, *, seed: int) -> keras.Model:

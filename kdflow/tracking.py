@@ -29,6 +29,7 @@ from mlflow.models import ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
+from kdflow import interrupts
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 
@@ -55,11 +56,12 @@ def open_store() -> None:
         KdflowError: it does not answer.
     """
     try:
-        mlflow.search_experiments(max_results=1)
+        with interrupts.held_back():  # MLflow refuses a store whose tables are half made
+            mlflow.search_experiments(max_results=1)
     except Exception as error:  # a driver may be missing, a server silent, a folder read-only
+        reason = _without_password(" ".join(str(error).split()))
         raise KdflowError(
-            f"tracking store: expected one that answers at {mlflow.get_tracking_uri()}, got"
-            f" {' '.join(str(error).split())}"
+            f"tracking store: expected one that answers at {store_address()}, got {reason}"
         ) from error
 
 
@@ -90,7 +92,7 @@ def open_run(name: str, step: str, dataset: Dataset, *, child: bool = False) -> 
     tags = {"kdflow.step": step, "kdflow.dataset_digest": dataset.digest}
     asking = mlflow.active_run()
     if asking is None:
-        run = mlflow.start_run(run_name=name, tags=tags)
+        run = _start_run(name, tags)
     else:
         tags["mlflow.parentRunId" if child else "kdflow.asked_by"] = asking.info.run_id
         created = mlflow.MlflowClient().create_run(
@@ -193,11 +195,8 @@ def find_runs(key: str) -> list[FoundRun]:
     return [_found(run) for run in runs]
 
 
-def get_run(run_id: str, parameter: str) -> FoundRun:
+def get_run(run_id: str) -> FoundRun:
     """The finished run of this project called `run_id`.
-
-    Args:
-        parameter: what the user gave the id as, for the message.
 
     Raises:
         KdflowError: there is none, it is not FINISHED, or no step of this project made it.
@@ -206,17 +205,13 @@ def get_run(run_id: str, parameter: str) -> FoundRun:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise KdflowError(
-            f"{parameter}: expected auto, a network's name, a run id or (for a teacher) a folder of"
-            f" logits; got {run_id!r}, and {mlflow.get_tracking_uri()} has no such run"
+            f"expected auto, a network's name, a run id or (for a teacher) a folder of logits; got"
+            f" {run_id!r}, and {store_address()} has no such run"
         ) from error
     if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
-        raise KdflowError(
-            f"{parameter}: expected a FINISHED run, got {run_id}, which is {run.info.status}"
-        )
+        raise KdflowError(f"expected a FINISHED run, got {run_id}, which is {run.info.status}")
     if "kdflow.step" not in run.data.tags:
-        raise KdflowError(
-            f"{parameter}: expected a run of kdflow, got {run_id}, which has no kdflow.step tag"
-        )
+        raise KdflowError(f"expected a run of kdflow, got {run_id}, which has no kdflow.step tag")
     return _found(run)
 
 
@@ -263,8 +258,26 @@ def other_commit(run: FoundRun) -> str:
 
 def how_to_see() -> str:
     """The command or address that shows the runs in the MLflow UI."""
-    uri = mlflow.get_tracking_uri()
+    uri = store_address()
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+def store_address() -> str:
+    """The tracking URI, fit to be shown."""
+    return _without_password(mlflow.get_tracking_uri())
+
+
+def _without_password(text: str) -> str:
+    password = urlparse(mlflow.get_tracking_uri()).password
+    return text.replace(f":{password}@", ":***@") if password else text
+
+
+def _start_run(name: str, tags: dict[str, str]) -> Run:
+    """A new run, or the one that MLFLOW_RUN_ID names, as the active one."""
+    try:
+        return mlflow.start_run(run_name=name, tags=tags)
+    except MlflowException as error:  # MLFLOW_RUN_ID or an experiment's name may lead nowhere
+        raise KdflowError(f"tracking store: no run can be opened: {error}") from error
 
 
 def _found(run: Run) -> FoundRun:

@@ -162,8 +162,8 @@ def fit(
     history = []
     with tqdm(total=steps, unit="batch", disable=None, leave=False) as bar:
         for epoch in range(1, epochs + 1):
-            images, targets = epoch_data(train, distillation, view_count, seed, epoch)
             started = time.perf_counter()
+            images, targets = epoch_data(train, distillation, view_count, seed, epoch)
             log = learner.fit(
                 images,
                 targets,

@@ -1,3 +1,4 @@
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,11 +103,20 @@ def test_a_cache_without_one_of_the_arrays_is_fetched_again(
     assert np.array_equal(load("cifar10").y_test, official["y_test"])
 
 
+def test_the_kept_data_may_be_read_by_whom_the_umask_lets(
+    cache: Path, official: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources(monkeypatch, lambda: official)
+    load("cifar10")
+    (cache / "any").touch()
+    assert (cache / "cifar10.npz").stat().st_mode == (cache / "any").stat().st_mode
+
+
 def test_an_interrupted_write_leaves_nothing_behind(
     cache: Path, official: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(file: object, **_: np.ndarray) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+    def interrupted(file: Path, **_: np.ndarray) -> None:
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
     sources(monkeypatch, lambda: official)
@@ -225,8 +235,10 @@ def test_a_users_unfit_arrays_are_refused(
 
 
 def test_a_file_that_is_missing_or_no_npz_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KdflowError, match="which does not exist"):
+    with pytest.raises(KdflowError, match=r"nowhere.npz: \[Errno 2\] No such file"):
         load(str(tmp_path / "nowhere.npz"))
+    with pytest.raises(KdflowError, match="File name too long"):
+        load("x" * 300 + ".npz")
     (tmp_path / "text.npz").write_text("not a zip file")
     with pytest.raises(KdflowError, match=r"an \.npz file of plain arrays"):
         load(str(tmp_path / "text.npz"))
@@ -234,6 +246,18 @@ def test_a_file_that_is_missing_or_no_npz_is_refused(tmp_path: Path) -> None:
         archive.writestr("x_train", b"no array")
     with pytest.raises(KdflowError, match="something in it is no array"):
         load(str(tmp_path / "stranger.npz"))
+    with zipfile.ZipFile(tmp_path / "forged.npz", "w") as archive:
+        header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }" % 2**50
+        archive.writestr(
+            "x_train.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+        )
+    with pytest.raises(KdflowError, match=r"forged.npz: .*allocate"):
+        load(str(tmp_path / "forged.npz"))
+    with zipfile.ZipFile(tmp_path / "locked.npz", "w") as archive:
+        archive.writestr("x_train.npy", b"")
+        archive.filelist[0].flag_bits |= 1  # says that a password is needed
+    with pytest.raises(KdflowError, match=r"locked.npz: .*password"):
+        load(str(tmp_path / "locked.npz"))
     np.save(tmp_path / "one.npy", np.arange(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     with pytest.raises(KdflowError, match="a single array"):

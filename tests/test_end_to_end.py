@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mlflow.entities import Run
 
-from kdflow import data, logits
+from kdflow import data, logits, tracking
 from kdflow.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -167,6 +167,19 @@ def test_another_temperature_reuses_the_logits_and_says_so(
     assert "mlflow ui --backend-store-uri sqlite:///" in shown
 
 
+def test_logits_that_another_commit_made_are_said_to_be(
+    exported: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def resolved(tags: dict[str, str] | None = None) -> dict[str, str]:
+        return (tags or {}) | {"mlflow.source.git.commit": "b" * 40}
+
+    mlflow.MlflowClient().set_tag(exported.info.run_id, "mlflow.source.git.commit", "a" * 40)
+    monkeypatch.setattr(tracking, "resolve_tags", resolved)
+    made_by([*DISTILL, "--temp", "6"])
+    found = f"logits: found in {exported.info.run_id} (made by commit aaaaaaaa; this is bbbbbbbb)"
+    assert found in capsys.readouterr().out
+
+
 def test_a_teacher_can_be_an_export_a_model_or_a_folder(
     distilled: Run, exported: Run, teacher: Run
 ) -> None:
@@ -315,17 +328,28 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
     ("argv", "message"),
     [
         ("distill --teacher nonsense", "teacher: expected auto, a network's name, a run id or"),
+        (f"distill --teacher {'x' * 300}", "teacher: expected auto, a network's name, a run id or"),
         ("distill --teacher {unfinished}", "teacher: expected a FINISHED run, got {unfinished}"),
-        ("distill --teacher {bare}", "run {bare} (export_logits) has no logits"),
-        ("distill --teacher {exported} --holdout 0.2", "trained with holdout=0.2"),
-        ("distill --teacher {teacher} --holdout 0.2", "trained with holdout=0.2"),
+        ("distill --teacher {bare}", "teacher: run {bare} (export_logits) has no logits"),
+        ("distill --teacher {damaged}", "teacher: run {damaged} (teacher) has no model"),
+        (
+            "distill --teacher {exported} --holdout 0.2",
+            "teacher: expected one trained with holdout",
+        ),
+        ("distill --teacher {teacher} --holdout 0.2", "teacher: expected one trained with holdout"),
         ("distill --teacher {exported} --views 2", "expected the first 2 views, got 1"),
-        ("distill --teacher {exported} --dataset {npz}", "data set digest: expected"),
-        ("distill --teacher {teacher} --dataset {npz}", "expected a model of"),
+        ("distill --teacher {exported} --dataset {npz}", "teacher: logits in"),
+        ("distill --teacher {teacher} --dataset {npz}", "teacher: expected a model of"),
         ("distill --teacher {empty}", "expected a manifest.json, got none"),
-        ("export_logits --model {exported}", "expected a run that logged a model"),
+        ("compare --teacher {empty}", "teacher: logits in"),
+        ("export_logits --model {exported}", "model: expected a run that logged a model"),
+        ("export_logits --model {damaged}", "model: run {damaged} (teacher) has no model"),
+        ("export_logits --model {teacher} --dataset {npz}", "model: expected a model of"),
         ("export_logits --model nonsense", "model: expected auto"),
-        ("baseline --dataset nowhere.npz", "dataset: expected an .npz file, got nowhere.npz"),
+        ("baseline --dataset nowhere.npz", "dataset: expected an .npz file of plain arrays, got"),
+        ("baseline --holdout 0.001", "holdout: expected a share that takes images of every class"),
+        ("teacher --dataset {narrow} --arch fast", "fast: expected images of at least 2x2 pixels"),
+        ("distill --dataset {narrow} --teacher fast", "teacher: fast: expected images of at least"),
     ],
 )
 def test_what_does_not_fit_is_one_line_status_1_and_no_run(
@@ -340,7 +364,14 @@ def test_what_does_not_fit_is_one_line_status_1_and_no_run(
     with mlflow.start_run() as bare:
         mlflow.set_tag("kdflow.step", "export_logits")
     unfinished = mlflow.MlflowClient().create_run("0").info.run_id
+    with mlflow.start_run() as damaged:
+        params = {"dataset": "digits", "holdout": "0.1", "arch": "pupil"}
+        mlflow.log_params(params)
+        digest = teacher.data.tags["kdflow.dataset_digest"]
+        mlflow.set_tags({"kdflow.step": "teacher", "kdflow.dataset_digest": digest})
     (tmp_path / "empty").mkdir()
+    narrow = {name: array[:, :, :1] for name, array in np.load(tiny_npz).items() if name[0] == "x"}
+    np.savez(tmp_path / "narrow.npz", **dict(np.load(tiny_npz)) | narrow)
     places = {
         "bare": bare.info.run_id,
         "unfinished": unfinished,
@@ -348,6 +379,8 @@ def test_what_does_not_fit_is_one_line_status_1_and_no_run(
         "teacher": teacher.info.run_id,
         "npz": str(tiny_npz),
         "empty": str(tmp_path / "empty"),
+        "damaged": damaged.info.run_id,
+        "narrow": str(tmp_path / "narrow.npz"),
     }
     before = len(runs())
     step, *flags = argv.format(**places).split()
@@ -454,6 +487,17 @@ def test_ctrl_c_ends_every_open_run_as_killed(store: Path, command: list[str]) -
     wait_for(lambda: [run.info.status for run in runs()] == ["KILLED"] * 3, log)
     assert "kdflow distill: interrupted" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_refusal_is_one_line_whatever_libraries_say_as_they_load(store: Path) -> None:
+    argv = command_line("python", "-m", "kdflow", "distill", "--dataset", "nowhere.npz")
+    done = subprocess.run(
+        argv, cwd=store, env=environment(store), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("kdflow distill: dataset: expected an .npz file")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -165,6 +165,12 @@ def test_a_manifest_that_does_not_fit_is_refused(
         logits.read(folder, tiny)
 
 
+def test_a_manifest_that_is_no_text_is_refused(folder: Path, tiny: Dataset) -> None:
+    (folder / "manifest.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(KdflowError, match=r"expected text in manifest.json, .*can't decode"):
+        logits.read(folder, tiny)
+
+
 def test_a_manifest_that_is_no_json_is_refused(folder: Path, tiny: Dataset) -> None:
     (folder / "manifest.json").write_text("{")
     with pytest.raises(KdflowError, match=r"manifest\.json"):

@@ -1,12 +1,13 @@
 """The command line, and the rules about who imports what."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kdflow.__main__ import main, parse
+from kdflow.__main__ import loading_quietly, main, parse
 from kdflow.config import STEPS, DistillConfig, TeacherConfig
 
 
@@ -42,6 +43,8 @@ def test_help_lists_every_parameter_with_its_default(
             "kdflow distill: alpha: expected less than or equal to 1, got '1.5'",
         ),
         ("distill --alpha -0.5", "kdflow distill: alpha: expected greater than or equal to 0"),
+        ("distill --teacher=", "kdflow distill: teacher: expected at least 1 character, got ''"),
+        ("export_logits --model=", "kdflow export_logits: model: expected at least 1 character"),
         ("distill --tmep 4", "unrecognized arguments: --tmep 4"),
         ("distill --tem 4", "unrecognized arguments: --tem 4"),
         ("distill --temp", "argument --temp: expected one argument"),
@@ -80,6 +83,22 @@ def test_help_and_refusals_load_neither_keras_nor_mlflow_and_make_no_store(
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_libraries_say_as_they_load_is_shown_only_if_loading_fails(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def load(said: bytes, error: type[BaseException] | None = None) -> None:
+        with loading_quietly():
+            os.write(2, said)
+            if error:
+                raise error
+
+    load(b"a greeting")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ImportError):
+        load(b"a reason", ImportError)
+    assert capfd.readouterr().err == "a reason"
 
 
 def test_imports_keep_to_the_contracts_of_pyproject() -> None:

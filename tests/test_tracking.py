@@ -133,23 +133,23 @@ def test_runs_are_found_by_key_when_finished_in_any_experiment_oldest_first(tiny
 
 
 def test_a_run_that_cannot_be_built_on_is_refused(tiny: Dataset) -> None:
-    with pytest.raises(KdflowError, match=r"^teacher: expected auto.* got 'nonsense'"):
-        get_run("nonsense", "teacher")
+    with pytest.raises(KdflowError, match=r"^expected auto.* got 'nonsense'"):
+        get_run("nonsense")
     with (
         open_run("still going", "teacher", tiny) as running,
         pytest.raises(KdflowError, match=f"FINISHED run, got {running}, which is RUNNING"),
     ):
-        get_run(running, "teacher")
+        get_run(running)
     with mlflow.start_run() as foreign:
         pass
     with pytest.raises(KdflowError, match=r"has no kdflow.step tag"):
-        get_run(foreign.info.run_id, "teacher")
+        get_run(foreign.info.run_id)
 
 
 def test_what_a_run_lacks_is_named(tiny: Dataset) -> None:
     with open_run("empty", "teacher", tiny) as run_id:
         pass
-    run = get_run(run_id, "teacher")
+    run = get_run(run_id)
     with pytest.raises(KdflowError, match=f"run {run_id} .teacher. has no logits"):
         tracking.logits_folder(run)
     with pytest.raises(
@@ -162,7 +162,7 @@ def test_a_logged_model_comes_back_and_serves_raw_pixels(tiny: Dataset) -> None:
     network = build("pupil", tiny.x_train, 3, seed=0)
     with open_run("model", "teacher", tiny) as run_id:
         tracking.log_model(network)
-    assert weights_sha256(tracking.load_model(get_run(run_id, "model"))) == weights_sha256(network)
+    assert weights_sha256(tracking.load_model(get_run(run_id))) == weights_sha256(network)
     served = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
     expected = predict_logits(network, tiny.x_test)
     np.testing.assert_allclose(served.predict(tiny.x_test), expected, rtol=1e-5, atol=1e-6)
@@ -177,7 +177,7 @@ def test_logits_are_read_in_place_from_a_local_store_and_downloaded_from_another
     (tmp_path / "manifest.json").write_text("{}")
     with open_run("export", "export_logits", tiny) as run_id:
         tracking.log_folder(tmp_path, tracking.LOGITS_FOLDER)
-    run = get_run(run_id, "teacher")
+    run = get_run(run_id)
     folder = tracking.logits_folder(run)
     assert folder == Path(run.artifact_uri) / "logits"
 
@@ -215,12 +215,43 @@ def test_another_commit_is_reported_and_the_same_one_is_not() -> None:
         assert tracking.other_commit(made_by("a" * 40)) == expected
 
 
+def test_a_run_that_mlflow_run_did_not_open_cannot_be_joined(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with (
+        pytest.raises(
+            KdflowError, match=r"^tracking store: no run can be opened: .*0000.*not found"
+        ),
+        open_run("distill", "distill", tiny),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://me:secret@there.org/mlflow", "https://me:***@there.org/mlflow"),
+        ("postgresql://me:secret@db/x", "mlflow ui --backend-store-uri postgresql://me:***@db/x"),
+        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+    ],
+)
+def test_the_stores_password_is_not_shown(
+    uri: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    assert tracking.how_to_see() == shown
+
+
 def test_a_store_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "there")
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://me:secret@there")
 
     def refuse(**_: object) -> None:
-        raise OSError("no route\nto host")
+        raise OSError("no route\nto http://me:secret@there")
 
     monkeypatch.setattr(mlflow, "search_experiments", refuse)
-    with pytest.raises(KdflowError, match=r"^tracking store: .* at there, got no route to host$"):
+    expected = (
+        r"^tracking store: .* at http://me:\*\*\*@there, got no route to http://me:\*\*\*@there$"
+    )
+    with pytest.raises(KdflowError, match=expected):
         tracking.open_store()

@@ -16,8 +16,8 @@ from kdflow.steps.bundled import FOLDER, LOGITS, VIEWS, load_network, weight_nam
 
 def make(export_run_id: str) -> None:
     """Write the bundle from an export of CIFAR-10 and the teacher that it was made from."""
-    export = tracking.get_run(export_run_id, "export")
-    teacher = tracking.get_run(export.tags["kdflow.upstream.model"], "teacher")
+    export = tracking.get_run(export_run_id)
+    teacher = tracking.get_run(export.tags["kdflow.upstream.model"])
     cifar10 = data.load("cifar10")
     read = logits.read(tracking.logits_folder(export), cifar10, views=VIEWS)
     network = tracking.load_model(teacher)

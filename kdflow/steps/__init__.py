@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from kdflow import data, tracking
-from kdflow.config import Config
+from kdflow import data, models, tracking
+from kdflow.config import Config, TrainingConfig
 from kdflow.steps import baseline, compare, distill, export_logits, teacher
 from kdflow.steps.record import StepResult
 
@@ -20,6 +20,15 @@ RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
 def run_step(step: str, config: Config) -> StepResult:
     """Load the data that `config` names, run the step, and say how to see the result."""
     tracking.open_store()
-    result = RUN[step](config, data.load(config.dataset))
+    dataset = data.load(config.dataset)
+    _check_fit(config, dataset)
+    result = RUN[step](config, dataset)
     print(f"run {result.run_id}; compare runs with: {tracking.how_to_see()}")
     return result
+
+
+def _check_fit(config: Config, dataset: data.Dataset) -> None:
+    """Refuse, before a run is opened, data that cannot be split or trained on as asked."""
+    data.split(dataset.y_train, config.holdout)
+    if isinstance(config, TrainingConfig):
+        models.check_fit(config.network, dataset.image_shape)

@@ -11,16 +11,12 @@ from kdflow.steps.record import StepResult, find_result, link_upstream, open_ste
 
 
 def run(config: CompareConfig, data: Dataset) -> StepResult:
-    found = export_logits.find(
-        config.teacher, data, holdout=config.holdout, view_count=config.views
-    )
+    found = export_logits.find(config, data)
     temp, alpha = canonical(config.temp), canonical(config.alpha)
     name = f"compare {config.student} T={temp} alpha={alpha} seeds={config.seeds}"
     metric = "test_accuracy" if config.evaluate_test else "val_accuracy"
     with open_step("compare", name, config, data) as run_id:
-        teacher = found or export_logits.export(
-            config.teacher, data, holdout=config.holdout, view_count=config.views
-        )
+        teacher = found or export_logits.export(config, data)
         link_upstream("compare", config, data, teacher=teacher.source)
         pairs = [
             _train_pair(config, data, seed, teacher.source)

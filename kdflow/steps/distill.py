@@ -9,9 +9,7 @@ from kdflow.training import Distillation
 
 
 def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepResult:
-    found = export_logits.find(
-        config.teacher, data, holdout=config.holdout, view_count=config.views
-    )
+    found = export_logits.find(config, data)
     temp, alpha = canonical(config.temp), canonical(config.alpha)
     name = f"distill {config.student} T={temp} alpha={alpha} seed={config.seed}"
     with open_step("distill", name, config, data, child=child) as run_id:
@@ -19,9 +17,7 @@ def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepRes
             print(
                 f"logits: found in {found.source}{found.remark}, nothing to train or export first"
             )
-        teacher = found or export_logits.export(
-            config.teacher, data, holdout=config.holdout, view_count=config.views
-        )
+        teacher = found or export_logits.export(config, data)
         link_upstream("distill", config, data, teacher=teacher.source)
         distillation = Distillation(
             teacher.logits.train, config.temp, config.alpha, config.t_squared

@@ -1,5 +1,6 @@
 """Log a model's raw logits on every image; find the export that another step needs, or make it."""
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -9,9 +10,9 @@ import keras
 import numpy as np
 
 from kdflow import logits, tracking, views
-from kdflow.config import ExportLogitsConfig, is_automatic
+from kdflow.config import DistillConfig, ExportLogitsConfig, is_automatic
 from kdflow.data import Dataset
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, about
 from kdflow.evaluate import predict_logits
 from kdflow.steps import bundled, teacher
 from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
@@ -29,7 +30,8 @@ class TeacherLogits(NamedTuple):
 
 
 def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
-    teacher.find(config.model, data, config.holdout)  # what does not fit is refused without a run
+    with about("model"):
+        teacher.check(config.model, data, config.holdout)
     name = f"export_logits {config.model} views={config.views}"
     with open_step("export_logits", name, config, data) as run_id:
         made_by, network = teacher.find_or_train(config.model, data, config.holdout)
@@ -68,47 +70,52 @@ def _export(
     return manifest
 
 
-def find(source: str, data: Dataset, *, holdout: float, view_count: int) -> TeacherLogits | None:
-    """The verified logits that `source` names, or None if they have yet to be exported.
-
-    Args:
-        source: auto, a network's name, the id of an export or of a model's run, or a folder.
-        holdout: the asking run's.
+def find(asking: DistillConfig, data: Dataset) -> TeacherLogits | None:
+    """The verified logits of `asking.teacher` (auto, a network's name, the id of an export or of a
+    model's run, or a folder), or None if they have yet to be exported.
 
     Raises:
-        KdflowError: what `source` names does not exist or does not fit.
+        KdflowError: what is named there does not exist or does not fit.
     """
+    with about("teacher"):
+        return _find(asking, data)
+
+
+def _find(asking: DistillConfig, data: Dataset) -> TeacherLogits | None:
+    source = asking.teacher
     if not is_automatic(source):
-        if Path(source).is_dir():
-            read = logits.read(Path(source), data, views=view_count)
-            _check_holdout(read.manifest.holdout, holdout)
+        if os.path.isdir(source):  # noqa: PTH112 (Path.is_dir raises at a name that is too long)
+            read = logits.read(Path(source), data, views=asking.views)
+            _check_holdout(read.manifest.holdout, asking.holdout)
             return TeacherLogits(f"sha256:{read.manifest_sha256}", read)
-        asked = tracking.get_run(source, "teacher")
+        asked = tracking.get_run(source)
         if asked.step == "export_logits":
-            return _read_export(asked, data, holdout, view_count)
-    wanted = _config_for(source, data, holdout, view_count)
+            return _read_export(asked, asking, data)
+    wanted = _config_for(asking, data)
     for model_run in teacher.find(source, data, wanted.holdout):
         for export in tracking.find_runs(
             key_of("export_logits", wanted, data, model=model_run.run_id)
         ):
             try:
-                return _read_export(export, data, holdout, view_count)
+                return _read_export(export, asking, data)
             except KdflowError as error:
                 print(f"logits: {error}; they are not used")
+    teacher.check(source, data, wanted.holdout)
     return None
 
 
-def export(source: str, data: Dataset, *, holdout: float, view_count: int) -> TeacherLogits:
+def export(asking: DistillConfig, data: Dataset) -> TeacherLogits:
     """Make the logits that `find` did not find, and the teacher too if need be."""
-    made = run(_config_for(source, data, holdout, view_count), data)
-    return _read_export(tracking.get_run(made.run_id, "teacher"), data, holdout, view_count)
+    made = run(_config_for(asking, data), data)
+    return _read_export(tracking.get_run(made.run_id), asking, data)
 
 
-def _config_for(source: str, data: Dataset, holdout: float, view_count: int) -> ExportLogitsConfig:
-    """The export that makes the logits of `source`. A run's model keeps its own holdout, and the
-    bundled logits come with all their views."""
+def _config_for(asking: DistillConfig, data: Dataset) -> ExportLogitsConfig:
+    """The export that makes the logits of `asking.teacher`. A run's model keeps its own holdout,
+    and the bundled logits come with all their views."""
+    source, holdout, view_count = asking.teacher, asking.holdout, asking.views
     if not is_automatic(source):
-        trained_with = float(tracking.get_run(source, "teacher").params["holdout"])
+        trained_with = float(tracking.get_run(source).params["holdout"])
         _check_holdout(trained_with, holdout)
         holdout = trained_with
     if bundled.fits(source, data, holdout):
@@ -116,11 +123,9 @@ def _config_for(source: str, data: Dataset, holdout: float, view_count: int) -> 
     return ExportLogitsConfig(dataset=data.name, holdout=holdout, model=source, views=view_count)
 
 
-def _read_export(
-    run: tracking.FoundRun, data: Dataset, holdout: float, view_count: int
-) -> TeacherLogits:
-    read = logits.read(tracking.logits_folder(run), data, views=view_count)
-    _check_holdout(read.manifest.holdout, holdout)
+def _read_export(run: tracking.FoundRun, asking: DistillConfig, data: Dataset) -> TeacherLogits:
+    read = logits.read(tracking.logits_folder(run), data, views=asking.views)
+    _check_holdout(read.manifest.holdout, asking.holdout)
     return TeacherLogits(run.run_id, read, tracking.other_commit(run))
 
 
@@ -128,12 +133,12 @@ def _check_holdout(trained_with: float | None, holdout: float) -> None:
     """With holdout=0 there is no validation to keep apart; otherwise both must share one split."""
     if trained_with is None:
         print(
-            "teacher: these logits do not say what their teacher was trained on; validation"
+            "logits: these do not say what their teacher was trained on; validation"
             " accuracy means little if it has seen the validation images"
         )
     elif holdout and trained_with != holdout:
         raise KdflowError(
-            f"teacher: expected one trained with holdout={holdout}, as this run, so that neither"
+            f"expected one trained with holdout={holdout}, as this run, so that neither"
             f" trains on the other's validation images; got holdout={trained_with}"
         )
 

@@ -13,6 +13,8 @@ from kdflow.steps import bundled
 from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
 from kdflow.steps.train import train_network
 
+MODEL_STEPS = {"teacher", "baseline", "distill"}
+
 
 class Teacher(NamedTuple):
     """A model's run, and its network with verified weights."""
@@ -43,31 +45,43 @@ def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:
         holdout: what the model has to be trained with.
 
     Raises:
-        KdflowError: `source` is a run that does not fit.
+        KdflowError: `source` is a run that does not fit, or a network that the images do not.
     """
     if bundled.fits(source, data, holdout):
         return tracking.find_runs(bundled.key())
     if is_automatic(source):
-        return tracking.find_runs(key_of("teacher", _default_config(source, data, holdout), data))
-    found = tracking.get_run(source, "model")
-    if found.step == "export_logits":
-        raise KdflowError(f"model: expected a run that logged a model, got the export {source}")
+        config = _default_config(source, data, holdout)
+        models.check_fit(config.arch, data.image_shape)
+        return tracking.find_runs(key_of("teacher", config, data))
+    found = tracking.get_run(source)
+    if found.step not in MODEL_STEPS:
+        raise KdflowError(
+            f"expected a run that logged a model, got {source}, a run of {found.step}"
+        )
     if found.tags["kdflow.dataset_digest"] != data.digest:
         raise KdflowError(
-            f"model: expected a model of {data.name} (digest {data.digest}), got run {source} on"
+            f"expected a model of {data.name} (digest {data.digest}), got run {source} on"
             f" {found.params['dataset']} (digest {found.tags['kdflow.dataset_digest']})"
         )
     if float(found.params["holdout"]) != holdout:
         raise KdflowError(
-            f"model: expected one trained with holdout={holdout}, got run {source} with"
+            f"expected a model trained with holdout={holdout}, got run {source} with"
             f" holdout={found.params['holdout']}"
         )
     return [found]
 
 
+def check(source: str, data: Dataset, holdout: float) -> None:
+    """Refuse what `find_or_train` could not use, before a run is opened for it."""
+    for found in find(source, data, holdout):
+        if not is_automatic(source):
+            _verified_model(found)
+
+
 def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
     """The model that `source` names; one that is not in the store yet is imported, if it comes with
     kdflow, or trained at its default settings."""
+    started = time.perf_counter()
     for found in find(source, data, holdout):
         try:
             teacher = Teacher(found, _verified_model(found))
@@ -79,14 +93,13 @@ def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
             print(f"teacher: found {describe(found)}")
             return teacher
     if bundled.fits(source, data, holdout):
-        made = tracking.get_run(bundled.import_teacher(data), "model")
-        print(f"teacher: imported the bundled {describe(made)}")
+        made = tracking.get_run(bundled.import_teacher(data))
+        print(f"teacher: imported the bundled {describe(made)} in {_seconds_since(started)}")
         return Teacher(made, _verified_model(made))
     config = _default_config(source, data, holdout)
     print(f"teacher: no {config.arch} at its default settings in the store; training one")
-    started = time.perf_counter()
-    made = tracking.get_run(run(config, data).run_id, "model")
-    print(f"teacher: trained {describe(made)} in {time.perf_counter() - started:.1f} s")
+    made = tracking.get_run(run(config, data).run_id)
+    print(f"teacher: trained {describe(made)} in {_seconds_since(started)}")
     return Teacher(made, _verified_model(made))
 
 
@@ -103,9 +116,13 @@ def _verified_model(made_by: tracking.FoundRun) -> keras.Model:
     expected, found = made_by.tags["kdflow.weights_sha256"], models.weights_sha256(network)
     if expected != found:
         raise KdflowError(
-            f"model: expected weights with SHA-256 {expected} in run {made_by.run_id}, got {found}"
+            f"expected weights with SHA-256 {expected} in run {made_by.run_id}, got {found}"
         )
     return network
+
+
+def _seconds_since(started: float) -> str:
+    return f"{time.perf_counter() - started:.1f} s"
 
 
 def _default_config(source: str, data: Dataset, holdout: float) -> TeacherConfig:

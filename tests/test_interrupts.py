@@ -1,0 +1,52 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from kdflow import interrupts, tracking
+
+
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_a_signal_takes_effect_at_the_end_of_the_block(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in interrupts.SIGNALS]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    reached = []
+
+    def interrupted() -> None:
+        with interrupts.held_back():
+            signal.raise_signal(number)
+            reached.append("the end")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert reached == ["the end"]
+    finally:
+        signal.signal(signal.SIGTERM, before[1])
+    assert [signal.getsignal(each) for each in interrupts.SIGNALS] == before
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_new_store_is_made_leaves_one_that_opens(store: Path) -> None:
+    def interrupt_once_it_is_begun() -> None:
+        while not (store / "mlflow.db").exists():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt_once_it_is_begun)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        tracking.open_store()
+    thread.join()
+    code = "from kdflow import tracking; tracking.open_store()"
+    uri = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    again = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | uri, capture_output=True, check=False
+    )
+    assert again.returncode == 0, again.stderr.decode()
