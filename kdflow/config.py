@@ -190,8 +190,9 @@ class ExportLogitsConfig(Config):
     model: str = Field(
         "auto",
         min_length=1,
-        description="whose logits: the id of a run that logged a model, a network's name (the"
-        " teacher of that kind, found or trained at its default settings), or auto",
+        description="whose logits: auto, a network's name (the teacher of that kind, found or"
+        " trained at its default settings), the id of a run that logged a model, or a model of your"
+        " own: a .keras file, runs:/... or models:/...",
     )
     views: int = Field(
         1,

@@ -20,6 +20,7 @@ from kdflow.evaluate import accuracy
 from kdflow.views import VIEWS, View
 
 SPLITS = ("train", "test")
+DTYPES = ("float16", "float32")
 
 
 class Manifest(BaseModel):
@@ -71,7 +72,7 @@ class Logits:
 
 
 def write(
-    folder: Path,
+    folder: Path | str,
     train: np.ndarray,
     test: np.ndarray,
     dataset: Dataset,
@@ -88,10 +89,17 @@ def write(
             first ones of `views.VIEWS`, the images in the data set's own order.
 
     Raises:
-        KdflowError: a logit is not finite; nothing is written.
+        KdflowError: the arrays' shape or type is another one, or a logit is not finite; nothing is
+            written.
     """
-    arrays = {"train": train, "test": test}
+    folder, arrays = Path(folder), {"train": train, "test": test}
     for split, array in arrays.items():
+        expected = (len(train), len(_labels(dataset, split)), dataset.classes)
+        if array.shape != expected or array.dtype.name not in DTYPES:
+            raise KdflowError(
+                f"logits: expected {' or '.join(DTYPES)} {expected} on the {split} images, got"
+                f" {array.dtype} {array.shape}"
+            )
         if not np.isfinite(array).all():
             raise KdflowError(f"logits: expected finite values, got others on the {split} images")
     folder.mkdir(parents=True, exist_ok=True)

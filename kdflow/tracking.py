@@ -232,14 +232,31 @@ def logits_folder(run: FoundRun) -> Path:
 
 def load_model(run: FoundRun) -> keras.Model:
     """The Keras model that the run logged."""
+    try:
+        return load_keras(f"runs:/{run.run_id}/{MODEL_NAME}")
+    except KdflowError as error:
+        raise KdflowError(f"run {run.run_id} ({run.step}): {error}") from error
+
+
+def load_keras(source: str) -> keras.Model:
+    """The Keras model kept at `source`: a `.keras` file, or a logged or registered MLflow model.
+
+    Raises:
+        KdflowError: there is none, it is damaged, or it carries code, which is never run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return mlflow.keras.load_model(f"runs:/{run.run_id}/{MODEL_NAME}", dst_path=folder)
+            if source.endswith(".keras"):
+                model = keras.saving.load_model(source, compile=False, safe_mode=True)
+            else:
+                options = {"compile": False, "safe_mode": True}
+                model = mlflow.keras.load_model(source, folder, load_model_kwargs=options)
         except Exception as error:  # a missing or damaged file fails in many ways
             reason = " ".join(str(error).split())
-            raise KdflowError(
-                f"run {run.run_id} ({run.step}) has no model that can be loaded: {reason}"
-            ) from error
+            raise KdflowError(f"no model can be loaded from {source}: {reason}") from error
+    if not isinstance(model, keras.Model):
+        raise KdflowError(f"expected a Keras model in {source}, got a {type(model).__name__}")
+    return model
 
 
 def read_json(run: FoundRun, name: str) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
         (f"distill --teacher {'x' * 300}", "teacher: expected auto, a network's name, a run id or"),
         ("distill --teacher {unfinished}", "teacher: expected a FINISHED run, got {unfinished}"),
         ("distill --teacher {bare}", "teacher: run {bare} (export_logits) has no logits"),
-        ("distill --teacher {damaged}", "teacher: run {damaged} (teacher) has no model"),
+        ("distill --teacher {damaged}", "teacher: run {damaged} (teacher): no model can be loaded"),
         (
             "distill --teacher {exported} --holdout 0.2",
             "teacher: expected one trained with holdout",
@@ -343,7 +343,10 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
         ("distill --teacher {empty}", "expected a manifest.json, got none"),
         ("compare --teacher {empty}", "teacher: logits in"),
         ("export_logits --model {exported}", "model: expected a run that logged a model"),
-        ("export_logits --model {damaged}", "model: run {damaged} (teacher) has no model"),
+        (
+            "export_logits --model {damaged}",
+            "model: run {damaged} (teacher): no model can be loaded",
+        ),
         ("export_logits --model {teacher} --dataset {npz}", "model: expected a model of"),
         ("export_logits --model nonsense", "model: expected auto"),
         ("baseline --dataset nowhere.npz", "dataset: expected an .npz file of plain arrays, got"),
@@ -419,7 +422,7 @@ def test_a_damaged_teacher_is_trained_anew(store: Path, capsys: pytest.CaptureFi
         file.write_bytes(file.read_bytes()[:1000])
     _, _, again = made_by(DISTILL)
     shown = capsys.readouterr().out
-    assert f"run {teacher.info.run_id} (teacher) has no model that can be loaded" in shown
+    assert f"run {teacher.info.run_id} (teacher): no model can be loaded" in shown
     assert again.data.tags["kdflow.step"] == "teacher"
 
 

@@ -63,6 +63,22 @@ def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset
     }
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "got"),
+    [
+        (np.zeros((60, 3)), np.zeros((30, 3)), r"train images, got float64 \(60, 3\)"),
+        (np.zeros((1, 60, 3), "f8"), np.zeros((1, 30, 3), "f8"), "train images, got float64"),
+        (np.zeros((1, 60, 3), "f4"), np.zeros((2, 30, 3), "f4"), r"test images, .*\(2, 30, 3\)"),
+    ],
+)
+def test_arrays_of_another_shape_or_type_are_not_written(
+    tiny: Dataset, tmp_path: Path, train: np.ndarray, test: np.ndarray, got: str
+) -> None:
+    with pytest.raises(KdflowError, match=f"^logits: expected float16 or float32 .*{got}"):
+        logits.write(tmp_path / "logits", train, test, tiny, teacher="t", network="n")
+    assert not (tmp_path / "logits").exists()
+
+
 def test_logits_that_are_not_finite_are_not_written(tiny: Dataset, tmp_path: Path) -> None:
     train, test = made_for(tiny)
     test[0, 0, 0] = np.nan

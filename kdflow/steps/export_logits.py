@@ -14,8 +14,10 @@ from kdflow.config import DistillConfig, ExportLogitsConfig, is_automatic
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError, about
 from kdflow.evaluate import predict_logits
-from kdflow.steps import bundled, teacher
+from kdflow.steps import brought, bundled, teacher
+from kdflow.steps.brought import is_brought
 from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
+from kdflow.steps.teacher import Teacher
 
 IMAGES_AT_A_TIME = 5000
 
@@ -31,18 +33,20 @@ class TeacherLogits(NamedTuple):
 
 def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
     with about("model"):
-        teacher.check(config.model, data, config.holdout)
+        brought_model = brought.load(config.model, data) if is_brought(config.model) else None
+        if brought_model is None:
+            teacher.check(config.model, data, config.holdout)
     name = f"export_logits {config.model} views={config.views}"
     with open_step("export_logits", name, config, data) as run_id:
-        made_by, network = teacher.find_or_train(config.model, data, config.holdout)
-        link_upstream("export_logits", config, data, model=made_by.run_id)
+        model = brought_model or teacher.find_or_train(config.model, data, config.holdout)
+        link_upstream("export_logits", config, data, model=model.source)
         started = time.perf_counter()
         if bundled.fits(config.model, data, config.holdout) and config.views == bundled.VIEWS:
             print("logits: these come with kdflow too")
             manifest = logits.read(bundled.LOGITS, data, views=bundled.VIEWS).manifest
             tracking.log_folder(bundled.LOGITS, tracking.LOGITS_FOLDER)
         else:
-            manifest = _export(network, made_by, config, data)
+            manifest = _export(model, config, data)
         accuracy = {f"{split}_accuracy": value for split, value in manifest.accuracy.items()}
         tracking.log_metrics(accuracy)
     print(
@@ -52,19 +56,17 @@ def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
     return StepResult(run_id, accuracy)
 
 
-def _export(
-    network: keras.Model, made_by: tracking.FoundRun, config: ExportLogitsConfig, data: Dataset
-) -> logits.Manifest:
+def _export(model: Teacher, config: ExportLogitsConfig, data: Dataset) -> logits.Manifest:
     with tempfile.TemporaryDirectory() as folder:
         manifest = logits.write(
             Path(folder),
-            _logits_per_view(network, data.x_train, config.views),
-            _logits_per_view(network, data.x_test, config.views),
+            _logits_per_view(model.network, data.x_train, config.views),
+            _logits_per_view(model.network, data.x_test, config.views),
             data,
-            teacher=made_by.run_id,
-            network=network.name,
-            weights_sha256=made_by.tags["kdflow.weights_sha256"],
-            holdout=float(made_by.params["holdout"]),
+            teacher=model.source,
+            network=model.network.name,
+            weights_sha256=model.weights_sha256,
+            holdout=model.holdout,
         )
         tracking.log_folder(Path(folder), tracking.LOGITS_FOLDER)
     return manifest

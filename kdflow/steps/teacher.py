@@ -17,10 +17,14 @@ MODEL_STEPS = {"teacher", "baseline", "distill"}
 
 
 class Teacher(NamedTuple):
-    """A model's run, and its network with verified weights."""
+    """A network that can teach, and where it is from: the id of its run, or `sha256:` and its
+    weights' hash. `holdout` is the share of training images that it was not trained on, None where
+    that is not known."""
 
-    run: tracking.FoundRun
+    source: str
     network: keras.Model
+    weights_sha256: str
+    holdout: float | None
 
 
 def run(config: TeacherConfig, data: Dataset) -> StepResult:
@@ -75,7 +79,7 @@ def check(source: str, data: Dataset, holdout: float) -> None:
     """Refuse what `find_or_train` could not use, before a run is opened for it."""
     for found in find(source, data, holdout):
         if not is_automatic(source):
-            _verified_model(found)
+            _load(found)
 
 
 def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
@@ -84,7 +88,7 @@ def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
     started = time.perf_counter()
     for found in find(source, data, holdout):
         try:
-            teacher = Teacher(found, _verified_model(found))
+            teacher = _load(found)
         except KdflowError as error:
             if not is_automatic(source):
                 raise
@@ -95,12 +99,12 @@ def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
     if bundled.fits(source, data, holdout):
         made = tracking.get_run(bundled.import_teacher(data))
         print(f"teacher: imported the bundled {describe(made)} in {_seconds_since(started)}")
-        return Teacher(made, _verified_model(made))
+        return _load(made)
     config = _default_config(source, data, holdout)
     print(f"teacher: no {config.arch} at its default settings in the store; training one")
     made = tracking.get_run(run(config, data).run_id)
     print(f"teacher: trained {describe(made)} in {_seconds_since(started)}")
-    return Teacher(made, _verified_model(made))
+    return _load(made)
 
 
 def describe(found: tracking.FoundRun) -> str:
@@ -111,14 +115,15 @@ def describe(found: tracking.FoundRun) -> str:
     return f"{network}, run {found.run_id}{accuracy_words}{tracking.other_commit(found)}"
 
 
-def _verified_model(made_by: tracking.FoundRun) -> keras.Model:
+def _load(made_by: tracking.FoundRun) -> Teacher:
+    """The run's model, once its weights are shown to be those that were logged."""
     network = tracking.load_model(made_by)
     expected, found = made_by.tags["kdflow.weights_sha256"], models.weights_sha256(network)
     if expected != found:
         raise KdflowError(
             f"expected weights with SHA-256 {expected} in run {made_by.run_id}, got {found}"
         )
-    return network
+    return Teacher(made_by.run_id, network, found, float(made_by.params["holdout"]))
 
 
 def _seconds_since(started: float) -> str:
