@@ -30,6 +30,7 @@ class Manifest(BaseModel):
         format: the version of this layout.
         teacher: who made the logits: the id of the run that holds the model, or any name.
         network: the teacher's architecture, in words.
+        parameters: how many it has, where known.
         weights_sha256: of the teacher's weights, where they are known.
         dataset, dataset_digest: the images that the rows belong to.
         holdout: the share of training images that the teacher never trained on, where known.
@@ -45,6 +46,7 @@ class Manifest(BaseModel):
     format: Literal[1] = 1
     teacher: str
     network: str
+    parameters: int | None = None
     weights_sha256: str | None = None
     dataset: str
     dataset_digest: str
@@ -79,6 +81,7 @@ def write(
     *,
     teacher: str,
     network: str,
+    parameters: int | None = None,
     weights_sha256: str | None = None,
     holdout: float | None = None,
 ) -> Manifest:
@@ -106,6 +109,7 @@ def write(
     manifest = Manifest(
         teacher=teacher,
         network=network,
+        parameters=parameters,
         weights_sha256=weights_sha256,
         dataset=dataset.name,
         dataset_digest=dataset.digest,

@@ -53,6 +53,7 @@ def test_the_logits_of_a_keras_file_teach(
     np.testing.assert_allclose(read.test[1], mirrored, atol=1e-5)
     assert (read.manifest.teacher, read.manifest.network) == (source, "own")
     assert read.manifest.holdout is None
+    assert read.manifest.parameters == 192 * 3 + 3
 
     assert main(["distill", *argv, "--teacher", export.info.run_id, "--epochs", "1"]) == 0
     assert last_run().data.tags["kdflow.upstream.teacher"] == export.info.run_id

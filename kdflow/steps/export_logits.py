@@ -65,6 +65,7 @@ def _export(model: Teacher, config: ExportLogitsConfig, data: Dataset) -> logits
             data,
             teacher=model.source,
             network=model.network.name,
+            parameters=model.network.count_params(),
             weights_sha256=model.weights_sha256,
             holdout=model.holdout,
         )
