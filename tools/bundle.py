@@ -41,6 +41,7 @@ def make(export_run_id: str) -> None:
         cifar10,
         teacher=teacher.run_id,
         network=read.manifest.network,
+        parameters=read.manifest.parameters,
         weights_sha256=models.weights_sha256(load_network(cifar10)),
         holdout=read.manifest.holdout,
     )
