@@ -1,12 +1,13 @@
 """The losses against a NumPy reference that goes through probabilities, in float64."""
 
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
+from kdflow import config
 from kdflow.losses import (
     SOFT_TERMS,
     cross_entropy,
@@ -289,6 +290,13 @@ def test_alpha_0_is_the_cross_entropy_bit_for_bit_and_alpha_1_uses_no_label_but_
     assert np.array_equal(total(labels, alpha=0), cross_entropy(labels, student))
     same = np.array_equal(total(labels, alpha=1), total((labels + 1) % 10, alpha=1))
     assert same == (loss != "dkd")
+
+
+def test_the_losses_and_their_weights_are_those_of_the_config(
+    batch: tuple[np.ndarray, ...],
+) -> None:
+    assert tuple(SOFT_TERMS) == get_args(config.LossName) == tuple(config.LOSS_WEIGHTS)
+    assert {name: tuple(weights) for name, weights in WEIGHTS.items()} == config.LOSS_WEIGHTS
 
 
 def test_cross_entropy_is_keras_own(batch: tuple[np.ndarray, ...]) -> None:
