@@ -5,6 +5,7 @@ the models below. A field without a default gets it from `RECIPES`: it depends o
 the data set, and is filled in before validation, so that a step only ever sees resolved values.
 """
 
+from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
@@ -20,9 +21,18 @@ from pydantic import (
 NetworkName = Literal["vgg", "fast", "student", "pupil"]
 OptimizerName = Literal["adam", "sgd", "speedrun"]
 ScheduleName = Literal["constant", "cosine", "triangular"]
+LossName = Literal["kd", "dkd", "dist", "ls"]
 
 NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
 MAX_VIEWS = 162
+
+# The parameters that one loss alone has.
+LOSS_WEIGHTS: dict[str, tuple[str, ...]] = {
+    "kd": (),
+    "dkd": ("dkd_alpha", "dkd_beta"),
+    "dist": ("dist_beta", "dist_gamma"),
+    "ls": (),
+}
 
 
 class Recipe(NamedTuple):
@@ -220,12 +230,49 @@ class DistillConfig(TrainingConfig):
     t_squared: bool = Field(
         True, description="multiply the soft term by T^2 (true), or not, as the notebook (false)"
     )
+    loss: LossName = Field(
+        "kd",
+        description="the soft term: kd (Hinton et al. 2015), dkd (decoupled, Zhao et al. 2022),"
+        " dist (correlations, Huang et al. 2022) or ls (standardised logits, Sun et al. 2024)",
+    )
+    dkd_alpha: float = Field(
+        1, ge=0, le=1000, description="of loss=dkd: weight of the target class against all others"
+    )
+    dkd_beta: float = Field(
+        8, ge=0, le=1000, description="of loss=dkd: weight of the other classes among themselves"
+    )
+    dist_beta: float = Field(
+        1, ge=0, le=1000, description="of loss=dist: weight of the correlation over the classes"
+    )
+    dist_gamma: float = Field(
+        1, ge=0, le=1000, description="of loss=dist: weight of the correlation over the batch"
+    )
     views: int = Field(
         1,
         ge=1,
         le=MAX_VIEWS,
         description="train on this many views of the images, each with its own cached logits",
     )
+
+    @field_validator(*chain(*LOSS_WEIGHTS.values()))
+    @classmethod
+    def _only_of_the_loss(cls, weight: float, info: ValidationInfo) -> float:
+        loss, name = info.data.get("loss"), str(info.field_name)
+        default = cls.model_fields[name].default
+        if loss and name not in LOSS_WEIGHTS[loss] and weight != default:
+            raise ValueError(f"expected {default} with loss={loss}, which does not use it")
+        return weight
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The parameters that the chosen loss alone has, by name."""
+        return {name: getattr(self, name) for name in LOSS_WEIGHTS[self.loss]}
+
+    @property
+    def objective(self) -> str:
+        """What is minimised, as runs are named: `T=8 alpha=0.5`, or `dkd T=8 alpha=0.5`."""
+        named = "" if self.loss == "kd" else f"{self.loss} "
+        return f"{named}T={canonical(self.temp)} alpha={canonical(self.alpha)}"
 
 
 class CompareConfig(DistillConfig):

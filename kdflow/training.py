@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -110,12 +110,15 @@ class Distillation:
     Attributes:
         teacher_logits: (views, n, classes), n in the order of `Images`, at least the views that
             the student is trained on.
+        weights: those that the soft term of `loss` takes, by name.
     """
 
     teacher_logits: np.ndarray
     temp: float
     alpha: float
     t_squared: bool = True
+    loss: str = "kd"
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -275,6 +278,8 @@ class _Learner(keras.Model):
             temp=self.distillation.temp,
             alpha=self.distillation.alpha,
             t_squared=self.distillation.t_squared,
+            loss=self.distillation.loss,
+            **self.distillation.weights,
         )
         self.means["hard_loss"].update_state(loss.hard)
         self.means["soft_loss"].update_state(loss.soft)

@@ -49,7 +49,18 @@ def test_every_network_has_a_recipe_on_every_data_set() -> None:
 def test_distill_defaults_are_those_of_the_design() -> None:
     distill = DistillConfig()  # type: ignore[call-arg]
     assert (distill.temp, distill.alpha, distill.t_squared, distill.views) == (4, 0.9, True, 1)
+    assert distill.loss == "kd"
     assert (distill.teacher, distill.holdout, distill.seed) == ("auto", 0.1, 0)
+
+
+def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
+    decoupled = DistillConfig(loss="dkd", dkd_beta=4, temp=8)  # type: ignore[call-arg]
+    assert decoupled.weights == {"dkd_alpha": 1, "dkd_beta": 4}
+    assert decoupled.objective == "dkd T=8 alpha=0.9"
+    correlated = DistillConfig(loss="dist", dist_gamma=0)  # type: ignore[call-arg]
+    assert correlated.weights == {"dist_beta": 1, "dist_gamma": 0}
+    plain = DistillConfig()  # type: ignore[call-arg]
+    assert (plain.weights, plain.objective) == ({}, "T=4 alpha=0.9")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +93,16 @@ def test_distill_defaults_are_those_of_the_design() -> None:
             "evaluate_test: expected true with holdout=0, which watches the test set, got 'false'",
         ),
         ({"tmep": "4"}, "tmep: no such parameter"),
+        ({"loss": "mse"}, "loss: expected 'kd', 'dkd', 'dist' or 'ls', got 'mse'"),
+        ({"dkd_beta": "4"}, "dkd_beta: expected 8 with loss=kd, which does not use it, got '4'"),
+        (
+            {"loss": "ls", "dist_gamma": "2"},
+            "dist_gamma: expected 1 with loss=ls, which does not use it, got '2'",
+        ),
+        (
+            {"loss": "dkd", "dkd_beta": "-1"},
+            "dkd_beta: expected greater than or equal to 0, got '-1'",
+        ),
     ],
 )
 def test_a_refusal_names_parameter_expectation_and_value(

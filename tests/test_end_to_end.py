@@ -100,6 +100,7 @@ def test_parameters_are_logged_as_resolved_each_with_one_text_per_value(distille
         **{"dataset": "digits", "holdout": "0.1", "seed": "0", "evaluate_test": "true"},
         **{"student": "student", "teacher": "pupil", "temp": "8", "alpha": "0.9"},
         **{"t_squared": "true", "views": "1", "epochs": "2", "batch_size": "32"},
+        **{"loss": "kd", "dkd_alpha": "1", "dkd_beta": "8", "dist_beta": "1", "dist_gamma": "1"},
         **{"learning_rate": "0.001", "optimizer": "adam", "schedule": "constant"},
     }
 

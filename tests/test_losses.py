@@ -1,14 +1,29 @@
 """The losses against a NumPy reference that goes through probabilities, in float64."""
 
+from typing import Any, get_args
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from kdflow.losses import cross_entropy, distillation_loss, soft_cross_entropy, soft_targets
+from kdflow import config
+from kdflow.losses import (
+    SOFT_TERMS,
+    cross_entropy,
+    distillation_loss,
+    soft_cross_entropy,
+    soft_targets,
+)
 
 TEMPS = [1, 2, 8, 14]
 ALPHAS = [0, 0.3, 0.5, 0.9, 1]
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "kd": {},
+    "dkd": {"dkd_alpha": 1.5, "dkd_beta": 6},
+    "dist": {"dist_beta": 2, "dist_gamma": 3},
+    "ls": {},
+}
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -26,6 +41,54 @@ def reference(
         soft = -sum(p[k] * np.log(q[k]) for k in range(len(p)))
         losses.append((1 - alpha) * hard + alpha * temp**2 * soft)
     return np.array(losses)
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> float:
+    return float(sum(p[k] * np.log(p[k] / q[k]) for k in range(len(p))))
+
+
+def dkd_reference(
+    labels: np.ndarray, teacher: np.ndarray, student: np.ndarray, temp: float
+) -> np.ndarray:
+    losses = []
+    for y, p, q in zip(labels, softmax(teacher / temp), softmax(student / temp), strict=True):
+        target = kl(np.array([p[y], 1 - p[y]]), np.array([q[y], 1 - q[y]]))
+        others = kl(np.delete(p, y) / (1 - p[y]), np.delete(q, y) / (1 - q[y]))
+        losses.append(1.5 * target + 6 * others)
+    return np.array(losses)
+
+
+def dist_reference(
+    labels: np.ndarray, teacher: np.ndarray, student: np.ndarray, temp: float
+) -> np.ndarray:
+    p, q = softmax(teacher / temp), softmax(student / temp)
+    inter = [1 - np.corrcoef(p[i], q[i])[0, 1] for i in range(len(p))]
+    intra = [1 - np.corrcoef(p[:, k], q[:, k])[0, 1] for k in range(p.shape[1])]
+    return np.array(inter) * 2 + float(np.mean(intra)) * 3
+
+
+def ls_reference(
+    labels: np.ndarray, teacher: np.ndarray, student: np.ndarray, temp: float
+) -> np.ndarray:
+    def z_score(z: np.ndarray) -> np.ndarray:
+        return np.asarray((z - z.mean()) / np.sqrt(((z - z.mean()) ** 2).mean()))
+
+    return np.array(
+        [
+            kl(softmax(z_score(zt)[None] / temp)[0], softmax(z_score(zs)[None] / temp)[0])
+            for zt, zs in zip(teacher, student, strict=True)
+        ]
+    )
+
+
+REFERENCES = {"dkd": dkd_reference, "dist": dist_reference, "ls": ls_reference}
+
+
+def soft_term(
+    loss: str, labels: np.ndarray, teacher: np.ndarray, student: np.ndarray, temp: float
+) -> np.ndarray:
+    term = SOFT_TERMS[loss](labels, teacher, student, temp, **WEIGHTS[loss])
+    return np.asarray(ops.convert_to_numpy(term))
 
 
 @pytest.fixture
@@ -47,6 +110,129 @@ def test_distillation_loss_is_the_formula(
         labels, teacher.astype("float32"), student.astype("float32"), temp=temp, alpha=alpha
     ).total
     np.testing.assert_allclose(ops.convert_to_numpy(in_float32), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temp", TEMPS)
+@pytest.mark.parametrize("loss", REFERENCES)
+def test_the_soft_term_is_that_of_its_paper(
+    batch: tuple[np.ndarray, ...], loss: str, temp: float
+) -> None:
+    labels, teacher, student = batch
+    expected = REFERENCES[loss](labels, teacher, student, temp)
+    in_float64 = soft_term(loss, labels, teacher, student, temp)
+    np.testing.assert_allclose(in_float64, expected, rtol=1e-9)
+    in_float32 = soft_term(loss, labels, teacher.astype("f4"), student.astype("f4"), temp)
+    np.testing.assert_allclose(in_float32, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("t_squared", [True, False])
+@pytest.mark.parametrize("loss", SOFT_TERMS)
+def test_the_total_weighs_hard_and_soft_term_alike_in_every_loss(
+    batch: tuple[np.ndarray, ...], loss: str, t_squared: bool
+) -> None:
+    labels, teacher, student = batch
+    found = distillation_loss(
+        *batch, temp=3, alpha=0.3, t_squared=t_squared, loss=loss, **WEIGHTS[loss]
+    )
+    soft = soft_term(loss, labels, teacher, student, 3) * (9 if t_squared else 1)
+    hard = np.asarray(cross_entropy(labels, student))
+    np.testing.assert_allclose(found.soft, soft, rtol=1e-12)
+    np.testing.assert_allclose(found.total, 0.7 * hard + 0.3 * soft, rtol=1e-12)
+
+
+@pytest.mark.parametrize("temp", TEMPS)
+def test_dkd_is_kd_where_the_other_classes_weigh_what_the_teacher_gives_them(
+    batch: tuple[np.ndarray, ...], temp: float
+) -> None:
+    # Zhao et al. 2022, eq. 6; kd is a cross-entropy, larger by the teacher's entropy
+    labels, teacher, student = batch
+    p = softmax(teacher / temp)
+    entropy = -(p * np.log(p)).sum(axis=1)
+    for_others = 1 - p[np.arange(len(labels)), labels]
+    decoupled = SOFT_TERMS["dkd"](labels, teacher, student, temp, dkd_alpha=1, dkd_beta=for_others)
+    coupled = np.asarray(soft_cross_entropy(teacher, student, temp)) - entropy
+    np.testing.assert_allclose(decoupled, coupled, rtol=1e-9)
+
+
+def test_dkds_weights_are_those_of_its_two_parts() -> None:
+    # teacher (1/2, 1/3, 1/6), student (1/4, 1/4, 1/2), of which the first is the label's class
+    logits = np.log([[3.0, 2, 1]]), np.log([[1.0, 1, 2]])
+    target = kl(np.array([1 / 2, 1 / 2]), np.array([1 / 4, 3 / 4]))
+    others = kl(np.array([2 / 3, 1 / 3]), np.array([1 / 3, 2 / 3]))
+    for dkd_alpha, dkd_beta, expected in [(1, 0, target), (0, 1, others)]:
+        found = SOFT_TERMS["dkd"]([0], *logits, 1, dkd_alpha=dkd_alpha, dkd_beta=dkd_beta)
+        assert float(found[0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", ["dkd", "dist", "ls"])
+def test_a_student_that_equals_its_teacher_up_to_a_shift_has_nothing_to_learn(
+    batch: tuple[np.ndarray, ...], loss: str
+) -> None:
+    labels, teacher, _ = batch
+    assert soft_term(loss, labels, teacher, teacher + 5, 4) == pytest.approx(0, abs=1e-9)
+    assert soft_term(loss, labels, teacher, -teacher, 4).min() > 0.1
+
+
+@pytest.mark.parametrize("loss", ["dkd", "dist", "ls"])
+def test_a_constant_added_to_an_examples_logits_changes_no_soft_term(
+    batch: tuple[np.ndarray, ...], loss: str
+) -> None:
+    labels, teacher, student = batch
+    shifts = np.random.default_rng(2).normal(0, 100, (2, len(teacher), 1))
+    np.testing.assert_allclose(
+        soft_term(loss, labels, teacher + shifts[0], student + shifts[1], 4),
+        soft_term(loss, labels, teacher, student, 4),
+        rtol=1e-9,
+    )
+
+
+def test_the_scale_of_an_examples_logits_does_not_matter_to_ls_alone(
+    batch: tuple[np.ndarray, ...],
+) -> None:
+    labels, teacher, student = batch
+    scales = np.random.default_rng(3).uniform(0.1, 10, (2, len(teacher), 1))
+    changed = {
+        loss: abs(
+            soft_term(loss, labels, scales[0] * teacher, scales[1] * student, 4)
+            - soft_term(loss, labels, teacher, student, 4)
+        ).max()
+        for loss in SOFT_TERMS
+    }
+    assert changed.pop("ls") < 1e-9
+    assert min(changed.values()) > 0.1
+
+
+def test_the_intra_class_term_of_dist_is_the_same_for_every_example(
+    batch: tuple[np.ndarray, ...],
+) -> None:
+    labels, teacher, student = batch
+    intra = SOFT_TERMS["dist"](labels, teacher, student, 4, dist_beta=0, dist_gamma=1)
+    assert intra.shape == (32,)
+    assert len(set(np.asarray(intra))) == 1
+    of_one = SOFT_TERMS["dist"](labels[:1], teacher[:1], student[:1], 4, dist_beta=0, dist_gamma=1)
+    assert float(of_one[0]) == 1
+
+
+@pytest.mark.parametrize("loss", SOFT_TERMS)
+def test_gradients_are_finite_at_extreme_and_at_equal_logits(loss: str) -> None:
+    # the weights of this network are the student's logits, and a step of rate 1 is the gradient
+    labels, signs = np.arange(16) % 10, np.random.default_rng(4).choice([-1, 1], (2, 16, 10))
+    network = keras.Sequential([keras.Input((16,)), keras.layers.Dense(10, use_bias=False)])
+    network.compile(
+        keras.optimizers.SGD(1.0),
+        lambda teacher, student: (
+            distillation_loss(
+                labels, teacher, student, temp=1, alpha=0.9, loss=loss, **WEIGHTS[loss]
+            ).total
+        ),
+    )
+    for student in (0, 1, 100):
+        for teacher in (0, 1, 100):
+            network.set_weights([student * signs[0]])
+            network.train_on_batch(np.eye(16), teacher * signs[1].astype("float32"))
+            moved = network.get_weights()[0] - student * signs[0]
+            assert np.isfinite(moved).all(), (student, teacher)
+            assert moved.any(), (student, teacher)
 
 
 def test_a_worked_case() -> None:
@@ -88,15 +274,29 @@ def test_a_constant_added_to_an_examples_teacher_logits_changes_nothing(
     )
 
 
-def test_alpha_0_is_the_cross_entropy_bit_for_bit_and_alpha_1_uses_no_label(
-    batch: tuple[np.ndarray, ...],
+@pytest.mark.parametrize("loss", SOFT_TERMS)
+def test_alpha_0_is_the_cross_entropy_bit_for_bit_and_alpha_1_uses_no_label_but_for_dkd(
+    batch: tuple[np.ndarray, ...], loss: str
 ) -> None:
     labels, teacher, student = batch
-    at_0 = distillation_loss(labels, teacher, student, temp=8, alpha=0).total
-    assert np.array_equal(at_0, cross_entropy(labels, student))
-    at_1 = distillation_loss(labels, teacher, student, temp=8, alpha=1).total
-    other_labels = distillation_loss((labels + 1) % 10, teacher, student, temp=8, alpha=1).total
-    assert np.array_equal(at_1, other_labels)
+
+    def total(labels: np.ndarray, alpha: float) -> np.ndarray:
+        return np.asarray(
+            distillation_loss(
+                labels, teacher, student, temp=8, alpha=alpha, loss=loss, **WEIGHTS[loss]
+            ).total
+        )
+
+    assert np.array_equal(total(labels, alpha=0), cross_entropy(labels, student))
+    same = np.array_equal(total(labels, alpha=1), total((labels + 1) % 10, alpha=1))
+    assert same == (loss != "dkd")
+
+
+def test_the_losses_and_their_weights_are_those_of_the_config(
+    batch: tuple[np.ndarray, ...],
+) -> None:
+    assert tuple(SOFT_TERMS) == get_args(config.LossName) == tuple(config.LOSS_WEIGHTS)
+    assert {name: tuple(weights) for name, weights in WEIGHTS.items()} == config.LOSS_WEIGHTS
 
 
 def test_cross_entropy_is_keras_own(batch: tuple[np.ndarray, ...]) -> None:

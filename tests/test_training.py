@@ -8,6 +8,8 @@ from scipy.special import softmax
 from kdflow import views
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
+from kdflow.evaluate import predict_logits
+from kdflow.losses import SOFT_TERMS
 from kdflow.models import build
 from kdflow.training import (
     SCHEDULES,
@@ -22,6 +24,10 @@ from kdflow.training import (
 )
 
 MEASURED = {"epoch_seconds", "images_per_second"}
+WEIGHTS = {
+    "dkd": {"dkd_alpha": 1.0, "dkd_beta": 8.0},
+    "dist": {"dist_beta": 1.0, "dist_gamma": 1.0},
+}
 
 
 @pytest.fixture
@@ -214,12 +220,17 @@ def test_speedrun_sgd_decays_favours_biases_of_normalisation_and_falls_back_ever
         assert float(variable.numpy()[0]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("network_name", ["student", "fast"])
+@pytest.mark.parametrize(
+    ("network_name", "loss"),
+    [("fast", "kd"), ("student", "kd"), ("student", "dkd"), ("student", "dist"), ("student", "ls")],
+)
 def test_alpha_0_is_the_baseline_bit_for_bit(
-    train: Images, validation: Images, teacher_logits: np.ndarray, network_name: str
+    train: Images, validation: Images, teacher_logits: np.ndarray, network_name: str, loss: str
 ) -> None:
     baseline, alone = fitted(train, validation, network_name=network_name)
-    distillation = Distillation(teacher_logits, temp=8, alpha=0)
+    distillation = Distillation(
+        teacher_logits, temp=8, alpha=0, loss=loss, weights=WEIGHTS.get(loss, {})
+    )
     distilled, taught = fitted(train, validation, distillation, network_name=network_name)
     assert equal_weights(baseline, distilled)
     assert [{name: epoch[name] for name in alone[0]} for epoch in taught] == alone
@@ -232,6 +243,38 @@ def test_alpha_1_uses_no_label(
     network, _ = fitted(train, validation, distillation)
     mislabelled = Images(train.images, (train.labels + 1) % 3, train.indices)
     assert equal_weights(network, fitted(mislabelled, validation, distillation)[0])
+
+
+@pytest.mark.parametrize("loss", SOFT_TERMS)
+def test_every_loss_brings_the_student_closer_to_its_teacher(
+    tiny: Dataset, train: Images, validation: Images, loss: str
+) -> None:
+    # the teacher ranks the classes by how close their brightness is to the image's
+    brightness = tiny.x_train.mean(axis=(1, 2, 3))[:, None] / 80
+    teacher_logits = -3 * abs(brightness - np.array([0.5, 1.5, 2.5]))[None]
+    network = build("student", train.images[train.indices], 3, seed=0)
+    distillation = Distillation(
+        teacher_logits, temp=2, alpha=1, loss=loss, weights=WEIGHTS.get(loss, {})
+    )
+    history = fit(
+        network,
+        train,
+        validation,
+        optimizer="adam",
+        learning_rate=0.001,
+        epochs=30,
+        batch_size=18,
+        seed=0,
+        distillation=distillation,
+    )
+    # what is left of kd's cross-entropy at the end is the teacher's entropy
+    p = softmax(teacher_logits[0, train.indices] / 2, axis=1)
+    least = -4 * (p * np.log(p)).sum(axis=1).mean() if loss == "kd" else 0
+    first, last = (epoch["train_soft_loss"] - least for epoch in (history[0], history[-1]))
+    assert 0 < last < first / 3
+    student = predict_logits(network, train.images[train.indices])
+    agreed = student.argmax(axis=1) == teacher_logits[0, train.indices].argmax(axis=1)
+    assert agreed.mean() > 0.9
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not(

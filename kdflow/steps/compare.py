@@ -4,7 +4,7 @@ from typing import Any
 
 from kdflow import plots, tracking
 from kdflow.compare import Comparison, compare
-from kdflow.config import BaselineConfig, CompareConfig, DistillConfig, canonical
+from kdflow.config import BaselineConfig, CompareConfig, DistillConfig
 from kdflow.data import Dataset
 from kdflow.steps import baseline, distill, export_logits
 from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
@@ -12,8 +12,7 @@ from kdflow.steps.record import StepResult, find_result, link_upstream, open_ste
 
 def run(config: CompareConfig, data: Dataset) -> StepResult:
     found = export_logits.find(config, data)
-    temp, alpha = canonical(config.temp), canonical(config.alpha)
-    name = f"compare {config.student} T={temp} alpha={alpha} seeds={config.seeds}"
+    name = f"compare {config.student} {config.objective} seeds={config.seeds}"
     metric = "test_accuracy" if config.evaluate_test else "val_accuracy"
     with open_step("compare", name, config, data) as run_id:
         teacher = found or export_logits.export(config, data)

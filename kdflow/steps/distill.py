@@ -1,6 +1,6 @@
 """Train the student from labels and a teacher's cached logits."""
 
-from kdflow.config import DistillConfig, canonical
+from kdflow.config import DistillConfig
 from kdflow.data import Dataset
 from kdflow.steps import export_logits
 from kdflow.steps.record import StepResult, link_upstream, open_step
@@ -10,8 +10,7 @@ from kdflow.training import Distillation
 
 def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepResult:
     found = export_logits.find(config, data)
-    temp, alpha = canonical(config.temp), canonical(config.alpha)
-    name = f"distill {config.student} T={temp} alpha={alpha} seed={config.seed}"
+    name = f"distill {config.student} {config.objective} seed={config.seed}"
     with open_step("distill", name, config, data, child=child) as run_id:
         if found:
             print(
@@ -20,7 +19,12 @@ def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepRes
         teacher = found or export_logits.export(config, data)
         link_upstream("distill", config, data, teacher=teacher.source)
         distillation = Distillation(
-            teacher.logits.train, config.temp, config.alpha, config.t_squared
+            teacher.logits.train,
+            config.temp,
+            config.alpha,
+            config.t_squared,
+            loss=config.loss,
+            weights=config.weights,
         )
         return train_network(
             run_id,
