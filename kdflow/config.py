@@ -213,18 +213,9 @@ class ExportLogitsConfig(Config):
     )
 
 
-class DistillConfig(TrainingConfig):
-    """Train the student from labels and a teacher's cached logits."""
+class ObjectiveConfig(Config):
+    """What every step that distils takes."""
 
-    network_field = "student"
-
-    student: NetworkName = Field("student", description="the network to train")
-    teacher: str = Field(
-        "auto",
-        min_length=1,
-        description="whose logits to learn from: auto (the data set's default teacher, found or"
-        " trained), a network's name, a run id, or a folder of logits",
-    )
     temp: float = Field(4, gt=0, le=1000, description="temperature T of the soft targets")
     alpha: float = Field(0.9, ge=0, le=1, description="weight of the soft term")
     t_squared: bool = Field(
@@ -275,11 +266,56 @@ class DistillConfig(TrainingConfig):
         return f"{named}T={canonical(self.temp)} alpha={canonical(self.alpha)}"
 
 
+class DistillConfig(TrainingConfig, ObjectiveConfig):
+    """Train the student from labels and a teacher's cached logits."""
+
+    network_field = "student"
+
+    student: NetworkName = Field("student", description="the network to train")
+    teacher: str = Field(
+        "auto",
+        min_length=1,
+        description="whose logits to learn from: auto (the data set's default teacher, found or"
+        " trained), a network's name, a run id, or a folder of logits",
+    )
+
+
 class CompareConfig(DistillConfig):
     """Train baseline and distilled student with the same seeds, and say whether distillation
     helps."""
 
     seeds: int = Field(5, ge=2, description="how many seeds, from seed on")
+
+
+class AssistantConfig(ObjectiveConfig):
+    """Distil along a chain of networks, each from the logits of the one before it."""
+
+    chain: str = Field(
+        "auto,student,pupil",
+        description="the teacher (auto, a network's name or the id of a run that logged a model),"
+        " then the networks that learn, parted by commas",
+    )
+    epochs: int = Field(
+        0, ge=0, lt=2**31, description="passes over the training images; 0 is each network's own"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="as in distill, of every network")
+
+    @field_validator("chain")
+    @classmethod
+    def _at_least_two(cls, chain: str) -> str:
+        teacher, *students = (part.strip() for part in chain.split(","))
+        unknown = [student for student in students if student not in NETWORK_NAMES]
+        if not teacher or not students or unknown:
+            raise ValueError(
+                "expected a teacher and one or more of " + ", ".join(NETWORK_NAMES) + ", parted by"
+                " commas"
+            )
+        return ",".join([teacher, *students])
+
+    @property
+    def networks(self) -> list[str]:
+        """The teacher, then the networks that learn."""
+        return self.chain.split(",")
 
 
 STEPS: dict[str, type[Config]] = {
@@ -288,6 +324,7 @@ STEPS: dict[str, type[Config]] = {
     "baseline": BaselineConfig,
     "distill": DistillConfig,
     "compare": CompareConfig,
+    "assistant": AssistantConfig,
 }
 
 

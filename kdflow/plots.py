@@ -1,6 +1,7 @@
 """The pictures that runs log."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -54,4 +55,22 @@ def comparison(
     axes.set_xticks([0, 1], ["labels alone", "distilled"])
     axes.set(xlim=(-0.5, 1.5), ylabel="accuracy")
     axes.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def ledger(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """The test accuracy of each network of a ledger, as bars in its order.
+
+    Args:
+        rows: each with its `network`, `how` it was made, and `test_accuracy`.
+    """
+    figure = Figure(figsize=(8, 1.5 + 0.45 * len(rows)), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots()
+    places = range(len(rows))
+    bars = axes.barh(places, [row["test_accuracy"] for row in rows])
+    axes.bar_label(bars, fmt="%.4f", padding=3)
+    axes.set_yticks(places, [f"{row['network']}, {row['how']}" for row in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="test accuracy", xlim=(0, 1.1))
     return figure

@@ -52,6 +52,15 @@ def test_help_lists_every_parameter_with_its_default(
         ("baseline --dataset mnist", "kdflow baseline: dataset: expected cifar10, digits or"),
         ("teacher --arch giant", "kdflow teacher: arch: expected 'vgg'"),
         ("export_logits --views 0", "kdflow export_logits: views: expected greater than or equal"),
+        (
+            "assistant --chain student",
+            "kdflow assistant: chain: expected a teacher and one or more",
+        ),
+        (
+            "assistant --chain ,student",
+            "kdflow assistant: chain: expected a teacher and one or more",
+        ),
+        ("assistant --chain vgg,giant", "kdflow assistant: chain: expected a teacher and"),
         ("destill", "argument step: invalid choice: 'destill'"),
         ("", "the following arguments are required: step"),
     ],

@@ -5,7 +5,7 @@ from typing import Any
 
 from kdflow import data, models, tracking
 from kdflow.config import Config, TrainingConfig
-from kdflow.steps import baseline, compare, distill, export_logits, teacher
+from kdflow.steps import assistant, baseline, compare, distill, export_logits, teacher
 from kdflow.steps.record import StepResult
 
 RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
@@ -14,6 +14,7 @@ RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
     "baseline": baseline.run,
     "distill": distill.run,
     "compare": compare.run,
+    "assistant": assistant.run,
 }
 
 

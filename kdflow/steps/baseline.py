@@ -2,7 +2,7 @@
 
 from kdflow.config import BaselineConfig
 from kdflow.data import Dataset
-from kdflow.steps.record import StepResult, link_upstream, open_step
+from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
 from kdflow.steps.train import train_network
 
 
@@ -11,3 +11,8 @@ def run(config: BaselineConfig, data: Dataset, *, child: bool = False) -> StepRe
     with open_step("baseline", name, config, data, child=child) as run_id:
         link_upstream("baseline", config, data)
         return train_network(run_id, name, config, data, view_count=config.augment)
+
+
+def find_or_run(config: BaselineConfig, data: Dataset) -> StepResult:
+    """What a run like this one left, or the result of a new child of the open run."""
+    return find_result("baseline", config, data) or run(config, data, child=True)

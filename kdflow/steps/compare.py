@@ -7,7 +7,7 @@ from kdflow.compare import Comparison, compare
 from kdflow.config import BaselineConfig, CompareConfig, DistillConfig
 from kdflow.data import Dataset
 from kdflow.steps import baseline, distill, export_logits
-from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
+from kdflow.steps.record import StepResult, link_upstream, open_step
 
 
 def run(config: CompareConfig, data: Dataset) -> StepResult:
@@ -18,7 +18,7 @@ def run(config: CompareConfig, data: Dataset) -> StepResult:
         teacher = found or export_logits.export(config, data)
         link_upstream("compare", config, data, teacher=teacher.source)
         pairs = [
-            _train_pair(config, data, seed, teacher.source)
+            _train_pair(config, data, seed)
             for seed in range(config.seed, config.seed + config.seeds)
         ]
         alone = [baseline_result.metrics[metric] for baseline_result, _ in pairs]
@@ -44,21 +44,14 @@ def run(config: CompareConfig, data: Dataset) -> StepResult:
     return StepResult(run_id, metrics)
 
 
-def _train_pair(
-    config: CompareConfig, data: Dataset, seed: int, teacher: str
-) -> tuple[StepResult, StepResult]:
+def _train_pair(config: CompareConfig, data: Dataset, seed: int) -> tuple[StepResult, StepResult]:
     """Baseline and student of one seed, with the same budget and augmentation: found, or trained as
     children of the open run."""
     given = config.model_dump(exclude={"seeds"}) | {"seed": seed}
     for_student = DistillConfig(**given)
     shared = {name: given[name] for name in BaselineConfig.model_fields if name in given}
     for_baseline = BaselineConfig(**shared, augment=config.views)
-    alone = find_result("baseline", for_baseline, data)
-    taught = find_result("distill", for_student, data, teacher=teacher)
-    return (
-        alone or baseline.run(for_baseline, data, child=True),
-        taught or distill.run(for_student, data, child=True),
-    )
+    return baseline.find_or_run(for_baseline, data), distill.find_or_run(for_student, data)
 
 
 def _named(result: Comparison) -> dict[str, float]:

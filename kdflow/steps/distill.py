@@ -3,7 +3,7 @@
 from kdflow.config import DistillConfig
 from kdflow.data import Dataset
 from kdflow.steps import export_logits
-from kdflow.steps.record import StepResult, link_upstream, open_step
+from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
 from kdflow.steps.train import train_network
 from kdflow.training import Distillation
 
@@ -35,3 +35,10 @@ def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepRes
             distillation=distillation,
             teacher=teacher.logits,
         )
+
+
+def find_or_run(config: DistillConfig, data: Dataset) -> StepResult:
+    """What a run like this one left, or the result of a new child of the open run."""
+    teacher = export_logits.find(config, data) or export_logits.export(config, data)
+    found = find_result("distill", config, data, teacher=teacher.source)
+    return found or run(config, data, child=True)

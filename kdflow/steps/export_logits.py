@@ -73,14 +73,17 @@ def _export(model: Teacher, config: ExportLogitsConfig, data: Dataset) -> logits
     return manifest
 
 
-def find(asking: DistillConfig, data: Dataset) -> TeacherLogits | None:
+def find(asking: DistillConfig, data: Dataset, parameter: str = "teacher") -> TeacherLogits | None:
     """The verified logits of `asking.teacher` (auto, a network's name, the id of an export or of a
     model's run, or a folder), or None if they have yet to be exported.
+
+    Args:
+        parameter: what the user named it in, for the message.
 
     Raises:
         KdflowError: what is named there does not exist or does not fit.
     """
-    with about("teacher"):
+    with about(parameter):
         return _find(asking, data)
 
 
