@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-NetworkName = Literal["vgg", "fast", "student", "pupil"]
+NetworkName = Literal["vgg", "fast", "student", "pupil", "fitnet", "dense"]
 OptimizerName = Literal["adam", "sgd", "speedrun"]
 ScheduleName = Literal["constant", "cosine", "triangular"]
 LossName = Literal["kd", "dkd", "dist", "ls"]
@@ -54,6 +54,8 @@ RECIPES = {
     "fast": Recipe("speedrun", 0.75, 512, 16, "triangular", augment=50),
     "student": Recipe("adam", 0.001, 64, 30),
     "pupil": Recipe("adam", 0.001, 64, 20),
+    "fitnet": Recipe("adam", 0.001, 64, 30, "cosine"),
+    "dense": Recipe("adam", 0.001, 64, 30),
 }
 # 1,293 images of 8x8 pixels make an epoch forty times shorter, so there are more of them.
 DIGITS_RECIPES = {
@@ -61,6 +63,8 @@ DIGITS_RECIPES = {
     "fast": Recipe("adam", 0.001, 32, 10),
     "student": Recipe("adam", 0.001, 32, 30),
     "pupil": Recipe("adam", 0.001, 32, 30),
+    "fitnet": Recipe("adam", 0.001, 32, 30, "cosine"),
+    "dense": Recipe("adam", 0.001, 32, 30),
 }
 
 

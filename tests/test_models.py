@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ from keras import ops
 
 from kdflow import models
 from kdflow.config import NETWORK_NAMES, default_teacher
+from kdflow.data import Dataset
 from kdflow.models import FEATURE_LAYERS, NETWORKS, build, weights_sha256, whitening_filters
 
 PARAMETERS = {"vgg": 12_372_746, "fast": 1_973_944, "student": 268_650, "pupil": 131_882}
@@ -24,20 +27,61 @@ def test_on_cifar10_the_parameter_counts_are_the_notebooks(name: str, parameters
     assert NETWORKS[name]((32, 32, 3), 10).count_params() == parameters
 
 
-def test_every_network_has_a_name_in_the_config_and_a_feature_layer() -> None:
-    assert tuple(NETWORKS) == NETWORK_NAMES == tuple(FEATURE_LAYERS)
+def test_the_other_students_have_the_parameters_of_their_layers_and_at_most_270000() -> None:
+    widths = [3, 16, 16, 16, 32, 32, 32, 48, 48, 64]
+    convolutions = sum((3 * 3 * before + 1) * after for before, after in pairwise(widths))
+    fitnet = 2 * convolutions + 2 * (64 + 1) * 500 + (500 + 1) * 10
+    dense = (32 * 32 * 3 + 1) * 80 + (80 + 1) * 80 + (80 + 1) * 10
+    for name, parameters in {"fitnet": fitnet, "dense": dense}.items():
+        assert NETWORKS[name]((32, 32, 3), 10).count_params() == parameters <= 270_000
+        assert f"{parameters:,} parameters" in str(NETWORKS[name].__doc__)
 
 
-def test_on_cifar10_both_teachers_hints_fit_the_students_guided_layer() -> None:
+def test_every_network_has_a_name_in_the_config_and_all_but_dense_a_feature_layer() -> None:
+    assert tuple(NETWORKS) == NETWORK_NAMES == (*FEATURE_LAYERS, "dense")
+
+
+def test_on_cifar10_both_teachers_hints_fit_the_students_guided_layers() -> None:
     assert feature_shape("vgg", 32, 3) == feature_shape("fast", 32, 3) == (8, 8, 256)
-    assert feature_shape("student", 32, 3) == (8, 8, 32)
+    assert feature_shape("student", 32, 3) == feature_shape("fitnet", 32, 3) == (8, 8, 32)
 
 
 def test_on_digits_the_teacher_is_large_and_its_hint_fits() -> None:
     teacher = default_teacher("digits")
     sizes = [NETWORKS[name]((8, 8, 1), 10).count_params() for name in (teacher, "student")]
     assert sizes[0] >= 10 * sizes[1]
-    assert feature_shape(teacher, 8, 1)[:2] == feature_shape("student", 8, 1)[:2]
+    for name in ("student", "fitnet"):
+        assert feature_shape(teacher, 8, 1)[:2] == feature_shape(name, 8, 1)[:2] == (2, 2)
+
+
+def test_a_layer_of_fitnet_is_the_larger_of_its_two_linear_maps() -> None:
+    network = build("fitnet", images_of(8, 8, 1), 10, seed=0)
+    for name, kind in {"conv2_3": keras.layers.Conv2D, "dense500": keras.layers.Dense}.items():
+        pieces = [network.get_layer(f"{name}_{piece}") for piece in (1, 2)]
+        outputs = [layer.output for layer in (*pieces, network.get_layer(name))]
+        one, two, larger = keras.Model(network.inputs, outputs).predict(images_of(8, 8, 1))
+        assert all(isinstance(layer, kind) for layer in pieces)
+        assert all(layer.activation is keras.activations.linear for layer in pieces)
+        np.testing.assert_array_equal(larger, np.maximum(one, two))
+
+
+def test_fitnets_maps_keep_their_mean_square_from_layer_to_layer_of_equal_width() -> None:
+    network = build("fitnet", images_of(32, 32, 3), 10, seed=0)
+    names = ["conv1_1", "conv1_3", "conv2_1", "conv2_3", "conv3_1", "conv3_2"]
+    maps = keras.Model(network.inputs, [network.get_layer(name).output for name in names])
+    squares = [np.square(outputs).mean() for outputs in maps.predict(images_of(32, 32, 3))]
+    for before, after in zip(squares[::2], squares[1::2], strict=True):
+        assert 0.5 < after / before < 2
+
+
+@pytest.mark.parametrize("name", ["fitnet", "dense"])
+def test_the_other_students_start_to_learn(tiny: Dataset, name: str) -> None:
+    network = build(name, tiny.x_train, 3, seed=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.Adam(0.001), loss, metrics=["accuracy"])
+    history = network.fit(tiny.x_train, tiny.y_train, batch_size=12, epochs=15, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0] / 2
+    assert history["accuracy"][-1] > 0.9
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (33, 17, 4), (5, 5, 3)])
@@ -72,16 +116,17 @@ def test_only_the_first_convolution_is_he_normal() -> None:
         assert kinds == ["HeNormal"] + ["GlorotUniform"] * (len(kinds) - 1)
 
 
-def test_a_seed_gives_the_weights_and_the_dropout_whatever_ran_before() -> None:
+@pytest.mark.parametrize("name", ["student", "fitnet", "dense"])
+def test_a_seed_gives_the_weights_and_the_dropout_whatever_ran_before(name: str) -> None:
     images = images_of(8, 8, 1)
-    first = build("student", images, 10, seed=3)
+    first = build(name, images, 10, seed=3)
     dropped = np.asarray(first(images, training=True))
     keras.utils.set_random_seed(99)
     build("vgg", images, 10, seed=5)
-    second = build("student", images, 10, seed=3)
+    second = build(name, images, 10, seed=3)
     assert weights_sha256(first) == weights_sha256(second)
     assert np.array_equal(dropped, second(images, training=True))
-    assert weights_sha256(build("student", images, 10, seed=4)) != weights_sha256(first)
+    assert weights_sha256(build(name, images, 10, seed=4)) != weights_sha256(first)
 
 
 def test_whitening_makes_the_patches_of_its_images_uncorrelated_with_equal_variance() -> None:
