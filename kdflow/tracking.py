@@ -35,6 +35,8 @@ from kdflow.errors import KdflowError
 LOGITS_FOLDER = "logits"
 MODEL_NAME = "model"
 
+SOURCES = "auto, a network's name, a run id or (for the teacher of distill) a folder of logits"
+
 
 @dataclass(frozen=True)
 class FoundRun:
@@ -193,11 +195,12 @@ def find_runs(key: str) -> list[FoundRun]:
     return [_found(run) for run in runs]
 
 
-def get_run(run_id: str, parameter: str) -> FoundRun:
+def get_run(run_id: str, parameter: str, expected: str = SOURCES) -> FoundRun:
     """The finished run of this project called `run_id`.
 
     Args:
         parameter: what the user gave the id as, for the message.
+        expected: all that it takes, for the message.
 
     Raises:
         KdflowError: there is none, it is not FINISHED, or no step of this project made it.
@@ -206,8 +209,8 @@ def get_run(run_id: str, parameter: str) -> FoundRun:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise KdflowError(
-            f"{parameter}: expected auto, a network's name, a run id or (for a teacher) a folder of"
-            f" logits; got {run_id!r}, and {mlflow.get_tracking_uri()} has no such run"
+            f"{parameter}: expected {expected}; got {run_id!r}, and {mlflow.get_tracking_uri()} has"
+            " no such run"
         ) from error
     if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
         raise KdflowError(

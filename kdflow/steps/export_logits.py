@@ -87,7 +87,7 @@ def find(source: str, data: Dataset, *, holdout: float, view_count: int) -> Teac
         if asked.step == "export_logits":
             return _read_export(asked, data, holdout, view_count)
     wanted = _config_for(source, data, holdout, view_count)
-    for model_run in teacher.find(source, data, wanted.holdout):
+    for model_run in teacher.find(source, data, wanted.holdout, "teacher"):
         for export in tracking.find_runs(
             key_of("export_logits", wanted, data, model=model_run.run_id)
         ):

@@ -4,12 +4,22 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kdflow import tracking
+import keras
+
+from kdflow import models, tracking
 from kdflow.config import Config, canonical
 from kdflow.data import Dataset
+from kdflow.errors import KdflowError
 
 # What these name is in the key by content: the data set's digest and the upstream run ids.
 NAMED_BY_CONTENT = {"dataset", "teacher", "model"}
+
+
+class TrainedModel(NamedTuple):
+    """A run that logged a model, and its network with verified weights."""
+
+    run: tracking.FoundRun
+    network: keras.Model
 
 
 class StepResult(NamedTuple):
@@ -58,3 +68,25 @@ def key_of(step: str, config: Config, data: Dataset, **upstream: str) -> str:
     """The key of the run that this step would make; see `tracking.run_key`."""
     params = config.model_dump(exclude=NAMED_BY_CONTENT)
     return tracking.run_key(step, params, data.digest, upstream)
+
+
+def verified_model(run: tracking.FoundRun, parameter: str) -> TrainedModel:
+    """The model that a run logged, once its weights are shown to be those of that run.
+
+    Args:
+        parameter: what asks for it, for the message.
+
+    Raises:
+        KdflowError: it cannot be loaded, or has other weights.
+    """
+    try:
+        network = tracking.load_model(run)
+    except KdflowError as error:
+        raise KdflowError(f"{parameter}: {error}") from error
+    expected, found = run.tags["kdflow.weights_sha256"], models.weights_sha256(network)
+    if expected != found:
+        raise KdflowError(
+            f"{parameter}: expected weights with SHA-256 {expected} in run {run.run_id}, got"
+            f" {found}"
+        )
+    return TrainedModel(run, network)

@@ -1,7 +1,6 @@
 """Train a teacher from labels; find the one that another step needs, or train it."""
 
 import time
-from typing import NamedTuple
 
 import keras
 
@@ -10,15 +9,18 @@ from kdflow.config import TeacherConfig, default_teacher, is_automatic
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.steps import bundled
-from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
+from kdflow.steps.record import (
+    StepResult,
+    TrainedModel,
+    key_of,
+    link_upstream,
+    open_step,
+    verified_model,
+)
 from kdflow.steps.train import train_network
 
-
-class Teacher(NamedTuple):
-    """A model's run, and its network with verified weights."""
-
-    run: tracking.FoundRun
-    network: keras.Model
+# Runs that logged no model which tells classes apart: a hint run's upper layers are untrained.
+WITHOUT_CLASSIFIER = ("export_logits", "hint", "compare")
 
 
 def run(config: TeacherConfig, data: Dataset) -> StepResult:
@@ -35,12 +37,15 @@ def run(config: TeacherConfig, data: Dataset) -> StepResult:
         )
 
 
-def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:
+def find(
+    source: str, data: Dataset, holdout: float, parameter: str = "model"
+) -> list[tracking.FoundRun]:
     """The runs whose model `source` names, oldest first; none if it has yet to be trained.
 
     Args:
         source: auto, a network's name, or the id of a run that logged a model.
         holdout: what the model has to be trained with.
+        parameter: what the user gave `source` as, for the message.
 
     Raises:
         KdflowError: `source` is a run that does not fit.
@@ -49,45 +54,77 @@ def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:
         return tracking.find_runs(bundled.key())
     if is_automatic(source):
         return tracking.find_runs(key_of("teacher", _default_config(source, data, holdout), data))
-    found = tracking.get_run(source, "model")
-    if found.step == "export_logits":
-        raise KdflowError(f"model: expected a run that logged a model, got the export {source}")
+    found = tracking.get_run(source, parameter)
+    if found.step in WITHOUT_CLASSIFIER:
+        raise KdflowError(
+            f"{parameter}: expected a run that logged a model that classifies, got the"
+            f" {found.step} run {source}"
+        )
     if found.tags["kdflow.dataset_digest"] != data.digest:
         raise KdflowError(
-            f"model: expected a model of {data.name} (digest {data.digest}), got run {source} on"
-            f" {found.params['dataset']} (digest {found.tags['kdflow.dataset_digest']})"
+            f"{parameter}: expected a model of {data.name} (digest {data.digest}), got run"
+            f" {source} on {found.params['dataset']} (digest"
+            f" {found.tags['kdflow.dataset_digest']})"
         )
     if float(found.params["holdout"]) != holdout:
         raise KdflowError(
-            f"model: expected one trained with holdout={holdout}, got run {source} with"
+            f"{parameter}: expected one trained with holdout={holdout}, got run {source} with"
             f" holdout={found.params['holdout']}"
         )
     return [found]
 
 
-def find_or_train(source: str, data: Dataset, holdout: float) -> Teacher:
-    """The model that `source` names; one that is not in the store yet is imported, if it comes with
-    kdflow, or trained at its default settings."""
-    for found in find(source, data, holdout):
+def find_or_train(source: str, data: Dataset, holdout: float) -> TrainedModel:
+    """The model that `source` names; one that is not in the store yet is made."""
+    found = find_verified(source, data, holdout)
+    if found:
+        print(f"teacher: found {describe(found.run)}")
+    return found or make(source, data, holdout)
+
+
+def find_verified(
+    source: str, data: Dataset, holdout: float, parameter: str = "model"
+) -> TrainedModel | None:
+    """The model that `source` names, or None if it has yet to be made: a damaged one does not
+    count, unless `source` is its run.
+
+    Args:
+        holdout, parameter: as in `find`.
+
+    Raises:
+        KdflowError: `source` is a run that does not fit, or whose model is damaged.
+    """
+    for found in find(source, data, holdout, parameter):
         try:
-            teacher = Teacher(found, _verified_model(found))
+            return verified_model(found, parameter)
         except KdflowError as error:
             if not is_automatic(source):
                 raise
-            print(f"teacher: {error}; it is not used")
-        else:
-            print(f"teacher: found {describe(found)}")
-            return teacher
+            print(f"{error}; it is not used")
+    return None
+
+
+def make(source: str, data: Dataset, holdout: float) -> TrainedModel:
+    """The model that `find_verified` did not find: imported, if it comes with kdflow, or trained at
+    its default settings."""
     if bundled.fits(source, data, holdout):
         made = tracking.get_run(bundled.import_teacher(data), "model")
         print(f"teacher: imported the bundled {describe(made)}")
-        return Teacher(made, _verified_model(made))
+        return verified_model(made, "teacher")
     config = _default_config(source, data, holdout)
     print(f"teacher: no {config.arch} at its default settings in the store; training one")
     started = time.perf_counter()
     made = tracking.get_run(run(config, data).run_id, "model")
     print(f"teacher: trained {describe(made)} in {time.perf_counter() - started:.1f} s")
-    return Teacher(made, _verified_model(made))
+    return verified_model(made, "teacher")
+
+
+def untrained(source: str, data: Dataset, holdout: float) -> keras.Model:
+    """A network like the one that `make` would make, with random weights: for its shapes."""
+    arch = _default_config(source, data, holdout).arch
+    if bundled.fits(source, data, holdout):
+        arch = bundled.about()["config"]["arch"]
+    return models.NETWORKS[arch](data.image_shape, data.classes)
 
 
 def describe(found: tracking.FoundRun) -> str:
@@ -96,16 +133,6 @@ def describe(found: tracking.FoundRun) -> str:
     accuracy = found.metrics.get("test_accuracy")
     accuracy_words = f", test accuracy {accuracy:.4f}" if accuracy is not None else ""
     return f"{network}, run {found.run_id}{accuracy_words}{tracking.other_commit(found)}"
-
-
-def _verified_model(made_by: tracking.FoundRun) -> keras.Model:
-    network = tracking.load_model(made_by)
-    expected, found = made_by.tags["kdflow.weights_sha256"], models.weights_sha256(network)
-    if expected != found:
-        raise KdflowError(
-            f"model: expected weights with SHA-256 {expected} in run {made_by.run_id}, got {found}"
-        )
-    return network
 
 
 def _default_config(source: str, data: Dataset, holdout: float) -> TeacherConfig:
