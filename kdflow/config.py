@@ -5,7 +5,7 @@ the models below. A field without a default gets it from `RECIPES`: it depends o
 the data set, and is filled in before validation, so that a step only ever sees resolved values.
 """
 
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,14 @@ ScheduleName = Literal["constant", "cosine", "triangular"]
 
 NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
 MAX_VIEWS = 162
+
+Epochs = Annotated[int, Field(ge=1, lt=2**31, description="passes over the training images")]
+BatchSize = Annotated[int, Field(ge=1, lt=2**31, description="images per optimiser step")]
+LearningRate = Annotated[float, Field(gt=0, description="the optimiser's step size")]
+Seed = Annotated[
+    int,
+    Field(ge=0, lt=2**31, description="initial weights, dropout and the order of the images"),
+]
 
 
 class Recipe(NamedTuple):
@@ -105,9 +113,9 @@ class TrainingConfig(Config):
 
     network_field: ClassVar[str]
 
-    epochs: int = Field(ge=1, lt=2**31, description="passes over the training images")
-    batch_size: int = Field(ge=1, lt=2**31, description="images per optimiser step")
-    learning_rate: float = Field(gt=0, description="the optimiser's step size")
+    epochs: Epochs
+    batch_size: BatchSize
+    learning_rate: LearningRate
     optimizer: OptimizerName = Field(
         description="adam, sgd with Nesterov momentum 0.9, or speedrun: sgd as in Jordan 2024, for"
         " networks with batch normalisation"
@@ -116,9 +124,7 @@ class TrainingConfig(Config):
         description="how the learning rate goes on from learning_rate, its largest value: constant,"
         " cosine (down to 0), or triangular (up for the first quarter, then down)"
     )
-    seed: int = Field(
-        0, ge=0, lt=2**31, description="initial weights, dropout and the order of the images"
-    )
+    seed: Seed = 0
     evaluate_test: bool = Field(
         True, description="read the test set once, at the end (true or false)"
     )
@@ -184,6 +190,30 @@ class BaselineConfig(LabelsConfig):
     student: NetworkName = Field("student", description="the network to train")
 
 
+class HintConfig(Config):
+    """Train the student's lower layers to give what a teacher's hint layer gives: FitNets, stage
+    one."""
+
+    student: NetworkName = Field("student", description="the network to train")
+    teacher: str = Field(
+        "auto",
+        description="whose hints to learn from: auto (the data set's default teacher, found or"
+        " trained), a network's name, or the id of a model's run or of its export",
+    )
+    hint_layer: str = Field(
+        "auto", description="the teacher's layer to learn from; auto is its network's own"
+    )
+    guided_layer: str = Field(
+        "auto",
+        description="the student's layer that learns, with maps as high and wide as the hint"
+        " layer's; auto is its network's own",
+    )
+    epochs: Epochs = 10
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 0.001
+    seed: Seed = 0
+
+
 class ExportLogitsConfig(Config):
     """Log a model's raw logits on every training and test image as a verified artifact."""
 
@@ -236,6 +266,7 @@ STEPS: dict[str, type[Config]] = {
     "teacher": TeacherConfig,
     "export_logits": ExportLogitsConfig,
     "baseline": BaselineConfig,
+    "hint": HintConfig,
     "distill": DistillConfig,
     "compare": CompareConfig,
 }

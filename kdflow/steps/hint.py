@@ -1,0 +1,124 @@
+"""Train the student's lower layers on a teacher's hints."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kdflow import hints, models, plots, tracking, training
+from kdflow.config import HintConfig, is_automatic
+from kdflow.data import Dataset, cache_folder
+from kdflow.errors import KdflowError
+from kdflow.steps import teacher
+from kdflow.steps.record import StepResult, TrainedModel, link_upstream, open_step
+from kdflow.steps.train import peak_memory_mb, split_images
+
+
+class Plan(NamedTuple):
+    """What a hint run is made of: the teacher, if it is in the store already, and the layers."""
+
+    teacher: TrainedModel | None
+    hint_layer: str
+    guided_layer: str
+
+
+def run(config: HintConfig, data: Dataset) -> StepResult:
+    planned = plan(config, data)  # what does not fit is refused without a run
+    name = f"hint {config.student} seed={config.seed}"
+    with open_step("hint", name, config, data) as run_id:
+        if planned.teacher:
+            print(f"teacher: found {teacher.describe(planned.teacher.run)}")
+        taught_by, teaching = planned.teacher or teacher.make(config.teacher, data, config.holdout)
+        link_upstream("hint", config, data, teacher=taught_by.run_id)
+        train, validation = split_images(config, data)
+        network = models.build(
+            config.student, data.x_train[train.indices], data.classes, seed=config.seed
+        )
+        guided = models.features(network, planned.guided_layer)
+        print(
+            f"hints: {planned.hint_layer} of {teaching.name} for {planned.guided_layer} of"
+            f" {network.name}; each image passes {teaching.name} once"
+        )
+        started = time.perf_counter()
+        with hints.cached(
+            models.features(teaching, planned.hint_layer), _images(config, data), cache_folder()
+        ) as cached:
+            print(
+                f"hints: computed in {time.perf_counter() - started:.1f} s, kept on disk until the"
+                " training ends"
+            )
+            history = training.fit_hint(
+                guided,
+                train,
+                validation,
+                train_hints=cached[0],
+                validation_hints=cached[-1],
+                learning_rate=config.learning_rate,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                on_epoch=lambda epoch, metrics: tracking.log_metrics(metrics, epoch),
+            )
+        final = {"parameters": float(network.count_params()), "peak_memory_mb": peak_memory_mb()}
+        tracking.log_metrics(final)
+        tracking.set_tags(
+            {
+                "kdflow.hint_layer": planned.hint_layer,
+                "kdflow.guided_layer": planned.guided_layer,
+                "kdflow.weights_sha256": models.weights_sha256(network),
+            }
+        )
+        tracking.log_model(network)
+        tracking.log_figure(plots.hint_curves(history, name), "learning_curves.png")
+    result = StepResult(run_id, history[-1] | final)
+    print(
+        f"{name}: validation error of the hints {result.metrics['val_hint_loss']:.4f}, accuracy of"
+        f" the nearest class mean {result.metrics['val_probe_accuracy']:.4f}"
+    )
+    return result
+
+
+def plan(config: HintConfig, data: Dataset) -> Plan:
+    """What the hint run of `config` would be made of.
+
+    Raises:
+        KdflowError: the teacher does not fit, a layer is unknown or has no maps, the two layers
+            differ in height or width, or the disk has too little room for the hints.
+    """
+    source = _model_source(config.teacher)
+    found = teacher.find_verified(source, data, config.holdout, "teacher")
+    teaching = found.network if found else teacher.untrained(source, data, config.holdout)
+    learning = models.NETWORKS[config.student](data.image_shape, data.classes)
+    hint_layer = models.feature_layer(teaching, config.hint_layer, "hint_layer")
+    guided_layer = models.feature_layer(learning, config.guided_layer, "guided_layer")
+    hint_maps = models.feature_maps(teaching)
+    hint_shape, guided_shape = hint_maps[hint_layer], models.feature_maps(learning)[guided_layer]
+    if hint_shape[:2] != guided_shape[:2]:
+        fitting = [name for name, shape in hint_maps.items() if shape[:2] == guided_shape[:2]]
+        raise KdflowError(
+            "hint_layer, guided_layer: expected maps of equal height and width, got"
+            f" {hint_layer} of {teaching.name} with {hint_shape[0]}x{hint_shape[1]} and"
+            f" {guided_layer} of {learning.name} with {guided_shape[0]}x{guided_shape[1]}, which"
+            f" fits {', '.join(fitting) or 'no layer'} of {teaching.name}"
+        )
+    hints.check_room(cache_folder(), sum(map(len, _images(config, data))), hint_shape)
+    return Plan(found, hint_layer, guided_layer)
+
+
+def _model_source(source: str) -> str:
+    """What names the teacher's model where `source` names its logits."""
+    if is_automatic(source):
+        return source
+    if Path(source).is_dir():
+        raise KdflowError(
+            "teacher: expected auto, a network's name or a run id, since hints come from a layer of"
+            f" the model; got the folder of logits {source}"
+        )
+    found = tracking.get_run(source, "teacher")
+    return found.tags["kdflow.upstream.model"] if found.step == "export_logits" else source
+
+
+def _images(config: HintConfig, data: Dataset) -> list[np.ndarray]:
+    """The images that hints are needed of. Without a holdout the test set is the validation."""
+    return [data.x_train] if config.holdout else [data.x_train, data.x_test]
