@@ -242,6 +242,11 @@ class DistillConfig(TrainingConfig):
         description="whose logits to learn from: auto (the data set's default teacher, found or"
         " trained), a network's name, a run id, or a folder of logits",
     )
+    init: str = Field(
+        "none",
+        description="initial weights: none (random ones), auto (those of the hint run of this"
+        " student and teacher at its default settings, found or made), or the id of a hint run",
+    )
     temp: float = Field(4, gt=0, le=1000, description="temperature T of the soft targets")
     alpha: float = Field(0.9, ge=0, le=1, description="weight of the soft term")
     t_squared: bool = Field(

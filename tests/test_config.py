@@ -51,6 +51,7 @@ def test_distill_defaults_are_those_of_the_design() -> None:
     distill = DistillConfig()  # type: ignore[call-arg]
     assert (distill.temp, distill.alpha, distill.t_squared, distill.views) == (4, 0.9, True, 1)
     assert (distill.teacher, distill.holdout, distill.seed) == ("auto", 0.1, 0)
+    assert distill.init == "none"
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "digits"])

@@ -22,6 +22,7 @@ from sklearn.neighbors import NearestCentroid
 
 from kdflow import data, logits, models, tracking, training
 from kdflow.__main__ import main
+from kdflow.config import HintConfig
 
 ROOT = Path(__file__).parent.parent
 DISTILL = ["distill", "--dataset", "digits", "--teacher", "pupil", "--epochs", "2"]
@@ -120,7 +121,7 @@ def test_on_an_empty_store_distill_makes_teacher_and_logits_as_runs_of_their_own
 def test_parameters_are_logged_as_resolved_each_with_one_text_per_value(distilled: Run) -> None:
     assert distilled.data.params == {
         **{"dataset": "digits", "holdout": "0.1", "seed": "0", "evaluate_test": "true"},
-        **{"student": "student", "teacher": "pupil", "temp": "8", "alpha": "0.9"},
+        **{"student": "student", "teacher": "pupil", "init": "none", "temp": "8", "alpha": "0.9"},
         **{"t_squared": "true", "views": "1", "epochs": "2", "batch_size": "32"},
         **{"learning_rate": "0.001", "optimizer": "adam", "schedule": "constant"},
     }
@@ -406,6 +407,85 @@ def test_too_small_a_disk_is_refused_before_a_run_is_opened(
     assert len(runs()) == before
 
 
+def test_a_distillation_starts_from_exactly_the_weights_of_its_hint_run(hinted: Run) -> None:
+    init = hinted.info.run_id
+    (run,) = made_by([*DISTILL, "--init", init, "--epochs", "1", "--learning_rate", "1e-30"])
+    assert run.info.run_name == "distill student T=4 alpha=0.9 seed=0 init=hint"
+    assert run.data.tags["kdflow.upstream.init"] == init
+    initial, network = (
+        mlflow.keras.load_model(f"runs:/{made}/model").get_weights()
+        for made in (init, run.info.run_id)
+    )
+    for before, after in zip(initial, network, strict=True):
+        np.testing.assert_allclose(after, before, rtol=0, atol=1e-25)
+
+
+def test_auto_makes_the_hint_run_at_its_default_settings_once(
+    first: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*DISTILL, "--student", "pupil", "--seed", "11", "--init", "auto"]
+    run, hint = made_by(argv)
+    assert hint.data.params["epochs"] == str(HintConfig().epochs)  # type: ignore[call-arg]
+    assert hint.data.params["seed"] == "0"
+    assert hint.data.tags["kdflow.asked_by"] == run.info.run_id
+    assert run.data.tags["kdflow.upstream.init"] == hint.info.run_id
+    assert "init: no hint run of pupil at its default settings" in capsys.readouterr().out
+    (again,) = made_by(argv)
+    assert f"init: starts from hint run {hint.info.run_id}" in capsys.readouterr().out
+    assert per_epoch(again) == per_epoch(run)
+    assert again.data.tags["kdflow.key"] == run.data.tags["kdflow.key"]
+    (named,) = made_by([*argv[:-1], hint.info.run_id])
+    assert named.data.tags["kdflow.key"] == run.data.tags["kdflow.key"]
+    # another way to name the teacher finds the same hint run
+    (by_export,) = made_by([*argv, "--teacher", first[1].info.run_id])
+    assert by_export.data.tags["kdflow.upstream.init"] == hint.info.run_id
+
+
+def test_without_init_the_key_is_that_of_a_run_which_never_heard_of_it(
+    distilled: Run, exported: Run
+) -> None:
+    params = {
+        **{"holdout": 0.1, "epochs": 2, "batch_size": 32, "learning_rate": 0.001},
+        **{"optimizer": "adam", "schedule": "constant", "seed": 0, "evaluate_test": True},
+        **{"student": "student", "temp": 8.0, "alpha": 0.9, "t_squared": True, "views": 1},
+    }
+    upstream = {"teacher": exported.info.run_id}
+    key = tracking.run_key("distill", params, data.load("digits").digest, upstream)
+    assert distilled.data.tags["kdflow.key"] == key
+
+
+def test_a_damaged_hint_run_is_refused_by_name_and_made_anew_by_auto(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--dataset", "digits", "--teacher", "pupil", "--student", "pupil", "--epochs", "1"]
+    hint, teacher = made_by(["hint", *argv[:-2]])
+    mlflow.MlflowClient().set_tag(hint.info.run_id, "kdflow.weights_sha256", "another")
+    made_by(["export_logits", "--dataset", "digits", "--model", "pupil"])
+    before = len(runs())
+    assert main(["distill", *argv, "--init", hint.info.run_id]) == 1
+    assert "init: expected weights with SHA-256 another" in capsys.readouterr().err
+    assert len(runs()) == before
+    run, again = made_by(["distill", *argv, "--init", "auto"])
+    assert "init: expected weights with SHA-256 another" in capsys.readouterr().out
+    assert run.data.tags["kdflow.upstream.init"] == again.info.run_id
+    assert again.data.tags["kdflow.upstream.teacher"] == teacher.info.run_id
+
+
+def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(first: list[Run]) -> None:
+    argv = ["--dataset", "digits", "--epochs", "1", "--teacher", "pupil", "--student", "pupil"]
+    parent, *made = made_by(["compare", *argv, "--seeds", "2", "--seed", "20", "--init", "auto"])
+    hint = parent.data.tags["kdflow.upstream.init"]
+    assert parent.info.run_name == "compare pupil T=4 alpha=0.9 seeds=2 init=hint"
+    inits = [
+        run.data.tags.get("kdflow.upstream.init")
+        for run in made
+        if run.data.tags["kdflow.step"] in ("baseline", "distill")
+    ]
+    assert inits == [None, hint, None, hint]
+    again = made_by(["compare", *argv, "--seeds", "2", "--seed", "20", "--init", "auto"])
+    assert len(again) == 1  # its pairs are found, hint run and all
+
+
 # --- protocol -----------------------------------------------------------------------------------
 
 
@@ -460,6 +540,15 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
         ("distill --teacher {teacher} --dataset {npz}", "expected a model of"),
         ("distill --teacher {empty}", "expected a manifest.json, got none"),
         ("distill --teacher {hinted}", "teacher: expected a run that logged a model that classif"),
+        ("distill --init nonsense", "init: expected none, auto or the id of a hint run; got 'nons"),
+        ("distill --init {unfinished}", "init: expected a FINISHED run, got {unfinished}"),
+        ("distill --init {teacher}", "init: expected a hint run, got the teacher run {teacher}"),
+        ("distill --init {hinted} --student pupil", "with the student pupil, got run {hinted}"),
+        ("distill --init {hinted} --teacher pupil --holdout 0.2", "the holdout 0.2, got run"),
+        ("distill --init {hinted} --dataset {npz}", "init: expected a hint run with the data set"),
+        ("distill --init auto --teacher pupil", "hint_layer, guided_layer: expected maps of equal"),
+        ("distill --init auto --teacher {logits}", "teacher: expected auto, a network's name or a"),
+        ("compare --init auto --teacher pupil", "hint_layer, guided_layer: expected maps of equal"),
         (
             "hint --teacher pupil",
             "pool1 of pupil with 4x4 and pool2 of student with 2x2, which fits no layer of pupil",
@@ -500,6 +589,7 @@ def test_what_does_not_fit_is_one_line_status_1_and_no_run(
         "exported": exported.info.run_id,
         "teacher": teacher.info.run_id,
         "hinted": hinted.info.run_id,
+        "logits": str(artifact(exported, "logits")),
         "npz": str(tiny_npz),
         "empty": str(tmp_path / "empty"),
     }

@@ -6,7 +6,7 @@ from kdflow import plots, tracking
 from kdflow.compare import Comparison, compare
 from kdflow.config import BaselineConfig, CompareConfig, DistillConfig, canonical
 from kdflow.data import Dataset
-from kdflow.steps import baseline, distill, export_logits
+from kdflow.steps import baseline, distill, export_logits, hint
 from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
 
 
@@ -14,16 +14,19 @@ def run(config: CompareConfig, data: Dataset) -> StepResult:
     found = export_logits.find(
         config.teacher, data, holdout=config.holdout, view_count=config.views
     )
+    initial = hint.find_initial(config, data)
     temp, alpha = canonical(config.temp), canonical(config.alpha)
     name = f"compare {config.student} T={temp} alpha={alpha} seeds={config.seeds}"
+    name += distill.init_words(config)
     metric = "test_accuracy" if config.evaluate_test else "val_accuracy"
     with open_step("compare", name, config, data) as run_id:
         teacher = found or export_logits.export(
             config.teacher, data, holdout=config.holdout, view_count=config.views
         )
-        link_upstream("compare", config, data, teacher=teacher.source)
+        upstream = distill.upstream(teacher, initial or hint.make_initial(config, data))
+        link_upstream("compare", config, data, **upstream)
         pairs = [
-            _train_pair(config, data, seed, teacher.source)
+            _train_pair(config, data, seed, upstream)
             for seed in range(config.seed, config.seed + config.seeds)
         ]
         alone = [baseline_result.metrics[metric] for baseline_result, _ in pairs]
@@ -50,7 +53,7 @@ def run(config: CompareConfig, data: Dataset) -> StepResult:
 
 
 def _train_pair(
-    config: CompareConfig, data: Dataset, seed: int, teacher: str
+    config: CompareConfig, data: Dataset, seed: int, upstream: dict[str, str]
 ) -> tuple[StepResult, StepResult]:
     """Baseline and student of one seed, with the same budget and augmentation: found, or trained as
     children of the open run."""
@@ -59,7 +62,7 @@ def _train_pair(
     shared = {name: given[name] for name in BaselineConfig.model_fields if name in given}
     for_baseline = BaselineConfig(**shared, augment=config.views)
     alone = find_result("baseline", for_baseline, data)
-    taught = find_result("distill", for_student, data, teacher=teacher)
+    taught = find_result("distill", for_student, data, **upstream)
     return (
         alone or baseline.run(for_baseline, data, child=True),
         taught or distill.run(for_student, data, child=True),

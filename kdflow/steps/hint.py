@@ -1,4 +1,5 @@
-"""Train the student's lower layers on a teacher's hints."""
+"""Train the student's lower layers on a teacher's hints; find the hint run whose weights a
+distillation starts from, or make it."""
 
 import time
 from pathlib import Path
@@ -7,11 +8,18 @@ from typing import NamedTuple
 import numpy as np
 
 from kdflow import hints, models, plots, tracking, training
-from kdflow.config import HintConfig, is_automatic
+from kdflow.config import DistillConfig, HintConfig, is_automatic
 from kdflow.data import Dataset, cache_folder
 from kdflow.errors import KdflowError
 from kdflow.steps import teacher
-from kdflow.steps.record import StepResult, TrainedModel, link_upstream, open_step
+from kdflow.steps.record import (
+    StepResult,
+    TrainedModel,
+    key_of,
+    link_upstream,
+    open_step,
+    verified_model,
+)
 from kdflow.steps.train import peak_memory_mb, split_images
 
 
@@ -74,7 +82,8 @@ def run(config: HintConfig, data: Dataset) -> StepResult:
     result = StepResult(run_id, history[-1] | final)
     print(
         f"{name}: validation error of the hints {result.metrics['val_hint_loss']:.4f}, accuracy of"
-        f" the nearest class mean {result.metrics['val_probe_accuracy']:.4f}"
+        f" the nearest class mean {result.metrics['val_probe_accuracy']:.4f}; start from it with"
+        f" distill init={run_id}"
     )
     return result
 
@@ -104,6 +113,64 @@ def plan(config: HintConfig, data: Dataset) -> Plan:
         )
     hints.check_room(cache_folder(), sum(map(len, _images(config, data))), hint_shape)
     return Plan(found, hint_layer, guided_layer)
+
+
+def find_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
+    """The hint run that `config.init` names; None if it names none, or one that has yet to be made.
+
+    Raises:
+        KdflowError: what it names does not exist, does not fit, or could not be made.
+    """
+    if config.init == "none":
+        return None
+    if config.init != "auto":
+        return _named_initial(config, data)
+    wanted = _default_config(config, data)
+    for model_run in teacher.find(wanted.teacher, data, wanted.holdout, "teacher"):
+        for found in tracking.find_runs(key_of("hint", wanted, data, teacher=model_run.run_id)):
+            try:
+                return verified_model(found, "init")
+            except KdflowError as error:
+                print(f"{error}; it is not used")
+    plan(wanted, data)
+    return None
+
+
+def make_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
+    """Make the hint run that `find_initial` did not find, if `config.init` names one."""
+    if config.init == "none":
+        return None
+    print(f"init: no hint run of {config.student} at its default settings in the store; making one")
+    made = run(_default_config(config, data), data)
+    return verified_model(tracking.get_run(made.run_id, "init"), "init")
+
+
+def _named_initial(config: DistillConfig, data: Dataset) -> TrainedModel:
+    found = tracking.get_run(config.init, "init", "none, auto or the id of a hint run")
+    if found.step != "hint":
+        raise KdflowError(f"init: expected a hint run, got the {found.step} run {found.run_id}")
+    wanted_and_found = {
+        "student": (config.student, found.params["student"]),
+        "data set digest": (data.digest, found.tags["kdflow.dataset_digest"]),
+        "holdout": (config.holdout, float(found.params["holdout"])),
+    }
+    for what, (expected, got) in wanted_and_found.items():
+        if expected != got:
+            raise KdflowError(
+                f"init: expected a hint run with the {what} {expected}, got run {found.run_id} with"
+                f" {got}"
+            )
+    return verified_model(found, "init")
+
+
+def _default_config(config: DistillConfig, data: Dataset) -> HintConfig:
+    """The hint run whose weights `init=auto` means."""
+    return HintConfig(  # type: ignore[call-arg]
+        dataset=data.name,
+        holdout=config.holdout,
+        student=config.student,
+        teacher=_model_source(config.teacher),
+    )
 
 
 def _model_source(source: str) -> str:

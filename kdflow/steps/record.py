@@ -12,7 +12,7 @@ from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 
 # What these name is in the key by content: the data set's digest and the upstream run ids.
-NAMED_BY_CONTENT = {"dataset", "teacher", "model"}
+NAMED_BY_CONTENT = {"dataset", "teacher", "model", "init"}
 
 
 class TrainedModel(NamedTuple):

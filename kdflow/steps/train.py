@@ -4,6 +4,7 @@
 import resource
 import sys
 
+import keras
 import numpy as np
 
 from kdflow import evaluate, models, plots, tracking, training
@@ -23,17 +24,21 @@ def train_network(
     label_smoothing: float = 0.0,
     distillation: training.Distillation | None = None,
     teacher: Logits | None = None,
+    initial: keras.Model | None = None,
 ) -> StepResult:
     """Build, train, evaluate once, log.
 
     Args:
         run_id, name: of the open run.
         teacher: whose test logits the network's predictions are compared with.
+        initial: the same network with the weights to start from; random ones without it.
     """
     train, validation = split_images(config, data)
     network = models.build(
         config.network, data.x_train[train.indices], data.classes, seed=config.seed
     )
+    if initial is not None:
+        network.set_weights(initial.get_weights())
     print(f"{config.network}: {network.count_params():,} parameters, {len(train.indices):,} images")
     history = training.fit(
         network,
