@@ -6,7 +6,7 @@ the data set, and is filled in before validation, so that a step only ever sees 
 """
 
 from itertools import chain
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
     BaseModel,
@@ -33,6 +33,14 @@ LOSS_WEIGHTS: dict[str, tuple[str, ...]] = {
     "dist": ("dist_beta", "dist_gamma"),
     "ls": (),
 }
+
+Epochs = Annotated[int, Field(ge=1, lt=2**31, description="passes over the training images")]
+BatchSize = Annotated[int, Field(ge=1, lt=2**31, description="images per optimiser step")]
+LearningRate = Annotated[float, Field(gt=0, description="the optimiser's step size")]
+Seed = Annotated[
+    int,
+    Field(ge=0, lt=2**31, description="initial weights, dropout and the order of the images"),
+]
 
 
 class Recipe(NamedTuple):
@@ -119,9 +127,9 @@ class TrainingConfig(Config):
 
     network_field: ClassVar[str]
 
-    epochs: int = Field(ge=1, lt=2**31, description="passes over the training images")
-    batch_size: int = Field(ge=1, lt=2**31, description="images per optimiser step")
-    learning_rate: float = Field(gt=0, description="the optimiser's step size")
+    epochs: Epochs
+    batch_size: BatchSize
+    learning_rate: LearningRate
     optimizer: OptimizerName = Field(
         description="adam, sgd with Nesterov momentum 0.9, or speedrun: sgd as in Jordan 2024, for"
         " networks with batch normalisation"
@@ -130,9 +138,7 @@ class TrainingConfig(Config):
         description="how the learning rate goes on from learning_rate, its largest value: constant,"
         " cosine (down to 0), or triangular (up for the first quarter, then down)"
     )
-    seed: int = Field(
-        0, ge=0, lt=2**31, description="initial weights, dropout and the order of the images"
-    )
+    seed: Seed = 0
     evaluate_test: bool = Field(
         True, description="read the test set once, at the end (true or false)"
     )
@@ -196,6 +202,30 @@ class BaselineConfig(LabelsConfig):
     network_field = "student"
 
     student: NetworkName = Field("student", description="the network to train")
+
+
+class HintConfig(Config):
+    """Train the student's lower layers to give what a teacher's hint layer gives: FitNets, stage
+    one."""
+
+    student: NetworkName = Field("student", description="the network to train")
+    teacher: str = Field(
+        "auto",
+        description="whose hints to learn from: auto (the data set's default teacher, found or"
+        " trained), a network's name, or the id of a model's run or of its export",
+    )
+    hint_layer: str = Field(
+        "auto", description="the teacher's layer to learn from; auto is its network's own"
+    )
+    guided_layer: str = Field(
+        "auto",
+        description="the student's layer that learns, with maps as high and wide as the hint"
+        " layer's; auto is its network's own",
+    )
+    epochs: Epochs = 10
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 0.001
+    seed: Seed = 0
 
 
 class ExportLogitsConfig(Config):
@@ -282,6 +312,17 @@ class DistillConfig(TrainingConfig, ObjectiveConfig):
         description="whose logits to learn from: auto (the data set's default teacher, found or"
         " trained), a network's name, a run id, or a folder of logits",
     )
+    init: str = Field(
+        "none",
+        min_length=1,
+        description="initial weights: none (random ones), auto (those of the hint run of this"
+        " student and teacher at its default settings, found or made), or the id of a hint run",
+    )
+
+    @property
+    def start(self) -> str:
+        """What a run's name adds if the student does not start from random weights."""
+        return "" if self.init == "none" else " init=hint"
 
 
 class CompareConfig(DistillConfig):
@@ -302,7 +343,7 @@ class AssistantConfig(ObjectiveConfig):
     epochs: int = Field(
         0, ge=0, lt=2**31, description="passes over the training images; 0 is each network's own"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="as in distill, of every network")
+    seed: Seed = 0
 
     @field_validator("chain")
     @classmethod
@@ -326,6 +367,7 @@ STEPS: dict[str, type[Config]] = {
     "teacher": TeacherConfig,
     "export_logits": ExportLogitsConfig,
     "baseline": BaselineConfig,
+    "hint": HintConfig,
     "distill": DistillConfig,
     "compare": CompareConfig,
     "assistant": AssistantConfig,

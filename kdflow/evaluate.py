@@ -1,7 +1,8 @@
-"""What a network is worth, computed from its logits with NumPy."""
+"""What a network is worth, computed from its logits or its features with NumPy."""
 
 import keras
 import numpy as np
+from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 
 PREDICT_BATCH = 250
@@ -59,3 +60,39 @@ def final_metrics(
     if teacher_logits is not None:
         metrics["teacher_agreement"] = agreement(logits, teacher_logits)
     return metrics
+
+
+def class_means(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, indices: np.ndarray
+) -> np.ndarray:
+    """The mean of the model's output over the images of each class, (classes, values) float64.
+
+    The outputs of one batch are held at a time: all of them may not fit in memory.
+
+    Args:
+        images: uint8, (n, height, width, channels).
+        labels: (n,) integers from 0.
+        indices: the chosen images, some of every class.
+    """
+    counts = np.bincount(labels[indices])
+    sums: np.ndarray = np.zeros(())
+    for batch in batches(indices, PREDICT_BATCH):
+        outputs = model.predict_on_batch(images[batch]).reshape(len(batch), -1)
+        sums = sums + np.eye(len(counts))[labels[batch]].T @ outputs
+    return sums / counts[:, np.newaxis]
+
+
+def nearest_class(features: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """The class whose mean is nearest, (images,) integers: a classifier with nothing to train.
+
+    Args:
+        features: (images, ...), any shape per image.
+        means: (classes, values).
+    """
+    nearest: np.ndarray = cdist(features.reshape(len(features), -1), means).argmin(axis=1)
+    return nearest
+
+
+def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """`indices` in order, `size` at a time; the last batch may be smaller."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]

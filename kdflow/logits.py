@@ -7,6 +7,7 @@ any temperature, and `manifest.json`.
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,6 +72,11 @@ class Logits:
     manifest_sha256: str
     train: np.ndarray
     test: np.ndarray
+
+
+def is_folder(name: str) -> bool:
+    """Whether there is a folder called `name`, which may be no path at all."""
+    return os.path.isdir(name)  # noqa: PTH112 (Path.is_dir raises at a name that is too long)
 
 
 def write(

@@ -1,5 +1,5 @@
-"""The losses, as pure functions of tensors. Everything is computed from logits, no logarithm is
-taken of a probability, and every function returns one value per example.
+"""The losses, as pure functions of tensors. What concerns classes is computed from logits, no
+logarithm is taken of a probability, and every function returns one value per example.
 
 Notation: z are logits, T is `temp`, and p_T = softmax(z / T) over the class axis of each example.
 """
@@ -218,3 +218,16 @@ def distillation_loss(
     if t_squared:
         soft = soft * temp**2
     return DistillationLoss((1 - alpha) * hard + alpha * soft, hard, soft)
+
+
+def hint_loss(hints: Tensor, regressed: Tensor) -> Tensor:
+    """The mean squared error over the maps of each example.
+
+    Args:
+        hints: (batch, height, width, channels), what the teacher's hint layer gives.
+        regressed: the same shape, what the regressor makes of the student's guided layer.
+
+    Source: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", eq. 3, which is half the sum
+    of the squares: height * width * channels / 2 times this one. A mean compares between layers.
+    """
+    return ops.mean(ops.square(regressed - hints), axis=(1, 2, 3))

@@ -6,6 +6,7 @@ Pools round up (`padding="same"`), so any image size fits; on 32x32 each map is 
 
 import hashlib
 from collections.abc import Callable
+from itertools import dropwhile
 
 import keras
 import numpy as np
@@ -205,6 +206,40 @@ def whitening_filters(images: np.ndarray) -> np.ndarray:
     variances, directions = np.linalg.eigh(np.cov(patches, rowvar=False))
     filters = directions / np.sqrt(variances + WHITENING_EPSILON)
     return filters.reshape(2, 2, images.shape[-1], -1).astype(np.float32)
+
+
+def feature_maps(network: keras.Model) -> dict[str, ImageShape]:
+    """The layers whose output is maps that weights have made, in the network's order, each with its
+    shape: (height, width, channels)."""
+    weighted = dropwhile(lambda layer: not layer.weights, network.layers)
+    shapes = {layer.name: tuple(layer.output.shape[1:]) for layer in weighted}
+    return {name: shape for name, shape in shapes.items() if len(shape) == 3}
+
+
+def feature_layer(network: keras.Model, layer: str, parameter: str) -> str:
+    """The layer of `network` that a user means by `layer`, which may be auto.
+
+    Args:
+        parameter: what the user gave it as, for the message.
+
+    Raises:
+        KdflowError: it is none of `feature_maps`, or the network has no layer of its own in
+            `FEATURE_LAYERS`.
+    """
+    maps = feature_maps(network)
+    name = FEATURE_LAYERS.get(network.name, layer) if layer == "auto" else layer
+    if name not in maps:
+        raise KdflowError(
+            f"{parameter}: expected a layer of {network.name} whose output is maps (height, width,"
+            f" channels), {', '.join(maps) or 'of which it has none'}; got {layer!r}"
+        )
+    return name
+
+
+def features(network: keras.Model, layer: str) -> keras.Model:
+    """`network` up to `layer`, with the same weights: from raw pixels to that layer's output."""
+    name = f"{network.name}_to_{layer}"
+    return keras.Model(network.input, network.get_layer(layer).output, name=name)
 
 
 def weights_sha256(model: keras.Model) -> str:

@@ -22,10 +22,33 @@ def learning_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
         "cross-entropy of the labels (nats)": {"training": labels_loss, "validation": "val_loss"},
         "accuracy": {"training": "train_accuracy", "validation": "val_accuracy"},
     }
+    return _curves(history, title, panels)
+
+
+def hint_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
+    """The error of the hints, and what the guided features are worth, per epoch.
+
+    Args:
+        history: one dict of metrics per epoch, as `training.fit_hint` returns it.
+    """
+    panels = {
+        "mean squared error of the hints": {
+            "training": "hint_loss",
+            "validation": "val_hint_loss",
+        },
+        "accuracy of the nearest class mean": {"validation": "val_probe_accuracy"},
+    }
+    return _curves(history, title, panels)
+
+
+def _curves(
+    history: Sequence[dict[str, float]], title: str, panels: dict[str, dict[str, str]]
+) -> Figure:
+    """A panel per quantity, in each a line per label: the values of a metric over the epochs."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     epochs = range(1, len(history) + 1)
-    for axes, (ylabel, curves) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+    for axes, (ylabel, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for label, metric in curves.items():
             values = [metrics[metric] for metrics in history]
             axes.plot(epochs, values, marker="." if len(values) < 50 else None, label=label)

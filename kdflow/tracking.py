@@ -36,6 +36,8 @@ from kdflow.errors import KdflowError
 LOGITS_FOLDER = "logits"
 MODEL_NAME = "model"
 
+SOURCES = "auto, a network's name, a run id or (for the teacher of distill) a folder of logits"
+
 
 @dataclass(frozen=True)
 class FoundRun:
@@ -195,8 +197,11 @@ def find_runs(key: str) -> list[FoundRun]:
     return [_found(run) for run in runs]
 
 
-def get_run(run_id: str) -> FoundRun:
+def get_run(run_id: str, expected: str = SOURCES) -> FoundRun:
     """The finished run of this project called `run_id`.
+
+    Args:
+        expected: all that could have been named, for the message.
 
     Raises:
         KdflowError: there is none, it is not FINISHED, or no step of this project made it.
@@ -205,8 +210,7 @@ def get_run(run_id: str) -> FoundRun:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise KdflowError(
-            f"expected auto, a network's name, a run id or (for a teacher) a folder of logits; got"
-            f" {run_id!r}, and {store_address()} has no such run"
+            f"expected {expected}; got {run_id!r}, and {store_address()} has no such run"
         ) from error
     if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
         raise KdflowError(f"expected a FINISHED run, got {run_id}, which is {run.info.status}")

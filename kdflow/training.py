@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,17 @@ from tqdm import tqdm
 
 from kdflow import views
 from kdflow.errors import KdflowError
-from kdflow.evaluate import accuracy, nll, predict_logits
-from kdflow.losses import cross_entropy, distillation_loss
+from kdflow.evaluate import (
+    PREDICT_BATCH,
+    accuracy,
+    batches,
+    class_means,
+    nearest_class,
+    nll,
+    predict_logits,
+)
+from kdflow.hints import Hints
+from kdflow.losses import cross_entropy, distillation_loss, hint_loss
 
 Metrics = dict[str, float]
 OnEpoch = Callable[[int, Metrics], None]
@@ -157,40 +166,147 @@ def fit(
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and the batch.
     """
-    batches = -(-len(train.indices) // batch_size)
-    steps = epochs * batches
+    steps = epochs * len(batches(train.indices, batch_size))
     rate = SCHEDULES[schedule](learning_rate, steps)
     learner = _Learner(network, distillation, label_smoothing)
     learner.compile(optimizer=OPTIMIZERS[optimizer](rate, steps))
+
+    def data(epoch: int) -> dict[str, Any]:
+        images, targets = epoch_data(train, distillation, view_count, seed, epoch)
+        return {"x": images, "y": targets, "batch_size": batch_size}
+
+    def measure(means: Metrics) -> Metrics:
+        trained = {f"train_{name}": mean for name, mean in means.items()}
+        return trained | _validate(network, validation)
+
+    return _fit_epochs(
+        learner,
+        data,
+        measure,
+        epochs=epochs,
+        steps=steps,
+        images=len(train.indices),
+        shown=("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+        watched="val_loss",
+        on_epoch=on_epoch,
+    )
+
+
+def fit_hint(
+    guided: keras.Model,
+    train: Images,
+    validation: Images,
+    *,
+    train_hints: Hints,
+    validation_hints: Hints,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    on_epoch: OnEpoch = lambda epoch, metrics: None,
+) -> list[Metrics]:
+    """Train the lower part of a student in place, so that a regressor makes a teacher's hints of
+    what it gives; the regressor goes with the end of this function (Romero et al. 2015, "FitNets:
+    Hints for Thin Deep Nets", section 2.2).
+
+    The regressor is linear, a 1x1 convolution, where the paper's has the hint layer's own
+    non-linearity: so any layer can be a hint. `losses.hint_loss` is minimised with Adam.
+
+    Args:
+        guided: from uint8 images to the output of the guided layer, (batch, height, width,
+            channels).
+        validation: what `val_hint_loss` is computed on after each epoch, and `val_probe_accuracy`:
+            how often the nearest class mean of the guided layer's outputs is the label's, the means
+            being those of the training images.
+        train_hints, validation_hints: of all `images` there; as high and wide as the guided layer's
+            output.
+        on_epoch: called with the epoch, from 1, and its metrics.
+
+    Returns:
+        The metrics of each epoch.
+
+    Raises:
+        KdflowError: the loss became NaN or infinite; names the epoch and the batch.
+    """
+    steps = epochs * len(batches(train.indices, batch_size))
+    regressor = keras.layers.Conv2D(
+        train_hints.shape[-1],
+        1,
+        kernel_initializer=keras.initializers.GlorotNormal(seed),
+        name="regressor",
+    )
+    regressed = regressor(guided.output)
+    learner = keras.Model(guided.input, regressed, name="hint_learner")
+    learner.compile(optimizer=OPTIMIZERS["adam"](learning_rate, steps), loss=hint_loss)
+    observer = keras.Model(guided.input, [guided.output, regressed], name="hint_observer")
+
+    def data(epoch: int) -> dict[str, Any]:
+        order, _ = epoch_order(train.indices, seed, epoch)
+        return {"x": _HintBatches(train.images, train_hints, batches(order, batch_size))}
+
+    def measure(means: Metrics) -> Metrics:
+        probe = class_means(guided, train.images, train.labels, train.indices)
+        validated = _validate_hint(observer, probe, validation, validation_hints)
+        return {"hint_loss": means["loss"]} | validated
+
+    return _fit_epochs(
+        learner,
+        data,
+        measure,
+        epochs=epochs,
+        steps=steps,
+        images=len(train.indices),
+        shown=("hint_loss", "val_hint_loss", "val_probe_accuracy"),
+        watched="val_hint_loss",
+        on_epoch=on_epoch,
+    )
+
+
+def _fit_epochs(
+    learner: keras.Model,
+    data: Callable[[int], dict[str, Any]],
+    measure: Callable[[Metrics], Metrics],
+    *,
+    epochs: int,
+    steps: int,
+    images: int,
+    shown: Sequence[str],
+    watched: str,
+    on_epoch: OnEpoch,
+) -> list[Metrics]:
+    """The loop itself: fit, measure and tell, epoch by epoch.
+
+    Args:
+        learner: compiled.
+        data: what `learner.fit` takes in an epoch, in its final order.
+        measure: from the means that `learner.fit` returns to the metrics of the epoch.
+        steps, images: of all epochs together, and of one epoch.
+        shown: the metrics that are printed.
+        watched: the one, on the validation images, that has to stay finite.
+    """
     history = []
     with tqdm(total=steps, unit="batch", disable=None, leave=False) as bar:
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()
-            images, targets = epoch_data(train, distillation, view_count, seed, epoch)
+            given = data(epoch)
             log = learner.fit(
-                images,
-                targets,
-                batch_size=batch_size,
-                shuffle=False,
-                verbose=0,
-                callbacks=[_Watch(bar, epoch, epochs)],
+                **given, shuffle=False, verbose=0, callbacks=[_Watch(bar, epoch, epochs)]
             ).history
             seconds = time.perf_counter() - started
             metrics = {
-                **{f"train_{name}": values[0] for name, values in log.items()},
-                **_validate(network, validation),
+                **measure({name: values[0] for name, values in log.items()}),
                 "learning_rate": float(learner.optimizer.learning_rate),
                 "epoch_seconds": seconds,
-                "images_per_second": len(images) / seconds,
+                "images_per_second": images / seconds,
             }
-            if not np.isfinite(metrics["val_loss"]):  # the last update of all can spoil the weights
+            if not np.isfinite(metrics[watched]):  # the last update of all can spoil the weights
                 raise KdflowError(
-                    f"expected a finite validation loss, got {metrics['val_loss']} after epoch"
+                    f"expected a finite validation loss, got {metrics[watched]} after epoch"
                     f" {epoch} of {epochs} (a smaller learning_rate may help)"
                 )
             history.append(metrics)
             on_epoch(epoch, metrics)
-            bar.write(_epoch_line(epoch, epochs, metrics), file=sys.stdout)
+            bar.write(_epoch_line(epoch, epochs, metrics, shown), file=sys.stdout)
     return history
 
 
@@ -239,12 +355,29 @@ def _validate(network: keras.Model, validation: Images) -> Metrics:
     return {"val_loss": nll(logits, labels), "val_accuracy": accuracy(logits, labels)}
 
 
-def _epoch_line(epoch: int, epochs: int, metrics: Metrics) -> str:
-    shown = "  ".join(
-        f"{name} {metrics[name]:.4f}"
-        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    )
-    return f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {shown}  {metrics['epoch_seconds']:.1f} s"
+def _validate_hint(
+    observer: keras.Model, probe: np.ndarray, validation: Images, hints: Hints
+) -> Metrics:
+    """The error of the hints, and how often the nearest of the class means `probe` is the label's.
+
+    Args:
+        observer: from images to the guided layer's output, and to what the regressor makes of it.
+    """
+    errors, correct = [], []
+    for batch in batches(validation.indices, PREDICT_BATCH):
+        guided, regressed = observer.predict_on_batch(validation.images[batch])
+        error = hint_loss(hints.of(batch).astype(np.float32), regressed)
+        errors.append(ops.convert_to_numpy(error))
+        correct.append(nearest_class(guided, probe) == validation.labels[batch])
+    return {
+        "val_hint_loss": float(np.concatenate(errors).mean()),
+        "val_probe_accuracy": float(np.concatenate(correct).mean()),
+    }
+
+
+def _epoch_line(epoch: int, epochs: int, metrics: Metrics, shown: Sequence[str]) -> str:
+    words = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
+    return f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {words}  {metrics['epoch_seconds']:.1f} s"
 
 
 class _Learner(keras.Model):
@@ -284,6 +417,22 @@ class _Learner(keras.Model):
         self.means["hard_loss"].update_state(loss.hard)
         self.means["soft_loss"].update_state(loss.soft)
         return ops.mean(loss.total)
+
+
+class _HintBatches(keras.utils.PyDataset):
+    """An epoch's images and hints, gathered batch by batch: all of the hints would not fit in
+    memory."""
+
+    def __init__(self, images: np.ndarray, hints: Hints, batches: list[np.ndarray]) -> None:
+        super().__init__()
+        self.images, self.hints, self.batches = images, hints, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        batch = self.batches[index]
+        return self.images[batch], self.hints.of(batch)
 
 
 class _Watch(keras.callbacks.Callback):

@@ -7,6 +7,7 @@ from kdflow.config import (
     STEPS,
     BaselineConfig,
     DistillConfig,
+    HintConfig,
     TeacherConfig,
     canonical,
     first_problem,
@@ -51,6 +52,15 @@ def test_distill_defaults_are_those_of_the_design() -> None:
     assert (distill.temp, distill.alpha, distill.t_squared, distill.views) == (4, 0.9, True, 1)
     assert distill.loss == "kd"
     assert (distill.teacher, distill.holdout, distill.seed) == ("auto", 0.1, 0)
+    assert distill.init == "none"
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
+def test_hints_have_settings_of_their_own_on_every_data_set(dataset: str) -> None:
+    hint = HintConfig(dataset=dataset)  # type: ignore[call-arg]
+    assert (hint.epochs, hint.batch_size, hint.learning_rate) == (10, 128, 0.001)
+    assert (hint.student, hint.teacher, hint.seed) == ("student", "auto", 0)
+    assert (hint.hint_layer, hint.guided_layer) == ("auto", "auto")
 
 
 def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:

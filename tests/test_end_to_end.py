@@ -4,26 +4,40 @@ The teacher here is `pupil`, the quickest network to train; its runs are found a
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import keras
 import mlflow
 import numpy as np
 import pytest
 from mlflow.entities import Run
+from sklearn.neighbors import NearestCentroid
 
-from kdflow import data, logits, tracking
+from kdflow import data, logits, models, tracking, training
 from kdflow.__main__ import main
+from kdflow.config import HintConfig
 
 ROOT = Path(__file__).parent.parent
 DISTILL = ["distill", "--dataset", "digits", "--teacher", "pupil", "--epochs", "2"]
+HINT = ["hint", "--dataset", "digits", "--teacher", "pupil", "--guided_layer", "pool1"]
+HINT += ["--epochs", "2"]
 MEASURED = {"epoch_seconds", "images_per_second", "peak_memory_mb"}
 
 pytestmark = pytest.mark.usefixtures("shared_store")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that holds hints for as long as a student learns from them."""
+    monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def runs() -> list[Run]:
@@ -72,6 +86,15 @@ def teacher(first: list[Run]) -> Run:
     return first[2]
 
 
+@pytest.fixture(scope="module")
+def hinted(first: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A hint run for `student`, whose teacher is in the store."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
+        (run,) = made_by(HINT)
+    return run
+
+
 # --- what a run holds ---------------------------------------------------------------------------
 
 
@@ -98,7 +121,7 @@ def test_on_an_empty_store_distill_makes_teacher_and_logits_as_runs_of_their_own
 def test_parameters_are_logged_as_resolved_each_with_one_text_per_value(distilled: Run) -> None:
     assert distilled.data.params == {
         **{"dataset": "digits", "holdout": "0.1", "seed": "0", "evaluate_test": "true"},
-        **{"student": "student", "teacher": "pupil", "temp": "8", "alpha": "0.9"},
+        **{"student": "student", "teacher": "pupil", "init": "none", "temp": "8", "alpha": "0.9"},
         **{"t_squared": "true", "views": "1", "epochs": "2", "batch_size": "32"},
         **{"loss": "kd", "dkd_alpha": "1", "dkd_beta": "8", "dist_beta": "1", "dist_gamma": "1"},
         **{"learning_rate": "0.001", "optimizer": "adam", "schedule": "constant"},
@@ -284,6 +307,202 @@ def test_compare_trains_pairs_as_children_and_reuses_what_exists(
     assert artifact(parent, "comparison.png").stat().st_size > 0
 
 
+# --- hints --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")  # of ReLUs that never fire
+def test_a_hint_run_holds_a_student_and_what_its_guided_features_are_worth(
+    hinted: Run, teacher: Run
+) -> None:
+    assert hinted.info.run_name == "hint student seed=0"
+    assert hinted.data.tags["kdflow.step"] == "hint"
+    assert hinted.data.tags["kdflow.upstream.teacher"] == teacher.info.run_id
+    assert hinted.data.tags["kdflow.hint_layer"] == "pool1"
+    assert hinted.data.params == {
+        **{"dataset": "digits", "holdout": "0.1", "student": "student", "teacher": "pupil"},
+        **{"hint_layer": "auto", "guided_layer": "pool1", "epochs": "2", "batch_size": "128"},
+        **{"learning_rate": "0.001", "seed": "0"},
+    }
+    names = {"hint_loss", "val_hint_loss", "val_probe_accuracy", "learning_rate"}
+    histories = per_epoch(hinted)
+    assert set(histories) == names | {"parameters"}
+    assert {len(histories[name]) for name in names} == {2}
+    assert histories["hint_loss"][1] < histories["hint_loss"][0]
+    assert hinted.data.metrics["peak_memory_mb"] > 0
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(hinted.info.run_id)}
+    assert files == {"config.json", "learning_curves.png"}
+
+    digits = data.load("digits")
+    train, validation = data.split(digits.y_train, 0.1)
+    network = mlflow.keras.load_model(f"runs:/{hinted.info.run_id}/model")
+    assert models.weights_sha256(network) == hinted.data.tags["kdflow.weights_sha256"]
+    maps = np.asarray(models.features(network, "pool1")(digits.x_train), float)
+    maps = maps.reshape(len(maps), -1)
+    probe = NearestCentroid().fit(maps[train], digits.y_train[train])
+    expected = probe.score(maps[validation], digits.y_train[validation])
+    assert histories["val_probe_accuracy"][-1] == pytest.approx(expected)
+
+    initial = models.build("student", digits.x_train[train], 10, seed=0)
+    same = list(map(np.array_equal, network.get_weights(), initial.get_weights()))
+    assert same == [False, False, *[True] * 6]  # the layers above the guided one are untrained
+
+
+def test_a_seed_repeats_a_hint_run(hinted: Run) -> None:
+    (again,) = made_by(HINT)
+    assert per_epoch(again) == per_epoch(hinted)
+    for tag in ("kdflow.key", "kdflow.weights_sha256"):
+        assert again.data.tags[tag] == hinted.data.tags[tag]
+
+
+@pytest.mark.parametrize(
+    ("holdout", "images"), [("0.1", 1437), ("0", 1437 + 360)], ids=["holdout", "no holdout"]
+)
+def test_each_image_passes_the_teacher_once_and_its_hints_are_kept_as_its_own(
+    holdout: str,
+    images: int,
+    first: list[Run],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # the teacher is in the store from now on
+    earlier, *_ = made_by([*HINT, "--holdout", holdout, "--epochs", "1"])
+    teacher = mlflow.keras.load_model(f"runs:/{earlier.data.tags['kdflow.upstream.teacher']}/model")
+    reference = models.features(teacher, "pool1")
+    passed: list[int] = []
+    predict_on_batch, fit_hint = keras.Model.predict_on_batch, training.fit_hint
+
+    def counting(self: keras.Model, batch: np.ndarray) -> Any:
+        if self.name == "pupil_to_pool1":  # the student is another network
+            passed.append(len(batch))
+        return predict_on_batch(self, batch)
+
+    def checking(guided: keras.Model, *sets: training.Images, **given: Any) -> Any:
+        for shown, hints in zip(
+            sets, (given["train_hints"], given["validation_hints"]), strict=True
+        ):
+            some = shown.indices[-5:]
+            found, expected = hints.of(some), np.asarray(reference(shown.images[some]))
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+        return fit_hint(guided, *sets, **given)
+
+    monkeypatch.setattr(keras.Model, "predict_on_batch", counting)
+    monkeypatch.setattr(training, "fit_hint", checking)
+    made_by([*HINT, "--holdout", holdout, "--epochs", "3"])
+    assert sum(passed) == images
+    assert list(cache.iterdir()) == []
+    assert ("val_ metrics are of the TEST set" in capsys.readouterr().out) == (holdout == "0")
+
+
+def test_the_hints_are_gone_after_a_failure_and_an_interrupt(
+    first: list[Run], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*HINT, "--learning_rate", "1e30"]) == 1
+    assert runs()[-1].info.status == "FAILED"
+    assert list(cache.iterdir()) == []
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking, "log_metrics", interrupt)
+    assert main(HINT) == 130
+    assert runs()[-1].info.status == "KILLED"
+    assert list(cache.iterdir()) == []
+
+
+def test_too_small_a_disk_is_refused_before_a_run_is_opened(
+    first: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    little = shutil.disk_usage("/")._replace(free=600_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: little)
+    before = len(runs())
+    assert main(HINT) == 1  # 1,437 images of 4x4x16 halves
+    assert "kdflow hint: cache: expected 0.7 MB of room in" in capsys.readouterr().err
+    assert len(runs()) == before
+
+
+def test_a_distillation_starts_from_exactly_the_weights_of_its_hint_run(hinted: Run) -> None:
+    init = hinted.info.run_id
+    (run,) = made_by([*DISTILL, "--init", init, "--epochs", "1", "--learning_rate", "1e-30"])
+    assert run.info.run_name == "distill student T=4 alpha=0.9 seed=0 init=hint"
+    assert run.data.tags["kdflow.upstream.init"] == init
+    initial, network = (
+        mlflow.keras.load_model(f"runs:/{made}/model").get_weights()
+        for made in (init, run.info.run_id)
+    )
+    for before, after in zip(initial, network, strict=True):
+        np.testing.assert_allclose(after, before, rtol=0, atol=1e-25)
+
+
+def test_auto_makes_the_hint_run_at_its_default_settings_once(
+    first: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*DISTILL, "--student", "pupil", "--seed", "11", "--init", "auto"]
+    run, hint = made_by(argv)
+    assert hint.data.params["epochs"] == str(HintConfig().epochs)  # type: ignore[call-arg]
+    assert hint.data.params["seed"] == "0"
+    assert hint.data.tags["kdflow.asked_by"] == run.info.run_id
+    assert run.data.tags["kdflow.upstream.init"] == hint.info.run_id
+    assert "init: no hint run of pupil at its default settings" in capsys.readouterr().out
+    (again,) = made_by(argv)
+    assert (
+        f"init: starts from the hint run of student, run {hint.info.run_id}"
+        in capsys.readouterr().out
+    )
+    assert per_epoch(again) == per_epoch(run)
+    assert again.data.tags["kdflow.key"] == run.data.tags["kdflow.key"]
+    (named,) = made_by([*argv[:-1], hint.info.run_id])
+    assert named.data.tags["kdflow.key"] == run.data.tags["kdflow.key"]
+    # another way to name the teacher finds the same hint run
+    (by_export,) = made_by([*argv, "--teacher", first[1].info.run_id])
+    assert by_export.data.tags["kdflow.upstream.init"] == hint.info.run_id
+
+
+def test_without_init_the_key_is_that_of_a_run_which_never_heard_of_it(
+    distilled: Run, exported: Run
+) -> None:
+    params = {
+        **{"holdout": 0.1, "epochs": 2, "batch_size": 32, "learning_rate": 0.001},
+        **{"optimizer": "adam", "schedule": "constant", "seed": 0, "evaluate_test": True},
+        **{"student": "student", "temp": 8.0, "alpha": 0.9, "t_squared": True, "views": 1},
+    }
+    upstream = {"teacher": exported.info.run_id}
+    key = tracking.run_key("distill", params, data.load("digits").digest, upstream)
+    assert distilled.data.tags["kdflow.key"] == key
+
+
+def test_a_damaged_hint_run_is_refused_by_name_and_made_anew_by_auto(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--dataset", "digits", "--teacher", "pupil", "--student", "pupil", "--epochs", "1"]
+    hint, teacher = made_by(["hint", *argv[:-2]])
+    mlflow.MlflowClient().set_tag(hint.info.run_id, "kdflow.weights_sha256", "another")
+    made_by(["export_logits", "--dataset", "digits", "--model", "pupil"])
+    before = len(runs())
+    assert main(["distill", *argv, "--init", hint.info.run_id]) == 1
+    assert "init: expected weights with SHA-256 another" in capsys.readouterr().err
+    assert len(runs()) == before
+    run, again = made_by(["distill", *argv, "--init", "auto"])
+    assert "init: expected weights with SHA-256 another" in capsys.readouterr().out
+    assert run.data.tags["kdflow.upstream.init"] == again.info.run_id
+    assert again.data.tags["kdflow.upstream.teacher"] == teacher.info.run_id
+
+
+def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(first: list[Run]) -> None:
+    argv = ["--dataset", "digits", "--epochs", "1", "--teacher", "pupil", "--student", "pupil"]
+    parent, *made = made_by(["compare", *argv, "--seeds", "2", "--seed", "20", "--init", "auto"])
+    hint = parent.data.tags["kdflow.upstream.init"]
+    assert parent.info.run_name == "compare pupil T=4 alpha=0.9 seeds=2 init=hint"
+    inits = [
+        run.data.tags.get("kdflow.upstream.init")
+        for run in made
+        if run.data.tags["kdflow.step"] in ("baseline", "distill")
+    ]
+    assert inits == [None, hint, None, hint]
+    again = made_by(["compare", *argv, "--seeds", "2", "--seed", "20", "--init", "auto"])
+    assert len(again) == 1  # its pairs are found, hint run and all
+
+
 # --- protocol -----------------------------------------------------------------------------------
 
 
@@ -343,12 +562,37 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
         ("distill --teacher {teacher} --dataset {npz}", "teacher: expected a model of"),
         ("distill --teacher {empty}", "expected a manifest.json, got none"),
         ("compare --teacher {empty}", "teacher: logits in"),
-        ("export_logits --model {exported}", "model: expected a run that logged a model"),
+        ("export_logits --model {exported}", "model: expected a run that logged a model that"),
         (
             "export_logits --model {damaged}",
             "model: run {damaged} (teacher): no model can be loaded",
         ),
         ("export_logits --model {teacher} --dataset {npz}", "model: expected a model of"),
+        ("distill --teacher {hinted}", "teacher: expected a run that logged a model that classif"),
+        ("distill --init nonsense", "init: expected none, auto or the id of a hint run; got 'nons"),
+        ("distill --init {unfinished}", "init: expected a FINISHED run, got {unfinished}"),
+        ("distill --init {teacher}", "init: expected a hint run, got the teacher run {teacher}"),
+        ("distill --init {hinted} --student pupil", "with the student pupil, got run {hinted}"),
+        ("distill --init {hinted} --teacher pupil --holdout 0.2", "the holdout 0.2, got run"),
+        ("distill --init {hinted} --dataset {npz}", "init: expected a hint run with the data set"),
+        ("distill --init auto --teacher pupil", "hint_layer, guided_layer: expected maps of equal"),
+        ("distill --init auto --teacher {logits}", "teacher: expected auto, a network's name or a"),
+        ("compare --init auto --teacher pupil", "hint_layer, guided_layer: expected maps of equal"),
+        (
+            "hint --teacher pupil",
+            "pool1 of pupil with 4x4 and pool2 of student with 2x2, which fits no layer of pupil",
+        ),
+        ("hint --guided_layer conv1", "fast with 2x2 and conv1 of student with 8x8, which fits wh"),
+        (
+            "hint --hint_layer conv9",
+            "hint_layer: expected a layer of fast whose output is maps (height, width, channels)",
+        ),
+        ("hint --guided_layer dense128", "guided_layer: expected a layer of student whose output"),
+        ("hint --teacher {hinted}", "teacher: expected a run that logged a model that classifies"),
+        ("hint --teacher {teacher} --holdout 0.2", "teacher: expected one trained with holdout=0."),
+        ("hint --teacher {teacher} --dataset {npz}", "teacher: expected a model of"),
+        ("hint --teacher nonsense", "teacher: expected auto, a network's name, a run id"),
+        ("hint --teacher {empty}", "got the folder of logits {empty}"),
         ("export_logits --model nonsense", "model: expected auto"),
         ("baseline --dataset nowhere.npz", "dataset: expected an .npz file of plain arrays, got"),
         ("baseline --holdout 0.001", "holdout: expected a share that takes images of every class"),
@@ -361,6 +605,7 @@ def test_what_does_not_fit_is_one_line_status_1_and_no_run(
     message: str,
     exported: Run,
     teacher: Run,
+    hinted: Run,
     tiny_npz: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -381,6 +626,8 @@ def test_what_does_not_fit_is_one_line_status_1_and_no_run(
         "unfinished": unfinished,
         "exported": exported.info.run_id,
         "teacher": teacher.info.run_id,
+        "hinted": hinted.info.run_id,
+        "logits": str(artifact(exported, "logits")),
         "npz": str(tiny_npz),
         "empty": str(tmp_path / "empty"),
         "damaged": damaged.info.run_id,

@@ -1,16 +1,20 @@
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
+from sklearn.neighbors import NearestCentroid
 
 from kdflow.evaluate import (
     accuracy,
     agreement,
+    batches,
+    class_means,
     expected_calibration_error,
     final_metrics,
+    nearest_class,
     nll,
     predict_logits,
 )
-from kdflow.models import build
+from kdflow.models import build, features
 
 
 @pytest.fixture
@@ -76,3 +80,23 @@ def test_predicted_logits_come_from_the_network_without_dropout() -> None:
     assert logits.shape == (7, 4)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, network(images, training=False), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")  # of ReLUs that never fire
+def test_the_nearest_class_mean_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (600, 8, 8, 1), np.uint8)
+    labels = rng.integers(4, size=600).astype(np.uint8)
+    part = features(build("pupil", images, 4, seed=0), "pool1")
+    chosen = rng.permutation(600)[:550]  # more than one batch, the last a smaller one
+    means = class_means(part, images, labels, chosen)
+    maps = np.asarray(part(images), np.float64).reshape(600, -1)
+    reference = NearestCentroid().fit(maps[chosen], labels[chosen])
+    np.testing.assert_allclose(means, reference.centroids_, rtol=1e-5)
+    found = nearest_class(np.asarray(part(images)), means)
+    assert np.array_equal(found, reference.predict(maps))
+
+
+def test_batches_keep_the_order_and_leave_nothing_out() -> None:
+    found = [batch.tolist() for batch in batches(np.array([5, 3, 1, 4, 2]), 2)]
+    assert found == [[5, 3], [1, 4], [2]]

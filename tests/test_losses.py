@@ -12,6 +12,7 @@ from kdflow.losses import (
     SOFT_TERMS,
     cross_entropy,
     distillation_loss,
+    hint_loss,
     soft_cross_entropy,
     soft_targets,
 )
@@ -325,3 +326,17 @@ def test_extreme_logits_give_finite_losses() -> None:
     extreme = np.array([[1e4, -1e4, 0.0]], dtype="float32")
     loss = distillation_loss(np.array([1]), extreme, -extreme, temp=1, alpha=0.5)
     assert np.isfinite(loss.total).all()
+
+
+def test_hint_loss_is_the_mean_of_the_squares_of_each_example() -> None:
+    rng = np.random.default_rng(0)
+    hints, regressed = rng.normal(size=(2, 5, 4, 3, 6))
+    loss = ops.convert_to_numpy(hint_loss(hints, regressed))
+    expected = [
+        sum((r - h) ** 2 for r, h in zip(a.flat, b.flat, strict=True)) / 72
+        for a, b in zip(hints, regressed, strict=True)
+    ]
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    # FitNets, eq. 3: half the squared norm of the difference
+    paper = [0.5 * np.linalg.norm(h - r) ** 2 for h, r in zip(hints, regressed, strict=True)]
+    np.testing.assert_allclose(loss * (4 * 3 * 6) / 2, paper, rtol=1e-12)

@@ -8,7 +8,17 @@ from keras import ops
 from kdflow import models
 from kdflow.config import NETWORK_NAMES, default_teacher
 from kdflow.data import Dataset
-from kdflow.models import FEATURE_LAYERS, NETWORKS, build, weights_sha256, whitening_filters
+from kdflow.errors import KdflowError
+from kdflow.models import (
+    FEATURE_LAYERS,
+    NETWORKS,
+    build,
+    feature_layer,
+    feature_maps,
+    features,
+    weights_sha256,
+    whitening_filters,
+)
 
 PARAMETERS = {"vgg": 12_372_746, "fast": 1_973_944, "student": 268_650, "pupil": 131_882}
 
@@ -169,3 +179,57 @@ def test_weights_sha256_tells_one_changed_weight() -> None:
     bias = network.get_layer("logits").bias
     bias.assign(bias.numpy() + np.eye(10, dtype="float32")[3] * 1e-7)
     assert weights_sha256(network) != before
+
+
+def test_the_maps_of_a_network_are_what_its_weights_make_of_the_image() -> None:
+    assert feature_maps(NETWORKS["student"]((32, 32, 3), 10)) == {
+        **{"conv1": (32, 32, 16), "pool1": (16, 16, 16)},
+        **{"conv2": (16, 16, 32), "pool2": (8, 8, 32)},
+    }
+
+
+def test_features_are_the_output_of_the_layer_with_the_networks_own_weights() -> None:
+    images = images_of(8, 8, 3)
+    network = build("pupil", images, 10, seed=0)
+    part = features(network, "pool1")
+    assert [w is v for w, v in zip(part.weights, network.weights[:2], strict=True)] == [True] * 2
+    kernel, bias = (np.asarray(weight) for weight in network.get_layer("conv1").get_weights())
+    padded = np.pad(images / 255, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    maps = np.maximum(np.einsum("nhwcij,ijco->nhwo", windows, kernel) + bias, 0)
+    pooled = maps.reshape(20, 4, 2, 4, 2, 16).max(axis=(2, 4))
+    np.testing.assert_allclose(part(images), pooled, atol=1e-5)
+
+
+def test_auto_is_the_networks_own_feature_layer() -> None:
+    for name, layer in FEATURE_LAYERS.items():
+        network = NETWORKS[name]((32, 32, 3), 10)
+        assert feature_layer(network, "auto", "hint_layer") == layer
+
+
+@pytest.mark.parametrize("layer", ["conv9", "flatten", "dense128", "rescaling", "images"])
+def test_a_layer_without_maps_is_refused_with_those_that_have_them(layer: str) -> None:
+    with pytest.raises(
+        KdflowError,
+        match=r"^guided_layer: expected a layer of student whose output is maps \(height, width,"
+        rf" channels\), conv1, pool1, conv2, pool2; got '{layer}'$",
+    ):
+        feature_layer(NETWORKS["student"]((8, 8, 1), 10), layer, "guided_layer")
+
+
+def test_a_network_without_a_feature_layer_of_its_own_asks_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = NETWORKS["pupil"]((8, 8, 1), 10)
+    monkeypatch.delitem(FEATURE_LAYERS, "pupil")
+    with pytest.raises(KdflowError, match=r"^guided_layer: .* conv1, pool1; got 'auto'$"):
+        feature_layer(network, "auto", "guided_layer")
+    assert feature_layer(network, "pool1", "guided_layer") == "pool1"
+
+
+def test_a_network_of_dense_layers_says_that_it_has_no_maps() -> None:
+    images = keras.Input((8, 8, 1), name="images")
+    dense = keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(images))
+    network = keras.Model(images, dense, name="dense")
+    with pytest.raises(KdflowError, match=r"layer of dense .* of which it has none; got 'logits'$"):
+        feature_layer(network, "logits", "guided_layer")

@@ -1,7 +1,7 @@
 import numpy as np
 
 from kdflow.compare import compare
-from kdflow.plots import comparison, learning_curves
+from kdflow.plots import comparison, hint_curves, learning_curves
 
 LABELS_ONLY = [
     {"train_loss": 2.0, "val_loss": 2.5, "train_accuracy": 0.3, "val_accuracy": 0.2},
@@ -37,3 +37,16 @@ def test_a_comparison_shows_every_pair_and_the_verdict() -> None:
     drawn = [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines]
     assert [pair for pair in drawn if len(pair) == 2] == [[0.5, 0.6], [0.6, 0.7], [0.7, 0.81]]
     assert "BEATS" in figure.get_suptitle()
+
+
+def test_of_a_hint_run_the_error_and_what_the_features_are_worth_are_drawn() -> None:
+    history = [
+        {"hint_loss": 2.0, "val_hint_loss": 2.5, "val_probe_accuracy": 0.3},
+        {"hint_loss": 1.0, "val_hint_loss": 1.5, "val_probe_accuracy": 0.4},
+    ]
+    error, probe = hint_curves(history, "a run").axes
+    assert [np.asarray(line.get_ydata()).tolist() for line in error.lines] == [
+        [2.0, 1.0],
+        [2.5, 1.5],
+    ]
+    assert [np.asarray(line.get_ydata()).tolist() for line in probe.lines] == [[0.3, 0.4]]

@@ -5,13 +5,14 @@ from typing import Any
 
 from kdflow import data, models, tracking
 from kdflow.config import Config, TrainingConfig
-from kdflow.steps import assistant, baseline, compare, distill, export_logits, teacher
+from kdflow.steps import assistant, baseline, compare, distill, export_logits, hint, teacher
 from kdflow.steps.record import StepResult
 
 RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
     "teacher": teacher.run,
     "export_logits": export_logits.run,
     "baseline": baseline.run,
+    "hint": hint.run,
     "distill": distill.run,
     "compare": compare.run,
     "assistant": assistant.run,

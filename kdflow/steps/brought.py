@@ -6,7 +6,7 @@ from kdflow import models, tracking
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.evaluate import predict_logits
-from kdflow.steps.teacher import Teacher
+from kdflow.steps.record import TrainedModel
 
 TRIED_IMAGES = 100
 
@@ -17,7 +17,7 @@ def is_brought(source: str) -> bool:
     return source.endswith(".keras") or source.startswith(("runs:/", "models:/"))
 
 
-def load(source: str, data: Dataset) -> Teacher:
+def load(source: str, data: Dataset) -> TrainedModel:
     """The model that is kept at `source`.
 
     Raises:
@@ -45,4 +45,6 @@ def load(source: str, data: Dataset) -> Teacher:
             " the softmax from its last layer)"
         )
     weights_sha256 = models.weights_sha256(network)
-    return Teacher(f"sha256:{weights_sha256}", network, weights_sha256, holdout=None)
+    return TrainedModel(
+        f"sha256:{weights_sha256}", network, weights_sha256, holdout=None, words=source
+    )

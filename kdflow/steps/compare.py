@@ -6,17 +6,18 @@ from kdflow import plots, tracking
 from kdflow.compare import Comparison, compare
 from kdflow.config import BaselineConfig, CompareConfig, DistillConfig
 from kdflow.data import Dataset
-from kdflow.steps import baseline, distill, export_logits
+from kdflow.steps import baseline, distill, export_logits, hint
 from kdflow.steps.record import StepResult, link_upstream, open_step
 
 
 def run(config: CompareConfig, data: Dataset) -> StepResult:
-    found = export_logits.find(config, data)
-    name = f"compare {config.student} {config.objective} seeds={config.seeds}"
+    found, initial = export_logits.find(config, data), hint.find_initial(config, data)
+    name = f"compare {config.student} {config.objective}{config.start} seeds={config.seeds}"
     metric = "test_accuracy" if config.evaluate_test else "val_accuracy"
     with open_step("compare", name, config, data) as run_id:
         teacher = found or export_logits.export(config, data)
-        link_upstream("compare", config, data, teacher=teacher.source)
+        initial = initial or hint.make_initial(config, data)
+        link_upstream("compare", config, data, **distill.upstream(teacher, initial))
         pairs = [
             _train_pair(config, data, seed)
             for seed in range(config.seed, config.seed + config.seeds)

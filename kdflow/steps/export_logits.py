@@ -1,6 +1,5 @@
 """Log a model's raw logits on every image; find the export that another step needs, or make it."""
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -15,9 +14,7 @@ from kdflow.data import Dataset
 from kdflow.errors import KdflowError, about
 from kdflow.evaluate import predict_logits
 from kdflow.steps import brought, bundled, teacher
-from kdflow.steps.brought import is_brought
-from kdflow.steps.record import StepResult, key_of, link_upstream, open_step
-from kdflow.steps.teacher import Teacher
+from kdflow.steps.record import StepResult, TrainedModel, key_of, link_upstream, open_step
 
 IMAGES_AT_A_TIME = 5000
 
@@ -33,12 +30,15 @@ class TeacherLogits(NamedTuple):
 
 def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
     with about("model"):
-        brought_model = brought.load(config.model, data) if is_brought(config.model) else None
-        if brought_model is None:
-            teacher.check(config.model, data, config.holdout)
+        if brought.is_brought(config.model):
+            found: TrainedModel | None = brought.load(config.model, data)
+        else:
+            found = teacher.find_verified(config.model, data, config.holdout)
     name = f"export_logits {config.model} views={config.views}"
     with open_step("export_logits", name, config, data) as run_id:
-        model = brought_model or teacher.find_or_train(config.model, data, config.holdout)
+        if found:
+            print(f"teacher: found {found.words}")
+        model = found or teacher.make(config.model, data, config.holdout)
         link_upstream("export_logits", config, data, model=model.source)
         started = time.perf_counter()
         if bundled.fits(config.model, data, config.holdout) and config.views == bundled.VIEWS:
@@ -56,7 +56,7 @@ def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
     return StepResult(run_id, accuracy)
 
 
-def _export(model: Teacher, config: ExportLogitsConfig, data: Dataset) -> logits.Manifest:
+def _export(model: TrainedModel, config: ExportLogitsConfig, data: Dataset) -> logits.Manifest:
     with tempfile.TemporaryDirectory() as folder:
         manifest = logits.write(
             Path(folder),
@@ -90,7 +90,7 @@ def find(asking: DistillConfig, data: Dataset, parameter: str = "teacher") -> Te
 def _find(asking: DistillConfig, data: Dataset) -> TeacherLogits | None:
     source = asking.teacher
     if not is_automatic(source):
-        if os.path.isdir(source):  # noqa: PTH112 (Path.is_dir raises at a name that is too long)
+        if logits.is_folder(source):
             read = logits.read(Path(source), data, views=asking.views)
             _check_holdout(read.manifest.holdout, asking.holdout)
             return TeacherLogits(f"sha256:{read.manifest_sha256}", read)
@@ -106,7 +106,7 @@ def _find(asking: DistillConfig, data: Dataset) -> TeacherLogits | None:
                 return _read_export(export, asking, data)
             except KdflowError as error:
                 print(f"logits: {error}; they are not used")
-    teacher.check(source, data, wanted.holdout)
+    teacher.find_verified(source, data, wanted.holdout)  # a damaged one is refused before a run
     return None
 
 

@@ -4,12 +4,32 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kdflow import tracking
+import keras
+
+from kdflow import models, tracking
 from kdflow.config import Config, canonical
 from kdflow.data import Dataset
+from kdflow.errors import KdflowError
 
 # What these name is in the key by content: the data set's digest and the upstream run ids.
-NAMED_BY_CONTENT = {"dataset", "teacher", "model"}
+NAMED_BY_CONTENT = {"dataset", "teacher", "model", "init"}
+
+
+class TrainedModel(NamedTuple):
+    """A network, and where it is from.
+
+    Attributes:
+        source: the id of its run, or `sha256:` and the hash of its weights.
+        weights_sha256: verified.
+        holdout: the share of training images that it was not trained on, where known.
+        words: what the console calls it.
+    """
+
+    source: str
+    network: keras.Model
+    weights_sha256: str
+    holdout: float | None
+    words: str
 
 
 class StepResult(NamedTuple):
@@ -58,3 +78,21 @@ def key_of(step: str, config: Config, data: Dataset, **upstream: str) -> str:
     """The key of the run that this step would make; see `tracking.run_key`."""
     params = config.model_dump(exclude=NAMED_BY_CONTENT)
     return tracking.run_key(step, params, data.digest, upstream)
+
+
+def verified_model(run: tracking.FoundRun) -> TrainedModel:
+    """The model that a run logged, once its weights are shown to be those of that run.
+
+    Raises:
+        KdflowError: it cannot be loaded, or has other weights.
+    """
+    network = tracking.load_model(run)
+    expected, found = run.tags["kdflow.weights_sha256"], models.weights_sha256(network)
+    if expected != found:
+        raise KdflowError(
+            f"expected weights with SHA-256 {expected} in run {run.run_id}, got {found}"
+        )
+    accuracy = run.metrics.get("test_accuracy")
+    accuracy_words = f", test accuracy {accuracy:.4f}" if accuracy is not None else ""
+    words = f"{network.name}, run {run.run_id}{accuracy_words}{tracking.other_commit(run)}"
+    return TrainedModel(run.run_id, network, found, float(run.params["holdout"]), words)

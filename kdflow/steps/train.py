@@ -1,13 +1,14 @@
 """Train one network inside the open run and log all that makes it comparable: what the steps
-`teacher`, `baseline` and `distill` share."""
+`teacher`, `baseline` and `distill` share, and what of it `hint` does too."""
 
 import resource
 import sys
 
+import keras
 import numpy as np
 
 from kdflow import evaluate, models, plots, tracking, training
-from kdflow.config import TrainingConfig
+from kdflow.config import Config, TrainingConfig
 from kdflow.data import Dataset, split
 from kdflow.logits import Logits
 from kdflow.steps.record import StepResult
@@ -23,17 +24,21 @@ def train_network(
     label_smoothing: float = 0.0,
     distillation: training.Distillation | None = None,
     teacher: Logits | None = None,
+    initial: keras.Model | None = None,
 ) -> StepResult:
     """Build, train, evaluate once, log.
 
     Args:
         run_id, name: of the open run.
         teacher: whose test logits the network's predictions are compared with.
+        initial: the same network with the weights to start from; random ones without it.
     """
-    train, validation = _split_images(config, data)
+    train, validation = split_images(config, data)
     network = models.build(
         config.network, data.x_train[train.indices], data.classes, seed=config.seed
     )
+    if initial is not None:
+        network.set_weights(initial.get_weights())
     print(f"{config.network}: {network.count_params():,} parameters, {len(train.indices):,} images")
     history = training.fit(
         network,
@@ -56,7 +61,7 @@ def train_network(
         taught = teacher.test[0] if teacher else None
         final |= evaluate.final_metrics(logits, data.y_test, taught)
         tracking.log_array(logits, "test_logits.npy")
-    final["peak_memory_mb"] = _peak_memory_mb()
+    final["peak_memory_mb"] = peak_memory_mb()
     tracking.log_metrics(final)
     tracking.set_tags({"kdflow.weights_sha256": models.weights_sha256(network)})
     tracking.log_model(network)
@@ -72,7 +77,7 @@ def train_network(
     return result
 
 
-def _split_images(config: TrainingConfig, data: Dataset) -> tuple[training.Images, training.Images]:
+def split_images(config: Config, data: Dataset) -> tuple[training.Images, training.Images]:
     """The training and the validation images that `config.holdout` asks for."""
     train, validation = split(data.y_train, config.holdout)
     train_images = training.Images(data.x_train, data.y_train, train)
@@ -93,7 +98,7 @@ def _in_words(metrics: dict[str, float]) -> str:
     )
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """The most memory that this process has held at once, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB elsewhere
