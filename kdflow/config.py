@@ -363,6 +363,26 @@ class AssistantConfig(ObjectiveConfig):
         return self.chain.split(",")
 
 
+class MainConfig(ObjectiveConfig):
+    """The whole story as runs under one: teacher, logits, baseline, hints, distillation without and
+    with them, a chain of assistants, one table."""
+
+    student: NetworkName = Field("student", description="the network to train")
+    teacher: str = Field(
+        "auto",
+        min_length=1,
+        description="who teaches: auto (the data set's default teacher, found or trained), a"
+        " network's name, or the id of a run that logged a model",
+    )
+    pupil: NetworkName = Field(
+        "pupil", description="the network that the student, once taught, teaches as an assistant"
+    )
+    epochs: int = Field(
+        0, ge=0, lt=2**31, description="passes over the training images; 0 is each step's own"
+    )
+    seed: Seed = 0
+
+
 STEPS: dict[str, type[Config]] = {
     "teacher": TeacherConfig,
     "export_logits": ExportLogitsConfig,
@@ -371,6 +391,7 @@ STEPS: dict[str, type[Config]] = {
     "distill": DistillConfig,
     "compare": CompareConfig,
     "assistant": AssistantConfig,
+    "main": MainConfig,
 }
 
 

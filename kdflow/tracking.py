@@ -269,6 +269,13 @@ def read_json(run: FoundRun, name: str) -> dict[str, Any]:
     return value
 
 
+def read_table(run_id: str, name: str) -> list[dict[str, Any]]:
+    """The rows of a table that `log_table` logged."""
+    table = mlflow.load_table(name, run_ids=[run_id])
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    return rows
+
+
 def other_commit(run: FoundRun) -> str:
     """A remark on the git commit that made `run`, empty if it is the one running now."""
     made_by, running = (tags.get("mlflow.source.git.commit") for tags in (run.tags, resolve_tags()))

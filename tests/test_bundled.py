@@ -35,7 +35,7 @@ def test_the_bundle_is_small() -> None:
 def test_the_logits_belong_to_cifar10_and_are_those_of_a_strong_teacher(cifar10: Dataset) -> None:
     read = logits.read(bundled.LOGITS, cifar10, views=2)
     assert read.train.dtype == np.float16
-    assert (read.test[0].argmax(1) == cifar10.y_test).mean() >= 0.92
+    assert (read.test[0].argmax(1) == cifar10.y_test).mean() >= 0.93
     assert read.manifest.holdout == bundled.about()["config"]["holdout"] == 0.1
 
 

@@ -5,7 +5,16 @@ from typing import Any
 
 from kdflow import data, models, tracking
 from kdflow.config import Config, TrainingConfig
-from kdflow.steps import assistant, baseline, compare, distill, export_logits, hint, teacher
+from kdflow.steps import (
+    assistant,
+    baseline,
+    compare,
+    distill,
+    export_logits,
+    hint,
+    main,
+    teacher,
+)
 from kdflow.steps.record import StepResult
 
 RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
@@ -16,6 +25,7 @@ RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
     "distill": distill.run,
     "compare": compare.run,
     "assistant": assistant.run,
+    "main": main.run,
 }
 
 

@@ -11,8 +11,9 @@ from kdflow import evaluate, models, plots, tracking
 from kdflow.config import AssistantConfig, BaselineConfig, DistillConfig, ObjectiveConfig
 from kdflow.data import Dataset
 from kdflow.steps import baseline, distill, export_logits
-from kdflow.steps.record import StepResult, link_upstream, open_step
+from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
 
+LEDGER = "ledger.json"
 FIGURES = ("parameters", "test_accuracy", "teacher_agreement", "test_nll", "test_ece")
 
 Row = dict[str, Any]
@@ -48,6 +49,17 @@ def run(config: AssistantConfig, data: Dataset, *, child: bool = False) -> StepR
     return StepResult(run_id, metrics)
 
 
+def find_or_run(config: AssistantConfig, data: Dataset) -> StepResult:
+    """What a run like this one left, or the result of a new child of the open run."""
+    first, student, *_ = config.networks
+    teacher = export_logits.find(_hop(config, student, first), data, parameter="chain")
+    if teacher:
+        found = find_result("assistant", config, data, teacher=teacher.source)
+        if found:
+            return found
+    return run(config, data, child=True)
+
+
 def row(network: str, how: str, result: StepResult) -> Row:
     """A line of a ledger: what a run's network is and is worth. NaN stands for what the run does
     not say."""
@@ -61,7 +73,7 @@ def log_ledger(ledger: list[Row], title: str) -> None:
     formats = {"parameters": "{:,.0f}".format}
     text = table.to_string(index=False, na_rep="-", formatters=formats, float_format="%.4f")
     print(f"{title}:\n{text}")
-    tracking.log_table(table.to_dict("list"), "ledger.json")
+    tracking.log_table(table.to_dict("list"), LEDGER)
     tracking.log_figure(plots.ledger(ledger, title), "ledger.png")
 
 

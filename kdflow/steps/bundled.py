@@ -40,10 +40,12 @@ def key() -> str:
     )
 
 
-def import_teacher(data: Dataset) -> str:
+def import_teacher(data: Dataset, *, child: bool = False) -> str:
     """Log the bundled teacher as a run of its own; returns the run id."""
     config = TeacherConfig(**about()["config"])
-    with open_step("teacher", f"teacher {config.arch} (bundled)", config, data) as run_id:
+    with open_step(
+        "teacher", f"teacher {config.arch} (bundled)", config, data, child=child
+    ) as run_id:
         network = load_network(data)
         test_logits = evaluate.predict_logits(network, data.x_test)
         tracking.log_metrics(evaluate.final_metrics(test_logits, data.y_test))

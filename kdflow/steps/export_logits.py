@@ -28,17 +28,17 @@ class TeacherLogits(NamedTuple):
     remark: str = ""
 
 
-def run(config: ExportLogitsConfig, data: Dataset) -> StepResult:
+def run(config: ExportLogitsConfig, data: Dataset, *, child: bool = False) -> StepResult:
     with about("model"):
         if brought.is_brought(config.model):
             found: TrainedModel | None = brought.load(config.model, data)
         else:
             found = teacher.find_verified(config.model, data, config.holdout)
     name = f"export_logits {config.model} views={config.views}"
-    with open_step("export_logits", name, config, data) as run_id:
+    with open_step("export_logits", name, config, data, child=child) as run_id:
         if found:
             print(f"teacher: found {found.words}")
-        model = found or teacher.make(config.model, data, config.holdout)
+        model = found or teacher.make(config.model, data, config.holdout, child=child)
         link_upstream("export_logits", config, data, model=model.source)
         started = time.perf_counter()
         if bundled.fits(config.model, data, config.holdout) and config.views == bundled.VIEWS:
@@ -110,9 +110,13 @@ def _find(asking: DistillConfig, data: Dataset) -> TeacherLogits | None:
     return None
 
 
-def export(asking: DistillConfig, data: Dataset) -> TeacherLogits:
-    """Make the logits that `find` did not find, and the teacher too if need be."""
-    made = run(_config_for(asking, data), data)
+def export(asking: DistillConfig, data: Dataset, *, child: bool = False) -> TeacherLogits:
+    """Make the logits that `find` did not find, and the teacher too if need be.
+
+    Args:
+        child: whether the export's run is one of the open run.
+    """
+    made = run(_config_for(asking, data), data, child=child)
     return _read_export(tracking.get_run(made.run_id), asking, data)
 
 

@@ -14,6 +14,7 @@ from kdflow.steps import teacher
 from kdflow.steps.record import (
     StepResult,
     TrainedModel,
+    find_result,
     key_of,
     link_upstream,
     open_step,
@@ -30,10 +31,10 @@ class Plan(NamedTuple):
     guided_layer: str
 
 
-def run(config: HintConfig, data: Dataset) -> StepResult:
+def run(config: HintConfig, data: Dataset, *, child: bool = False) -> StepResult:
     planned = plan(config, data)  # what does not fit is refused without a run
     name = f"hint {config.student} seed={config.seed}"
-    with open_step("hint", name, config, data) as run_id:
+    with open_step("hint", name, config, data, child=child) as run_id:
         if planned.teacher:
             print(f"teacher: found {planned.teacher.words}")
         taught_by = planned.teacher or teacher.make(config.teacher, data, config.holdout)
@@ -114,6 +115,16 @@ def plan(config: HintConfig, data: Dataset) -> Plan:
         )
     hints.check_room(cache_folder(), sum(map(len, _images(config, data))), hint_shape)
     return Plan(found, hint_layer, guided_layer)
+
+
+def find_or_run(config: HintConfig, data: Dataset) -> StepResult:
+    """What a run like this one left, or the result of a new child of the open run."""
+    planned = plan(config, data)
+    if planned.teacher:
+        found = find_result("hint", config, data, teacher=planned.teacher.source)
+        if found:
+            return found
+    return run(config, data, child=True)
 
 
 def find_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:

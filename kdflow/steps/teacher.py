@@ -23,9 +23,9 @@ from kdflow.steps.train import train_network
 CLASSIFIES = ("teacher", "baseline", "distill")
 
 
-def run(config: TeacherConfig, data: Dataset) -> StepResult:
+def run(config: TeacherConfig, data: Dataset, *, child: bool = False) -> StepResult:
     name = f"teacher {config.arch} seed={config.seed}"
-    with open_step("teacher", name, config, data) as run_id:
+    with open_step("teacher", name, config, data, child=child) as run_id:
         link_upstream("teacher", config, data)
         return train_network(
             run_id,
@@ -89,16 +89,20 @@ def find_verified(source: str, data: Dataset, holdout: float) -> TrainedModel | 
     return None
 
 
-def make(source: str, data: Dataset, holdout: float) -> TrainedModel:
+def make(source: str, data: Dataset, holdout: float, *, child: bool = False) -> TrainedModel:
     """The model that `find_verified` did not find: imported, if it comes with kdflow, or trained at
-    its default settings."""
+    its default settings.
+
+    Args:
+        child: whether its run is one of the open run.
+    """
     started = time.perf_counter()
     if bundled.fits(source, data, holdout):
-        run_id, how = bundled.import_teacher(data), "imported the bundled"
+        run_id, how = bundled.import_teacher(data, child=child), "imported the bundled"
     else:
         config = _default_config(source, data, holdout)
         print(f"teacher: no {config.arch} at its default settings in the store; training one")
-        run_id, how = run(config, data).run_id, "trained"
+        run_id, how = run(config, data, child=child).run_id, "trained"
     made = verified_model(tracking.get_run(run_id))
     print(f"teacher: {how} {made.words} in {time.perf_counter() - started:.1f} s")
     return made

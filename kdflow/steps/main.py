@@ -1,0 +1,69 @@
+"""The whole story in one command: teacher, logits, student from labels alone, hints, distillation
+without and with them, and a smaller network through the student as its assistant."""
+
+from typing import Any
+
+from kdflow import models, tracking
+from kdflow.config import (
+    AssistantConfig,
+    BaselineConfig,
+    DistillConfig,
+    HintConfig,
+    MainConfig,
+    ObjectiveConfig,
+)
+from kdflow.data import Dataset
+from kdflow.steps import assistant, baseline, distill, export_logits, hint
+from kdflow.steps.record import StepResult, link_upstream, open_step
+
+MINUTES = {"cifar10": 30}  # of the default settings, with the bundled teacher
+
+
+def run(config: MainConfig, data: Dataset) -> StepResult:
+    objective = config.model_dump(include=set(ObjectiveConfig.model_fields))
+    shared = {"dataset": config.dataset, "holdout": config.holdout, **_budget(config)}
+    for_kd = DistillConfig(
+        student=config.student, teacher=config.teacher, **objective, **_budget(config)
+    )
+    for_hint = HintConfig(student=config.student, teacher=config.teacher, **shared)
+    for_baseline = BaselineConfig(student=config.student, augment=config.views, **shared)
+    chain = f"{config.teacher},{config.student},{config.pupil}"
+    for_chain = AssistantConfig(chain=chain, **objective, **_budget(config))
+
+    for student in (config.student, config.pupil):
+        models.check_fit(student, data.image_shape)
+    found = export_logits.find(for_kd, data)
+    hint.plan(for_hint, data)
+    name = f"main {config.student} {config.objective} seed={config.seed}"
+    if config.dataset in MINUTES and not config.epochs:
+        print(f"main: this takes about {MINUTES[config.dataset]} minutes on two CPU cores")
+    with open_step("main", name, config, data) as run_id:
+        teacher = found or export_logits.export(for_kd, data, child=True)
+        link_upstream("main", config, data, teacher=teacher.source)
+        alone = baseline.find_or_run(for_baseline, data)
+        hinted = hint.find_or_run(for_hint, data)
+        taught = distill.find_or_run(for_kd, data)
+        with_hint = for_kd.model_copy(update={"init": hinted.run_id})
+        both = distill.find_or_run(with_hint, data)
+        through_assistant = assistant.find_or_run(for_chain, data)
+        chain_ledger = tracking.read_table(through_assistant.run_id, assistant.LEDGER)
+        ledger = [
+            chain_ledger[0],
+            assistant.row(config.student, "labels alone", alone),
+            assistant.row(config.student, "KD", taught),
+            assistant.row(config.student, "hint + KD", both),
+            *chain_ledger[2:],
+        ]
+        assistant.log_ledger(ledger, name)
+        metrics = {
+            "baseline_test_accuracy": alone.metrics["test_accuracy"],
+            "kd_test_accuracy": taught.metrics["test_accuracy"],
+            "hint_kd_test_accuracy": both.metrics["test_accuracy"],
+            "assistant_test_accuracy": through_assistant.metrics["test_accuracy"],
+        }
+        tracking.log_metrics(metrics)
+    return StepResult(run_id, metrics)
+
+
+def _budget(config: MainConfig) -> dict[str, Any]:
+    return {"seed": config.seed} | ({"epochs": config.epochs} if config.epochs else {})
