@@ -424,7 +424,7 @@ def test_too_small_a_disk_is_refused_before_a_run_is_opened(
 def test_a_distillation_starts_from_exactly_the_weights_of_its_hint_run(hinted: Run) -> None:
     init = hinted.info.run_id
     (run,) = made_by([*DISTILL, "--init", init, "--epochs", "1", "--learning_rate", "1e-30"])
-    assert run.info.run_name == "distill student T=4 alpha=0.9 seed=0 init=hint"
+    assert run.info.run_name == "distill student T=4 alpha=0.9 init=hint seed=0"
     assert run.data.tags["kdflow.upstream.init"] == init
     initial, network = (
         mlflow.keras.load_model(f"runs:/{made}/model").get_weights()
@@ -492,7 +492,7 @@ def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(first: l
     argv = ["--dataset", "digits", "--epochs", "1", "--teacher", "pupil", "--student", "pupil"]
     parent, *made = made_by(["compare", *argv, "--seeds", "2", "--seed", "20", "--init", "auto"])
     hint = parent.data.tags["kdflow.upstream.init"]
-    assert parent.info.run_name == "compare pupil T=4 alpha=0.9 seeds=2 init=hint"
+    assert parent.info.run_name == "compare pupil T=4 alpha=0.9 init=hint seeds=2"
     inits = [
         run.data.tags.get("kdflow.upstream.init")
         for run in made
