@@ -25,6 +25,7 @@ LossName = Literal["kd", "dkd", "dist", "ls"]
 
 NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
 MAX_VIEWS = 162
+MAX_SEED = 2**31
 
 # The parameters that one loss alone has.
 LOSS_WEIGHTS: dict[str, tuple[str, ...]] = {
@@ -39,7 +40,7 @@ BatchSize = Annotated[int, Field(ge=1, lt=2**31, description="images per optimis
 LearningRate = Annotated[float, Field(gt=0, description="the optimiser's step size")]
 Seed = Annotated[
     int,
-    Field(ge=0, lt=2**31, description="initial weights, dropout and the order of the images"),
+    Field(ge=0, lt=MAX_SEED, description="initial weights, dropout and the order of the images"),
 ]
 
 
@@ -211,14 +212,18 @@ class HintConfig(Config):
     student: NetworkName = Field("student", description="the network to train")
     teacher: str = Field(
         "auto",
+        min_length=1,
         description="whose hints to learn from: auto (the data set's default teacher, found or"
-        " trained), a network's name, or the id of a model's run or of its export",
+        " made), a network's name, or the id of a model's run or of its export",
     )
     hint_layer: str = Field(
-        "auto", description="the teacher's layer to learn from; auto is its network's own"
+        "auto",
+        min_length=1,
+        description="the teacher's layer to learn from; auto is its network's own",
     )
     guided_layer: str = Field(
         "auto",
+        min_length=1,
         description="the student's layer that learns, with maps as high and wide as the hint"
         " layer's; auto is its network's own",
     )
@@ -310,7 +315,7 @@ class DistillConfig(TrainingConfig, ObjectiveConfig):
         "auto",
         min_length=1,
         description="whose logits to learn from: auto (the data set's default teacher, found or"
-        " trained), a network's name, a run id, or a folder of logits",
+        " made), a network's name, a run id, or a folder of logits",
     )
     init: str = Field(
         "none",
@@ -330,6 +335,14 @@ class CompareConfig(DistillConfig):
     helps."""
 
     seeds: int = Field(5, ge=2, description="how many seeds, from seed on")
+
+    @field_validator("seeds")
+    @classmethod
+    def _all_are_seeds(cls, seeds: int, info: ValidationInfo) -> int:
+        first = info.data.get("seed", 0)
+        if first + seeds > MAX_SEED:
+            raise ValueError(f"expected at most {MAX_SEED - first} from seed {first} on")
+        return seeds
 
 
 class AssistantConfig(ObjectiveConfig):
@@ -367,12 +380,15 @@ class MainConfig(ObjectiveConfig):
     """The whole story as runs under one: teacher, logits, baseline, hints, distillation without and
     with them, a chain of assistants, one table."""
 
-    student: NetworkName = Field("student", description="the network to train")
+    student: NetworkName = Field(
+        "student",
+        description="the network to train; its guided layer has to fit the teacher's hint layer",
+    )
     teacher: str = Field(
         "auto",
-        min_length=1,
-        description="who teaches: auto (the data set's default teacher, found or trained), a"
-        " network's name, or the id of a run that logged a model",
+        pattern="^[^, ]+$",
+        description="who teaches: auto (the data set's default teacher, found or made), a network's"
+        " name, or the id of a run that logged a model",
     )
     pupil: NetworkName = Field(
         "pupil", description="the network that the student, once taught, teaches as an assistant"

@@ -36,7 +36,7 @@ from kdflow.errors import KdflowError
 LOGITS_FOLDER = "logits"
 MODEL_NAME = "model"
 
-SOURCES = "auto, a network's name, a run id or (for the teacher of distill) a folder of logits"
+SOURCES = "auto, a network's name, a run id or what else --help names"
 
 
 @dataclass(frozen=True)
@@ -253,6 +253,7 @@ def load_keras(source: str) -> keras.Model:
             if source.endswith(".keras"):
                 model = keras.saving.load_model(source, compile=False, safe_mode=True)
             else:
+                _check_flavour(source)
                 options = {"compile": False, "safe_mode": True}
                 model = mlflow.keras.load_model(source, folder, load_model_kwargs=options)
         except Exception as error:  # a missing or damaged file fails in many ways
@@ -263,17 +264,18 @@ def load_keras(source: str) -> keras.Model:
     return model
 
 
+def _check_flavour(source: str) -> None:
+    flavours = mlflow.models.get_model_info(source).flavors
+    if "keras" not in flavours or flavours["keras"].get("save_exported_model"):
+        raise ValueError(
+            f"expected a model saved by mlflow.keras.log_model, got one of {', '.join(flavours)}"
+        )
+
+
 def read_json(run: FoundRun, name: str) -> dict[str, Any]:
     """A value that `log_json` logged."""
     value: dict[str, Any] = mlflow.artifacts.load_dict(f"{run.artifact_uri}/{name}")
     return value
-
-
-def read_table(run_id: str, name: str) -> list[dict[str, Any]]:
-    """The rows of a table that `log_table` logged."""
-    table = mlflow.load_table(name, run_ids=[run_id])
-    rows: list[dict[str, Any]] = table.to_dict("records")
-    return rows
 
 
 def other_commit(run: FoundRun) -> str:

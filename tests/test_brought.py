@@ -58,6 +58,9 @@ def test_the_logits_of_a_keras_file_teach(
     assert main(["distill", *argv, "--teacher", export.info.run_id, "--epochs", "1"]) == 0
     assert last_run().data.tags["kdflow.upstream.teacher"] == export.info.run_id
     assert "these do not say what their teacher was trained on" in capsys.readouterr().out
+    assert main(["hint", *argv, "--teacher", export.info.run_id]) == 1
+    expected = "kdflow hint: teacher: expected a teacher that kdflow trained"
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_a_logged_and_a_registered_model_are_the_same_teacher(
@@ -78,7 +81,10 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
     tiny_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dense = keras.layers.Dense
+    huge = network(dense(3, kernel_initializer="ones", bias_initializer="ones"))
+    huge.layers[-1].bias.assign([np.inf, 0, 0])
     unfit = {
+        "infinite.keras": (huge, "finite logits"),
         "code.keras": (network(keras.layers.Lambda(lambda x: x), dense(3)), "unsafe"),
         "probabilities.keras": (network(dense(3, activation="softmax")), "gives probabilities"),
         "four.keras": (network(dense(4)), r"3 logits per image, .*gives the shape \(30, 4\)"),
@@ -97,13 +103,15 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
 
 
 def test_readmes_folder_of_logits_teaches(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    (images_example,) = re.findall(r"```python\n(np\.savez.*?)```", README, re.DOTALL)
-    (logits_example,) = re.findall(r"```python\n(from kdflow.*?)```", README, re.DOTALL)
+    (images_example,) = re.findall(r"```python\n(import numpy[^`]*?savez.*?)```", README, re.DOTALL)
+    (logits_example,) = re.findall(
+        r"```python\n(import numpy[^`]*?from kdflow.*?)```", README, re.DOTALL
+    )
     arrays = {name: getattr(tiny, name) for name in data.ARRAYS}
-    exec(images_example, {"np": np} | arrays)
+    exec(images_example, arrays)
     outputs = np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32)
     given = {"train_logits": outputs[:60], "test_logits": outputs[60:]}
-    exec(logits_example, {"np": np} | given)
+    exec(logits_example, given)
     (command,) = re.findall(r"python -m kdflow (distill .* --teacher flowers_logits)", README)
     assert main([*command.split(), "--epochs", "1"]) == 0
     agreement = last_run().data.metrics["teacher_agreement"]

@@ -445,10 +445,8 @@ def test_auto_makes_the_hint_run_at_its_default_settings_once(
     assert run.data.tags["kdflow.upstream.init"] == hint.info.run_id
     assert "init: no hint run of pupil at its default settings" in capsys.readouterr().out
     (again,) = made_by(argv)
-    assert (
-        f"init: starts from the hint run of student, run {hint.info.run_id}"
-        in capsys.readouterr().out
-    )
+    start = f"init: starts from the hint run of pupil, run {hint.info.run_id}"
+    assert start in capsys.readouterr().out
     assert per_epoch(again) == per_epoch(run)
     assert again.data.tags["kdflow.key"] == run.data.tags["kdflow.key"]
     (named,) = made_by([*argv[:-1], hint.info.run_id])
@@ -465,6 +463,7 @@ def test_without_init_the_key_is_that_of_a_run_which_never_heard_of_it(
         **{"holdout": 0.1, "epochs": 2, "batch_size": 32, "learning_rate": 0.001},
         **{"optimizer": "adam", "schedule": "constant", "seed": 0, "evaluate_test": True},
         **{"student": "student", "temp": 8.0, "alpha": 0.9, "t_squared": True, "views": 1},
+        **{"loss": "kd", "dkd_alpha": 1.0, "dkd_beta": 8.0, "dist_beta": 1.0, "dist_gamma": 1.0},
     }
     upstream = {"teacher": exported.info.run_id}
     key = tracking.run_key("distill", params, data.load("digits").digest, upstream)
@@ -575,9 +574,9 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
         ("distill --init {hinted} --student pupil", "with the student pupil, got run {hinted}"),
         ("distill --init {hinted} --teacher pupil --holdout 0.2", "the holdout 0.2, got run"),
         ("distill --init {hinted} --dataset {npz}", "init: expected a hint run with the data set"),
-        ("distill --init auto --teacher pupil", "hint_layer, guided_layer: expected maps of equal"),
+        ("distill --init auto --teacher pupil", "init: hint_layer, guided_layer: expected maps of"),
         ("distill --init auto --teacher {logits}", "teacher: expected auto, a network's name or a"),
-        ("compare --init auto --teacher pupil", "hint_layer, guided_layer: expected maps of equal"),
+        ("compare --init auto --teacher pupil", "init: hint_layer, guided_layer: expected maps of"),
         (
             "hint --teacher pupil",
             "pool1 of pupil with 4x4 and pool2 of student with 2x2, which fits no layer of pupil",
@@ -589,14 +588,25 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
         ),
         ("hint --guided_layer dense128", "guided_layer: expected a layer of student whose output"),
         ("hint --teacher {hinted}", "teacher: expected a run that logged a model that classifies"),
-        ("hint --teacher {teacher} --holdout 0.2", "teacher: expected one trained with holdout=0."),
+        (
+            "hint --teacher {teacher} --holdout 0.2",
+            "teacher: expected a model trained with holdout=0.",
+        ),
         ("hint --teacher {teacher} --dataset {npz}", "teacher: expected a model of"),
+        ("hint --student fast --dataset {narrow} --teacher vgg", "student: fast: expected images"),
+        (
+            "main --student pupil",
+            "student: hint_layer, guided_layer: expected maps of equal",
+        ),
+        ("main --student dense", "student: guided_layer: expected a layer of dense whose output"),
+        ("main --teacher nonsense", "teacher: expected auto, a network's name, a run id"),
+        ("assistant --chain nonsense,student", "chain: expected auto, a network's name, a run id"),
         ("hint --teacher nonsense", "teacher: expected auto, a network's name, a run id"),
         ("hint --teacher {empty}", "got the folder of logits {empty}"),
         ("export_logits --model nonsense", "model: expected auto"),
         ("baseline --dataset nowhere.npz", "dataset: expected an .npz file of plain arrays, got"),
         ("baseline --holdout 0.001", "holdout: expected a share that takes images of every class"),
-        ("teacher --dataset {narrow} --arch fast", "fast: expected images of at least 2x2 pixels"),
+        ("teacher --dataset {narrow} --arch fast", "arch: fast: expected images of at least"),
         ("distill --dataset {narrow} --teacher fast", "teacher: fast: expected images of at least"),
     ],
 )

@@ -1,7 +1,7 @@
 import numpy as np
 
 from kdflow.compare import compare
-from kdflow.plots import comparison, hint_curves, learning_curves
+from kdflow.plots import comparison, hint_curves, learning_curves, ledger
 
 LABELS_ONLY = [
     {"train_loss": 2.0, "val_loss": 2.5, "train_accuracy": 0.3, "val_accuracy": 0.2},
@@ -50,3 +50,15 @@ def test_of_a_hint_run_the_error_and_what_the_features_are_worth_are_drawn() -> 
         [2.5, 1.5],
     ]
     assert [np.asarray(line.get_ydata()).tolist() for line in probe.lines] == [[0.3, 0.4]]
+
+
+def test_a_ledger_has_a_bar_for_each_network_in_order() -> None:
+    rows = [
+        {"network": "vgg", "how": "teacher", "test_accuracy": 0.9},
+        {"network": "pupil", "how": "control: labels alone", "test_accuracy": 0.625},
+    ]
+    axes = ledger(rows, "a chain").axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0.9, 0.625]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["vgg, teacher", "pupil, control: labels alone"]
+    assert axes.yaxis_inverted()

@@ -33,9 +33,10 @@ def test_one_parent_holds_every_step_and_one_table(
     steps = [run.data.tags["kdflow.step"] for run in under_it]
     assert steps == [
         *("export_logits", "teacher", "baseline", "hint", "distill", "distill", "assistant"),
-        *("distill", "baseline", "distill"),
+        *("export_logits", "distill", "baseline", "distill"),
     ]
-    _, _, alone, hint, kd, hint_kd, chain, pupil, pupil_alone, pupil_straight = under_it
+    assert under_it == others
+    _, _, alone, hint, kd, hint_kd, chain, _, pupil, pupil_alone, pupil_straight = under_it
     assert hint_kd.data.tags["kdflow.upstream.init"] == hint.info.run_id
     assert "kdflow.upstream.init" not in kd.data.tags
     assert mlflow.load_table("ledger.json", run_ids=[chain.info.run_id])["run"][1] == kd.info.run_id
@@ -51,5 +52,7 @@ def test_one_parent_holds_every_step_and_one_table(
 
     capsys.readouterr()
     assert main(argv) == 0
-    assert len(runs()) == len(made) + 1  # all of it is found again
+    *_, again, chain_again = runs()
+    assert len(runs()) == len(made) + 2  # all else is found again
+    assert chain_again.data.tags["mlflow.parentRunId"] == again.info.run_id
     assert "hint + KD" in capsys.readouterr().out

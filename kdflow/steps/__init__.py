@@ -5,6 +5,7 @@ from typing import Any
 
 from kdflow import data, models, tracking
 from kdflow.config import Config, TrainingConfig
+from kdflow.errors import about
 from kdflow.steps import (
     assistant,
     baseline,
@@ -43,4 +44,5 @@ def _check_fit(config: Config, dataset: data.Dataset) -> None:
     """Refuse, before a run is opened, data that cannot be split or trained on as asked."""
     data.split(dataset.y_train, config.holdout)
     if isinstance(config, TrainingConfig):
-        models.check_fit(config.network, dataset.image_shape)
+        with about(config.network_field):
+            models.check_fit(config.network, dataset.image_shape)

@@ -10,19 +10,27 @@ import pandas as pd
 from kdflow import evaluate, models, plots, tracking
 from kdflow.config import AssistantConfig, BaselineConfig, DistillConfig, ObjectiveConfig
 from kdflow.data import Dataset
+from kdflow.errors import about
 from kdflow.steps import baseline, distill, export_logits
-from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
+from kdflow.steps.record import StepResult, link_upstream, open_step
 
-LEDGER = "ledger.json"
 FIGURES = ("parameters", "test_accuracy", "teacher_agreement", "test_nll", "test_ece")
 
 Row = dict[str, Any]
 
 
-def run(config: AssistantConfig, data: Dataset, *, child: bool = False) -> StepResult:
+def run(config: AssistantConfig, data: Dataset) -> StepResult:
+    return run_with_ledger(config, data)[0]
+
+
+def run_with_ledger(
+    config: AssistantConfig, data: Dataset, *, child: bool = False
+) -> tuple[StepResult, list[Row]]:
+    """The result of the chain, and its ledger: the teacher, each hop, the two controls."""
     first, *students = config.networks
     for student in students:
-        models.check_fit(student, data.image_shape)
+        with about("chain"):
+            models.check_fit(student, data.image_shape)
     first_hop = _hop(config, students[0], first)
     found = export_logits.find(first_hop, data, parameter="chain")
     name = f"assistant {config.chain} {config.objective} seed={config.seed}"
@@ -46,18 +54,7 @@ def run(config: AssistantConfig, data: Dataset, *, child: bool = False) -> StepR
             "test_accuracy_straight": straight.metrics["test_accuracy"],
         }
         tracking.log_metrics(metrics)
-    return StepResult(run_id, metrics)
-
-
-def find_or_run(config: AssistantConfig, data: Dataset) -> StepResult:
-    """What a run like this one left, or the result of a new child of the open run."""
-    first, student, *_ = config.networks
-    teacher = export_logits.find(_hop(config, student, first), data, parameter="chain")
-    if teacher:
-        found = find_result("assistant", config, data, teacher=teacher.source)
-        if found:
-            return found
-    return run(config, data, child=True)
+    return StepResult(run_id, metrics), ledger
 
 
 def row(network: str, how: str, result: StepResult) -> Row:
@@ -70,10 +67,10 @@ def row(network: str, how: str, result: StepResult) -> Row:
 def log_ledger(ledger: list[Row], title: str) -> None:
     """Print a ledger, and log it on the open run as a table and as a chart."""
     table = pd.DataFrame(ledger)
-    formats = {"parameters": "{:,.0f}".format}
-    text = table.to_string(index=False, na_rep="-", formatters=formats, float_format="%.4f")
+    table["parameters"] = table["parameters"].map("{:,.0f}".format, na_action="ignore")
+    text = table.to_string(index=False, na_rep="-", float_format="%.4f")
     print(f"{title}:\n{text}")
-    tracking.log_table(table.to_dict("list"), LEDGER)
+    tracking.log_table(pd.DataFrame(ledger).to_dict("list"), "ledger.json")
     tracking.log_figure(plots.ledger(ledger, title), "ledger.png")
 
 

@@ -39,6 +39,10 @@ def load(source: str, data: Dataset) -> TrainedModel:
             f"expected a network that gives {data.classes} logits per image, got {source}, which"
             f" gives the shape {outputs.shape} for {images} images"
         )
+    if not np.isfinite(outputs).all():
+        raise KdflowError(
+            f"expected a network that gives finite logits, got {source}, which does not"
+        )
     if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
         raise KdflowError(
             f"expected a network that gives logits, got {source}, which gives probabilities (take"

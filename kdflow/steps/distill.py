@@ -43,7 +43,7 @@ def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepRes
 
 def find_or_run(config: DistillConfig, data: Dataset) -> StepResult:
     """What a run like this one left, or the result of a new child of the open run."""
-    teacher = export_logits.find(config, data) or export_logits.export(config, data)
+    teacher = export_logits.find(config, data) or export_logits.export(config, data, child=True)
     initial = hint.find_initial(config, data) or hint.make_initial(config, data)
     found = find_result("distill", config, data, **upstream(teacher, initial))
     return found or run(config, data, child=True)

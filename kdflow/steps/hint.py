@@ -96,6 +96,8 @@ def plan(config: HintConfig, data: Dataset) -> Plan:
         KdflowError: the teacher does not fit, a layer is unknown or has no maps, the two layers
             differ in height or width, or the disk has too little room for the hints.
     """
+    with about("student"):
+        models.check_fit(config.student, data.image_shape)
     with about("teacher"):
         source = _model_source(config.teacher)
         found = teacher.find_verified(source, data, config.holdout)
@@ -147,7 +149,8 @@ def find_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
                 return verified_model(found)
             except KdflowError as error:
                 print(f"init: {error}; it is not used")
-    plan(wanted, data)
+    with about("init"):
+        plan(wanted, data)
     return None
 
 
@@ -197,7 +200,15 @@ def _model_source(source: str) -> str:
             f" the model; got the folder of logits {source}"
         )
     found = tracking.get_run(source)
-    return found.tags["kdflow.upstream.model"] if found.step == "export_logits" else source
+    if found.step != "export_logits":
+        return source
+    model = found.tags.get("kdflow.upstream.model", "none")
+    if model == "none" or model.startswith("sha256:"):
+        raise KdflowError(
+            f"expected a teacher that kdflow trained, since hints come from a layer of the model;"
+            f" got {source}, the export of another one"
+        )
+    return model
 
 
 def _images(config: HintConfig, data: Dataset) -> list[np.ndarray]:

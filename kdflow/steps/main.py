@@ -13,10 +13,11 @@ from kdflow.config import (
     ObjectiveConfig,
 )
 from kdflow.data import Dataset
-from kdflow.steps import assistant, baseline, distill, export_logits, hint
+from kdflow.errors import about
+from kdflow.steps import assistant, baseline, bundled, distill, export_logits, hint
 from kdflow.steps.record import StepResult, link_upstream, open_step
 
-MINUTES = {"cifar10": 30}  # of the default settings, with the bundled teacher
+MINUTES = 30  # on CIFAR-10, with the bundled teacher
 
 
 def run(config: MainConfig, data: Dataset) -> StepResult:
@@ -27,16 +28,17 @@ def run(config: MainConfig, data: Dataset) -> StepResult:
     )
     for_hint = HintConfig(student=config.student, teacher=config.teacher, **shared)
     for_baseline = BaselineConfig(student=config.student, augment=config.views, **shared)
-    chain = f"{config.teacher},{config.student},{config.pupil}"
-    for_chain = AssistantConfig(chain=chain, **objective, **_budget(config))
+    networks = f"{config.teacher},{config.student},{config.pupil}"
+    for_chain = AssistantConfig(chain=networks, **objective, **_budget(config))
 
-    for student in (config.student, config.pupil):
-        models.check_fit(student, data.image_shape)
+    with about("pupil"):
+        models.check_fit(config.pupil, data.image_shape)
     found = export_logits.find(for_kd, data)
-    hint.plan(for_hint, data)
+    with about("student"):
+        hint.plan(for_hint, data)
     name = f"main {config.student} {config.objective} seed={config.seed}"
-    if config.dataset in MINUTES and not config.epochs:
-        print(f"main: this takes about {MINUTES[config.dataset]} minutes on two CPU cores")
+    if bundled.fits(config.teacher, data, config.holdout):
+        print(f"main: at its default settings this takes about {MINUTES} minutes on two CPU cores")
     with open_step("main", name, config, data) as run_id:
         teacher = found or export_logits.export(for_kd, data, child=True)
         link_upstream("main", config, data, teacher=teacher.source)
@@ -45,14 +47,13 @@ def run(config: MainConfig, data: Dataset) -> StepResult:
         taught = distill.find_or_run(for_kd, data)
         with_hint = for_kd.model_copy(update={"init": hinted.run_id})
         both = distill.find_or_run(with_hint, data)
-        through_assistant = assistant.find_or_run(for_chain, data)
-        chain_ledger = tracking.read_table(through_assistant.run_id, assistant.LEDGER)
+        through_assistant, chain = assistant.run_with_ledger(for_chain, data, child=True)
         ledger = [
-            chain_ledger[0],
+            chain[0],
             assistant.row(config.student, "labels alone", alone),
             assistant.row(config.student, "KD", taught),
             assistant.row(config.student, "hint + KD", both),
-            *chain_ledger[2:],
+            *chain[2:],
         ]
         assistant.log_ledger(ledger, name)
         metrics = {

@@ -67,10 +67,16 @@ def link_upstream(step: str, config: Config, data: Dataset, **upstream: str) -> 
 
 
 def find_result(step: str, config: Config, data: Dataset, **upstream: str) -> StepResult | None:
-    """What the oldest run with the key of this step left, or None if there is no such run."""
+    """What the oldest run with the key of this step and a sound model left, or None if there is no
+    such run."""
     for found in tracking.find_runs(key_of(step, config, data, **upstream)):
-        print(f"{step}: found run {found.run_id}{tracking.other_commit(found)}")
-        return StepResult(found.run_id, found.metrics)
+        try:
+            verified_model(found)
+        except KdflowError as error:
+            print(f"{step}: {error}; it is not used")
+        else:
+            print(f"{step}: found run {found.run_id}{tracking.other_commit(found)}")
+            return StepResult(found.run_id, found.metrics)
     return None
 
 

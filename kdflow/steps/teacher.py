@@ -42,7 +42,7 @@ def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:
 
     Args:
         source: auto, a network's name, or the id of a run that logged a model.
-        holdout: what the model has to be trained with.
+        holdout: what the model has to be trained with; at 0 there is no validation to keep apart.
 
     Raises:
         KdflowError: `source` is a run that does not fit, or a network that the images do not.
@@ -63,7 +63,7 @@ def find(source: str, data: Dataset, holdout: float) -> list[tracking.FoundRun]:
             f"expected a model of {data.name} (digest {data.digest}), got run {source} on"
             f" {found.params['dataset']} (digest {found.tags['kdflow.dataset_digest']})"
         )
-    if float(found.params["holdout"]) != holdout:
+    if holdout and float(found.params["holdout"]) != holdout:
         raise KdflowError(
             f"expected a model trained with holdout={holdout}, got run {source} with"
             f" holdout={found.params['holdout']}"
