@@ -45,7 +45,7 @@ def test_one_parent_holds_every_step_and_one_table(
     in_order = [alone, kd, hint_kd, pupil, pupil_alone, pupil_straight]
     assert table["run"].tolist()[1:] == [run.info.run_id for run in in_order]
     accuracies = [run.data.metrics["test_accuracy"] for run in in_order]
-    assert table["test_accuracy"].tolist()[1:] == accuracies
+    assert table["test_accuracy"].tolist()[1:] == pytest.approx(accuracies)
     assert table["how"].tolist()[:4] == ["teacher", "labels alone", "KD", "hint + KD"]
     (picture,) = Path(parent.info.artifact_uri).glob("ledger.png")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -68,6 +68,8 @@ def log_ledger(ledger: list[Row], title: str) -> None:
     """Print a ledger, and log it on the open run as a table and as a chart."""
     table = pd.DataFrame(ledger)
     table["parameters"] = table["parameters"].map("{:,.0f}".format, na_action="ignore")
+    for name in ("network", "how"):
+        table[name] = table[name].str.ljust(table[name].str.len().max())
     text = table.to_string(index=False, na_rep="-", float_format="%.4f")
     print(f"{title}:\n{text}")
     tracking.log_table(pd.DataFrame(ledger).to_dict("list"), "ledger.json")
