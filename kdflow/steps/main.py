@@ -14,10 +14,8 @@ from kdflow.config import (
 )
 from kdflow.data import Dataset
 from kdflow.errors import about
-from kdflow.steps import assistant, baseline, bundled, distill, export_logits, hint
+from kdflow.steps import assistant, baseline, distill, export_logits, hint
 from kdflow.steps.record import StepResult, link_upstream, open_step
-
-MINUTES = 30  # on CIFAR-10, with the bundled teacher
 
 
 def run(config: MainConfig, data: Dataset) -> StepResult:
@@ -37,8 +35,6 @@ def run(config: MainConfig, data: Dataset) -> StepResult:
     with about("student"):
         hint.plan(for_hint, data)
     name = f"main {config.student} {config.objective} seed={config.seed}"
-    if bundled.fits(config.teacher, data, config.holdout):
-        print(f"main: at its default settings this takes about {MINUTES} minutes on two CPU cores")
     with open_step("main", name, config, data) as run_id:
         teacher = found or export_logits.export(for_kd, data, child=True)
         link_upstream("main", config, data, teacher=teacher.source)
