@@ -25,7 +25,7 @@ LossName = Literal["kd", "dkd", "dist", "ls"]
 
 NETWORK_NAMES: tuple[str, ...] = get_args(NetworkName)
 MAX_VIEWS = 162
-MAX_SEED = 2**31
+SEED_LIMIT = 2**31
 
 # The parameters that one loss alone has.
 LOSS_WEIGHTS: dict[str, tuple[str, ...]] = {
@@ -36,11 +36,15 @@ LOSS_WEIGHTS: dict[str, tuple[str, ...]] = {
 }
 
 Epochs = Annotated[int, Field(ge=1, lt=2**31, description="passes over the training images")]
+OwnEpochs = Annotated[
+    int,
+    Field(ge=0, lt=2**31, description="passes over the training images; 0 is each step's own"),
+]
 BatchSize = Annotated[int, Field(ge=1, lt=2**31, description="images per optimiser step")]
 LearningRate = Annotated[float, Field(gt=0, description="the optimiser's step size")]
 Seed = Annotated[
     int,
-    Field(ge=0, lt=MAX_SEED, description="initial weights, dropout and the order of the images"),
+    Field(ge=0, lt=SEED_LIMIT, description="initial weights, dropout and the order of the images"),
 ]
 
 
@@ -340,8 +344,8 @@ class CompareConfig(DistillConfig):
     @classmethod
     def _all_are_seeds(cls, seeds: int, info: ValidationInfo) -> int:
         first = info.data.get("seed", 0)
-        if first + seeds > MAX_SEED:
-            raise ValueError(f"expected at most {MAX_SEED - first} from seed {first} on")
+        if first + seeds > SEED_LIMIT:
+            raise ValueError(f"expected at most {SEED_LIMIT - first} from seed {first} on")
         return seeds
 
 
@@ -353,9 +357,7 @@ class AssistantConfig(ObjectiveConfig):
         description="the teacher (auto, a network's name or the id of a run that logged a model),"
         " then the networks that learn, parted by commas",
     )
-    epochs: int = Field(
-        0, ge=0, lt=2**31, description="passes over the training images; 0 is each network's own"
-    )
+    epochs: OwnEpochs = 0
     seed: Seed = 0
 
     @field_validator("chain")
@@ -386,17 +388,21 @@ class MainConfig(ObjectiveConfig):
     )
     teacher: str = Field(
         "auto",
-        pattern="^[^, ]+$",
         description="who teaches: auto (the data set's default teacher, found or made), a network's"
         " name, or the id of a run that logged a model",
     )
     pupil: NetworkName = Field(
         "pupil", description="the network that the student, once taught, teaches as an assistant"
     )
-    epochs: int = Field(
-        0, ge=0, lt=2**31, description="passes over the training images; 0 is each step's own"
-    )
+    epochs: OwnEpochs = 0
     seed: Seed = 0
+
+    @field_validator("teacher")
+    @classmethod
+    def _a_single_one(cls, teacher: str) -> str:
+        if not teacher.strip() or "," in teacher:
+            raise ValueError("expected a single teacher")
+        return teacher
 
 
 STEPS: dict[str, type[Config]] = {

@@ -65,7 +65,7 @@ def test_help_lists_every_parameter_with_its_default(
             "compare --seed 2147483647 --seeds 2",
             "seeds: expected at most 1 from seed 21",
         ),
-        ("main --teacher vgg,fast", "kdflow main: teacher: expected"),
+        ("main --teacher vgg,fast", "main: teacher: expected a single teacher, got 'vgg,fast'"),
         ("hint --teacher=", "kdflow hint: teacher: expected at least 1 character, got ''"),
         ("destill", "argument step: invalid choice: 'destill'"),
         ("", "the following arguments are required: step"),
