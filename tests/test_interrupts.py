@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -12,10 +13,19 @@ import pytest
 from kdflow import interrupts, tracking
 
 
+@pytest.fixture(autouse=True)
+def _signals_interrupt() -> Iterator[None]:
+    """Whatever started the tests may have had signals ignored."""
+    before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    for number in interrupts.SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", interrupts.SIGNALS)
 def test_a_signal_takes_effect_at_the_end_of_the_block(number: signal.Signals) -> None:
-    before = [signal.getsignal(each) for each in interrupts.SIGNALS]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     reached = []
 
     def interrupted() -> None:
@@ -23,13 +33,10 @@ def test_a_signal_takes_effect_at_the_end_of_the_block(number: signal.Signals) -
             signal.raise_signal(number)
             reached.append("the end")
 
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            interrupted()
-        assert reached == ["the end"]
-    finally:
-        signal.signal(signal.SIGTERM, before[1])
-    assert [signal.getsignal(each) for each in interrupts.SIGNALS] == before
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert reached == ["the end"]
+    assert {signal.getsignal(each) for each in interrupts.SIGNALS} == {signal.default_int_handler}
 
 
 @pytest.mark.slow
