@@ -36,10 +36,6 @@ LOSS_WEIGHTS: dict[str, tuple[str, ...]] = {
 }
 
 Epochs = Annotated[int, Field(ge=1, lt=2**31, description="passes over the training images")]
-OwnEpochs = Annotated[
-    int,
-    Field(ge=0, lt=2**31, description="passes over the training images; 0 is each step's own"),
-]
 BatchSize = Annotated[int, Field(ge=1, lt=2**31, description="images per optimiser step")]
 LearningRate = Annotated[float, Field(gt=0, description="the optimiser's step size")]
 Seed = Annotated[
@@ -349,7 +345,21 @@ class CompareConfig(DistillConfig):
         return seeds
 
 
-class AssistantConfig(ObjectiveConfig):
+class SeveralConfig(ObjectiveConfig):
+    """What every step that trains several networks takes."""
+
+    epochs: int = Field(
+        0, ge=0, lt=2**31, description="passes over the training images; 0 is each step's own"
+    )
+    seed: Seed = 0
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """What each training gets."""
+        return {"seed": self.seed} | ({"epochs": self.epochs} if self.epochs else {})
+
+
+class AssistantConfig(SeveralConfig):
     """Distil along a chain of networks, each from the logits of the one before it."""
 
     chain: str = Field(
@@ -357,8 +367,6 @@ class AssistantConfig(ObjectiveConfig):
         description="the teacher (auto, a network's name or the id of a run that logged a model),"
         " then the networks that learn, parted by commas",
     )
-    epochs: OwnEpochs = 0
-    seed: Seed = 0
 
     @field_validator("chain")
     @classmethod
@@ -378,7 +386,7 @@ class AssistantConfig(ObjectiveConfig):
         return self.chain.split(",")
 
 
-class MainConfig(ObjectiveConfig):
+class MainConfig(SeveralConfig):
     """The whole story as runs under one: teacher, logits, baseline, hints, distillation without and
     with them, a chain of assistants, one table."""
 
@@ -394,8 +402,6 @@ class MainConfig(ObjectiveConfig):
     pupil: NetworkName = Field(
         "pupil", description="the network that the student, once taught, teaches as an assistant"
     )
-    epochs: OwnEpochs = 0
-    seed: Seed = 0
 
     @field_validator("teacher")
     @classmethod

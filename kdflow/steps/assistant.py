@@ -8,7 +8,13 @@ from typing import Any
 import pandas as pd
 
 from kdflow import evaluate, models, plots, tracking
-from kdflow.config import AssistantConfig, BaselineConfig, DistillConfig, ObjectiveConfig
+from kdflow.config import (
+    AssistantConfig,
+    BaselineConfig,
+    DistillConfig,
+    ObjectiveConfig,
+    SeveralConfig,
+)
 from kdflow.data import Dataset
 from kdflow.errors import about
 from kdflow.steps import baseline, distill, export_logits
@@ -31,7 +37,7 @@ def run_with_ledger(
     for student in students:
         with about("chain"):
             models.check_fit(student, data.image_shape)
-    first_hop = _hop(config, students[0], first)
+    first_hop = hop(config, students[0], first)
     found = export_logits.find(first_hop, data, parameter="chain")
     name = f"assistant {config.chain} {config.objective} seed={config.seed}"
     with open_step("assistant", name, config, data, child=child) as run_id:
@@ -40,11 +46,11 @@ def run_with_ledger(
         ledger = [_teacher_row(teacher, data)]
         source = first
         for student in students:
-            result = distill.find_or_run(_hop(config, student, source), data)
+            result = distill.find_or_run(hop(config, student, source), data)
             ledger.append(row(student, f"taught by {ledger[-1]['network']}", result))
             source = result.run_id
-        alone = baseline.find_or_run(_control(config, student), data)
-        straight = distill.find_or_run(_hop(config, student, first), data)
+        alone = baseline.find_or_run(control(config, student), data)
+        straight = distill.find_or_run(hop(config, student, first), data)
         ledger.append(row(student, "control: labels alone", alone))
         ledger.append(row(student, f"control: taught by {ledger[0]['network']}", straight))
         log_ledger(ledger, name)
@@ -84,16 +90,13 @@ def _teacher_row(teacher: export_logits.TeacherLogits, data: Dataset) -> Row:
     return row(manifest.network, "teacher", StepResult(teacher.source, figures))
 
 
-def _hop(config: AssistantConfig, student: str, teacher: str) -> DistillConfig:
+def hop(config: SeveralConfig, student: str, teacher: str) -> DistillConfig:
+    """The distillation of one student, as the whole chain is asked for."""
     objective = config.model_dump(include=set(ObjectiveConfig.model_fields))
-    return DistillConfig(student=student, teacher=teacher, **objective, **_budget(config))  # type: ignore[arg-type]
+    return DistillConfig(student=student, teacher=teacher, **objective, **config.budget)  # type: ignore[arg-type]
 
 
-def _control(config: AssistantConfig, student: str) -> BaselineConfig:
+def control(config: SeveralConfig, student: str) -> BaselineConfig:
+    """The same student from labels alone, with the same budget and augmentation."""
     shared = {"dataset": config.dataset, "holdout": config.holdout, "augment": config.views}
-    return BaselineConfig(student=student, **shared, **_budget(config))  # type: ignore[arg-type]
-
-
-def _budget(config: AssistantConfig) -> dict[str, int]:
-    epochs = {"epochs": config.epochs} if config.epochs else {}
-    return {"seed": config.seed, **epochs}
+    return BaselineConfig(student=student, **shared, **config.budget)  # type: ignore[arg-type]

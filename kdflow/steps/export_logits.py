@@ -106,7 +106,8 @@ def _find(asking: DistillConfig, data: Dataset) -> TeacherLogits | None:
                 return _read_export(export, asking, data)
             except KdflowError as error:
                 print(f"logits: {error}; they are not used")
-    teacher.find_verified(source, data, wanted.holdout)  # a damaged one is refused before a run
+    if not is_automatic(source):  # a damaged one is refused before a run is opened
+        teacher.find_verified(source, data, wanted.holdout)
     return None
 
 

@@ -1,17 +1,8 @@
 """The whole story in one command: teacher, logits, student from labels alone, hints, distillation
 without and with them, and a smaller network through the student as its assistant."""
 
-from typing import Any
-
 from kdflow import models, tracking
-from kdflow.config import (
-    AssistantConfig,
-    BaselineConfig,
-    DistillConfig,
-    HintConfig,
-    MainConfig,
-    ObjectiveConfig,
-)
+from kdflow.config import AssistantConfig, HintConfig, MainConfig, SeveralConfig
 from kdflow.data import Dataset
 from kdflow.errors import about
 from kdflow.steps import assistant, baseline, distill, export_logits, hint
@@ -19,15 +10,18 @@ from kdflow.steps.record import StepResult, link_upstream, open_step
 
 
 def run(config: MainConfig, data: Dataset) -> StepResult:
-    objective = config.model_dump(include=set(ObjectiveConfig.model_fields))
-    shared = {"dataset": config.dataset, "holdout": config.holdout, **_budget(config)}
-    for_kd = DistillConfig(
-        student=config.student, teacher=config.teacher, **objective, **_budget(config)
+    for_kd = assistant.hop(config, config.student, config.teacher)
+    for_baseline = assistant.control(config, config.student)
+    for_hint = HintConfig(
+        dataset=config.dataset,
+        holdout=config.holdout,
+        student=config.student,
+        teacher=config.teacher,
+        **config.budget,  # type: ignore[arg-type]
     )
-    for_hint = HintConfig(student=config.student, teacher=config.teacher, **shared)
-    for_baseline = BaselineConfig(student=config.student, augment=config.views, **shared)
     networks = f"{config.teacher},{config.student},{config.pupil}"
-    for_chain = AssistantConfig(chain=networks, **objective, **_budget(config))
+    several = config.model_dump(include=set(SeveralConfig.model_fields))
+    for_chain = AssistantConfig(chain=networks, **several)
 
     with about("pupil"):
         models.check_fit(config.pupil, data.image_shape)
@@ -60,7 +54,3 @@ def run(config: MainConfig, data: Dataset) -> StepResult:
         }
         tracking.log_metrics(metrics)
     return StepResult(run_id, metrics)
-
-
-def _budget(config: MainConfig) -> dict[str, Any]:
-    return {"seed": config.seed} | ({"epochs": config.epochs} if config.epochs else {})
