@@ -54,24 +54,25 @@ class Recipe(NamedTuple):
     schedule: ScheduleName = "constant"
     augment: int = 1
     label_smoothing: float = 0.0
+    dropout: float = 0.0
 
 
 # The notebook's settings on CIFAR-10; a user's own images start from them too.
 RECIPES = {
-    "vgg": Recipe("sgd", 0.01, 128, 40),
+    "vgg": Recipe("sgd", 0.01, 128, 40, dropout=0.3),
     # views 0 to 49 are the mirrored and unmirrored images, shifted by up to 2 pixels
     "fast": Recipe("speedrun", 0.75, 512, 16, "triangular", augment=50),
-    "student": Recipe("adam", 0.001, 64, 30),
-    "pupil": Recipe("adam", 0.001, 64, 20),
+    "student": Recipe("adam", 0.001, 64, 30, dropout=0.3),
+    "pupil": Recipe("adam", 0.001, 64, 20, dropout=0.2),
     "fitnet": Recipe("adam", 0.001, 64, 30, "cosine"),
     "dense": Recipe("adam", 0.001, 64, 30),
 }
 # 1,293 images of 8x8 pixels make an epoch forty times shorter, so there are more of them.
 DIGITS_RECIPES = {
-    "vgg": Recipe("adam", 0.0005, 32, 40),
+    "vgg": Recipe("adam", 0.0005, 32, 40, dropout=0.3),
     "fast": Recipe("adam", 0.001, 32, 10),
-    "student": Recipe("adam", 0.001, 32, 30),
-    "pupil": Recipe("adam", 0.001, 32, 30),
+    "student": Recipe("adam", 0.001, 32, 30, dropout=0.3),
+    "pupil": Recipe("adam", 0.001, 32, 30, dropout=0.2),
     "fitnet": Recipe("adam", 0.001, 32, 30, "cosine"),
     "dense": Recipe("adam", 0.001, 32, 30),
 }
@@ -138,6 +139,12 @@ class TrainingConfig(Config):
     schedule: ScheduleName = Field(
         description="how the learning rate goes on from learning_rate, its largest value: constant,"
         " cosine (down to 0), or triangular (up for the first quarter, then down)"
+    )
+    dropout: float = Field(
+        ge=0,
+        lt=1,
+        description="share of the last layer's inputs that are dropped in training; 0 in a network"
+        " without such a layer",
     )
     seed: Seed = 0
     evaluate_test: bool = Field(

@@ -14,10 +14,12 @@ from keras import layers
 
 from kdflow.errors import KdflowError
 
+DROPOUT_LAYER = "dropout"  # before the last layer
 WHITENING_LAYER = "whitening"
 WHITENING_IMAGES = 5000  # enough: their 4.8 million patches determine 12 directions
 WHITENING_EPSILON = 5e-4  # added to the variances, so that the weakest directions are not noise
 
+WITHOUT_DROPOUT = {"fast", "fitnet", "dense"}  # before the last layer
 SMALLEST_SIDE = {"fast": 2}  # in pixels, for its 2x2 patches; 1 for the other networks
 
 ImageShape = tuple[int, int, int]
@@ -37,7 +39,7 @@ def vgg(image_shape: ImageShape, classes: int) -> keras.Model:
     x = layers.Flatten(name="flatten")(x)
     for width in (1024, 256, 64):
         x = layers.Dense(width, activation="relu", name=f"dense{width}")(x)
-    x = layers.Dropout(0.3, name="dropout")(x)
+    x = layers.Dropout(0.3, name=DROPOUT_LAYER)(x)
     return _classifier(images, x, classes, "vgg")
 
 
@@ -69,7 +71,7 @@ def student(image_shape: ImageShape, classes: int) -> keras.Model:
     x = _pool(_convolution(x, 32, "conv2"), "pool2")
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(128, activation="relu", name="dense128")(x)
-    x = layers.Dropout(0.3, name="dropout")(x)
+    x = layers.Dropout(0.3, name=DROPOUT_LAYER)(x)
     return _classifier(images, x, classes, "student")
 
 
@@ -79,7 +81,7 @@ def pupil(image_shape: ImageShape, classes: int) -> keras.Model:
     x = _pool(_convolution(x, 16, "conv1", first=True), "pool1")
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(32, activation="relu", name="dense32")(x)
-    x = layers.Dropout(0.2, name="dropout")(x)
+    x = layers.Dropout(0.2, name=DROPOUT_LAYER)(x)
     return _classifier(images, x, classes, "pupil")
 
 
@@ -137,8 +139,8 @@ FEATURE_LAYERS = {
 }
 
 
-def check_fit(name: str, image_shape: ImageShape) -> None:
-    """Refuse images that the network cannot take.
+def check_fit(name: str, image_shape: ImageShape, dropout: float = 0) -> None:
+    """Refuse images that the network cannot take, and a dropout that it does not have.
 
     Raises:
         KdflowError: says which it could.
@@ -150,9 +152,13 @@ def check_fit(name: str, image_shape: ImageShape) -> None:
             f"{name}: expected images of at least {smallest}x{smallest} pixels, got"
             f" {height}x{width}"
         )
+    if dropout and name in WITHOUT_DROPOUT:
+        raise KdflowError(f"{name}: expected dropout=0, as it has no such layer, got {dropout}")
 
 
-def build(name: str, images: np.ndarray, classes: int, *, seed: int) -> keras.Model:
+def build(
+    name: str, images: np.ndarray, classes: int, *, seed: int, dropout: float | None = None
+) -> keras.Model:
     """A freshly initialised network for images like these.
 
     The seed is set here, immediately before the layers exist: Dropout draws its own seed at
@@ -164,7 +170,9 @@ def build(name: str, images: np.ndarray, classes: int, *, seed: int) -> keras.Mo
             layer takes that layer's weights from them.
         classes: the number of logits.
         seed: initial weights and dropout masks follow from it.
+        dropout: the rate of the dropout before the last layer, the network's own if None.
     """
+    check_fit(name, images.shape[1:], dropout or 0)
     keras.utils.set_random_seed(seed)
     height, width, channels = images.shape[1:]
     network = NETWORKS[name]((height, width, channels), classes)
@@ -174,6 +182,8 @@ def build(name: str, images: np.ndarray, classes: int, *, seed: int) -> keras.Mo
         layer.kernel.assign(np.concatenate([filters, -filters], axis=-1))
         layer.kernel.trainable = False
         _pass_through(network)
+    if dropout is not None and name not in WITHOUT_DROPOUT:
+        network.get_layer(DROPOUT_LAYER).rate = dropout
     return network
 
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from kdflow import models
-from kdflow.config import NETWORK_NAMES, default_teacher
+from kdflow.config import DIGITS_RECIPES, NETWORK_NAMES, RECIPES, default_teacher
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.models import (
@@ -54,6 +54,24 @@ def test_every_network_has_a_name_in_the_config_and_all_but_dense_a_feature_laye
 def test_on_cifar10_both_teachers_hints_fit_the_students_guided_layers() -> None:
     assert feature_shape("vgg", 32, 3) == feature_shape("fast", 32, 3) == (8, 8, 256)
     assert feature_shape("student", 32, 3) == feature_shape("fitnet", 32, 3) == (8, 8, 32)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_dropout_before_the_last_layer_is_the_recipes_unless_another_is_asked_for(
+    name: str,
+) -> None:
+    def rate(dropout: float | None) -> float:
+        network = build(name, images_of(8, 8, 1), 10, seed=0, dropout=dropout)
+        before = network.get_layer("logits").input._keras_history.operation
+        return float(before.rate) if isinstance(before, keras.layers.Dropout) else 0.0
+
+    own = RECIPES[name].dropout
+    assert own == DIGITS_RECIPES[name].dropout == rate(None) == rate(own)
+    if own:
+        assert (rate(0.1), rate(0.0)) == (0.1, 0.0)
+    else:
+        with pytest.raises(KdflowError, match=f"{name}: expected dropout=0, .* got 0.1"):
+            build(name, images_of(8, 8, 1), 10, seed=0, dropout=0.1)
 
 
 def test_on_digits_the_teacher_is_large_and_its_hint_fits() -> None:

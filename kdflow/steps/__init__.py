@@ -45,4 +45,4 @@ def _check_fit(config: Config, dataset: data.Dataset) -> None:
     data.split(dataset.y_train, config.holdout)
     if isinstance(config, TrainingConfig):
         with about(config.network_field):
-            models.check_fit(config.network, dataset.image_shape)
+            models.check_fit(config.network, dataset.image_shape, config.dropout)

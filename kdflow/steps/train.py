@@ -35,7 +35,11 @@ def train_network(
     """
     train, validation = split_images(config, data)
     network = models.build(
-        config.network, data.x_train[train.indices], data.classes, seed=config.seed
+        config.network,
+        data.x_train[train.indices],
+        data.classes,
+        seed=config.seed,
+        dropout=config.dropout,
     )
     if initial is not None:
         network.set_weights(initial.get_weights())
