@@ -1,4 +1,5 @@
-"""The error that a user can mend: its text is one line that says what was expected and received."""
+"""The errors of kdflow. That which a user can mend is one line that says what was expected and what
+was received."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,6 +7,10 @@ from collections.abc import Iterator
 
 class KdflowError(Exception):
     """Input, stored data or a training that cannot be used as asked; shown without a traceback."""
+
+
+class Stopped(Exception):
+    """A training was given up by whoever watches it: its run ends KILLED."""
 
 
 @contextlib.contextmanager

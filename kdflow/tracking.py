@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ import keras
 import mlflow
 import numpy as np
 from matplotlib.figure import Figure
-from mlflow.entities import Run, RunStatus, ViewType
+from mlflow.entities import LifecycleStage, Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
@@ -31,7 +32,7 @@ from mlflow.types import Schema, TensorSpec
 
 from kdflow import interrupts
 from kdflow.data import Dataset
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, Stopped
 
 LOGITS_FOLDER = "logits"
 MODEL_NAME = "model"
@@ -49,6 +50,18 @@ class FoundRun:
     tags: dict[str, str]
     metrics: dict[str, float]
     artifact_uri: str
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """The run that the next one is opened inside, and the tags that it will carry."""
+
+    run_id: str
+    experiment_id: str
+    tags: Mapping[str, str]
+
+
+_OUTER: ContextVar[_Outer | None] = ContextVar("outer", default=None)
 
 
 def open_store() -> None:
@@ -82,8 +95,8 @@ def run_key(
 
 @contextlib.contextmanager
 def open_run(name: str, step: str, dataset: Dataset, *, child: bool = False) -> Iterator[str]:
-    """A run that is open inside the block; yields its id. It ends FINISHED, KILLED on an interrupt,
-    or FAILED.
+    """A run that is open inside the block; yields its id. It ends FINISHED, KILLED on an interrupt
+    or if it is given up, or FAILED.
 
     The first run of the process joins the one that `mlflow run` opened, if it did.
 
@@ -92,25 +105,73 @@ def open_run(name: str, step: str, dataset: Dataset, *, child: bool = False) -> 
             own, which knows who asked for it.
     """
     tags = {"kdflow.step": step, "kdflow.dataset_digest": dataset.digest}
-    asking = mlflow.active_run()
-    if asking is None:
+    outer = _OUTER.get() or _active()
+    if outer is None:
         run = _start_run(name, tags)
     else:
-        tags["mlflow.parentRunId" if child else "kdflow.asked_by"] = asking.info.run_id
+        tags["mlflow.parentRunId" if child else "kdflow.asked_by"] = outer.run_id
         created = mlflow.MlflowClient().create_run(
-            asking.info.experiment_id, tags=resolve_tags(tags), run_name=name
+            outer.experiment_id, tags=resolve_tags({**tags, **outer.tags}), run_name=name
         )
         run = mlflow.start_run(run_id=created.info.run_id, nested=True)
-    status = RunStatus.FAILED
-    try:
+    with _until_ended():
         _log_dataset(dataset)
         yield run.info.run_id
+
+
+@contextlib.contextmanager
+def reopened(run_id: str) -> Iterator[None]:
+    """An earlier run, open again inside the block; it ends as one of `open_run` does."""
+    mlflow.start_run(run_id=run_id, nested=True)
+    with _until_ended():
+        yield
+
+
+@contextlib.contextmanager
+def inside(run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
+    """Whatever run is opened directly in the block is opened inside `run_id`, which this process or
+    another one has open, and carries `tags` from its first moment on."""
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    token = _OUTER.set(_Outer(run_id, experiment, tags))
+    try:
+        yield
+    finally:
+        _OUTER.reset(token)
+
+
+@contextlib.contextmanager
+def _until_ended() -> Iterator[None]:
+    """The run that was just started, until it ends with the status that it deserves."""
+    token = _OUTER.set(None)  # what is opened from here on is inside this run
+    status = RunStatus.FAILED
+    try:
+        yield
         status = RunStatus.FINISHED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         status = RunStatus.KILLED
         raise
     finally:
+        _OUTER.reset(token)
         mlflow.end_run(RunStatus.to_string(status))
+
+
+def _active() -> _Outer | None:
+    run = mlflow.active_run()
+    return _Outer(run.info.run_id, run.info.experiment_id, {}) if run else None
+
+
+def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
+    """Mark FAILED the children of `parent` that carry `tags` and that nobody runs any more, though
+    they are still RUNNING."""
+    client = mlflow.MlflowClient()
+    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    children = client.search_runs(
+        [client.get_run(parent).info.experiment_id],
+        " and ".join([f"tags.`mlflow.parentRunId` = '{parent}'", *conditions]),
+    )
+    for run in children:
+        if run.info.status == RunStatus.to_string(RunStatus.RUNNING):
+            client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FAILED))
 
 
 def correct_to_killed(run_id: str, patience: float = 60) -> None:
@@ -163,6 +224,10 @@ def log_array(array: np.ndarray, name: str) -> None:
         path = Path(folder) / name
         np.save(path, array, allow_pickle=False)
         mlflow.log_artifact(str(path))
+
+
+def log_text(text: str, name: str) -> None:
+    mlflow.log_text(text, name)
 
 
 def log_folder(folder: Path, name: str) -> None:
@@ -300,6 +365,20 @@ def store_address() -> str:
 def _without_password(text: str) -> str:
     password = urlparse(mlflow.get_tracking_uri()).password
     return text.replace(f":{password}@", ":***@") if password else text
+
+
+def store_uri() -> str:
+    """The tracking URI as another process needs it: absolute, and with its password."""
+    return str(mlflow.get_tracking_uri())
+
+
+def exists(run_id: str) -> bool:
+    """Whether the store has a run of this id, which is not deleted."""
+    try:
+        found: bool = mlflow.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+    except MlflowException:
+        return False
+    return found
 
 
 def _start_run(name: str, tags: dict[str, str]) -> Run:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdflow.__main__ import loading_quietly, main, parse
+from kdflow.__main__ import main, parse
+from kdflow.command_line import loading_quietly
 from kdflow.config import STEPS, DistillConfig, TeacherConfig
 
 

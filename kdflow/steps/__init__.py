@@ -34,13 +34,13 @@ def run_step(step: str, config: Config) -> StepResult:
     """Load the data that `config` names, run the step, and say how to see the result."""
     tracking.open_store()
     dataset = data.load(config.dataset)
-    _check_fit(config, dataset)
+    check_fit(config, dataset)
     result = RUN[step](config, dataset)
     print(f"run {result.run_id}; compare runs with: {tracking.how_to_see()}")
     return result
 
 
-def _check_fit(config: Config, dataset: data.Dataset) -> None:
+def check_fit(config: Config, dataset: data.Dataset) -> None:
     """Refuse, before a run is opened, data that cannot be split or trained on as asked."""
     data.split(dataset.y_train, config.holdout)
     if isinstance(config, TrainingConfig):

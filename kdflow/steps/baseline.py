@@ -1,6 +1,6 @@
 """Train the student from labels alone."""
 
-from kdflow.config import BaselineConfig
+from kdflow.config import BaselineConfig, DistillConfig
 from kdflow.data import Dataset
 from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
 from kdflow.steps.train import train_network
@@ -16,3 +16,10 @@ def run(config: BaselineConfig, data: Dataset, *, child: bool = False) -> StepRe
 def find_or_run(config: BaselineConfig, data: Dataset) -> StepResult:
     """What a run like this one left, or the result of a new child of the open run."""
     return find_result("baseline", config, data) or run(config, data, child=True)
+
+
+def beside(config: DistillConfig) -> BaselineConfig:
+    """What a distillation has to beat: its student from labels alone, with the same seed, budget
+    and augmentation."""
+    shared = config.model_dump(include=set(BaselineConfig.model_fields))
+    return BaselineConfig(**shared, augment=config.views)

@@ -4,7 +4,7 @@ from typing import Any
 
 from kdflow import plots, tracking
 from kdflow.compare import Comparison, compare
-from kdflow.config import BaselineConfig, CompareConfig, DistillConfig
+from kdflow.config import CompareConfig, DistillConfig
 from kdflow.data import Dataset
 from kdflow.steps import baseline, distill, export_logits, hint
 from kdflow.steps.record import StepResult, link_upstream, open_step
@@ -16,8 +16,8 @@ def run(config: CompareConfig, data: Dataset) -> StepResult:
     metric = "test_accuracy" if config.evaluate_test else "val_accuracy"
     with open_step("compare", name, config, data) as run_id:
         teacher = found or export_logits.export(config, data)
-        initial = initial or hint.make_initial(config, data)
-        link_upstream("compare", config, data, **distill.upstream(teacher, initial))
+        upstream = distill.Upstream(teacher, initial or hint.make_initial(config, data))
+        link_upstream("compare", config, data, **upstream.sources)
         pairs = [
             _train_pair(config, data, seed)
             for seed in range(config.seed, config.seed + config.seeds)
@@ -36,7 +36,7 @@ def run(config: CompareConfig, data: Dataset) -> StepResult:
         title = f"{name}: {metric}"
         tracking.log_figure(plots.comparison(result, alone, taught, title), "comparison.png")
         tracking.set_tags({"kdflow.verdict": result.verdict})
-        metrics = _named(result)
+        metrics = metrics_of(result)
         tracking.log_metrics(metrics)
     print(
         f"{name}: {metric} distilled {result.candidate}, from labels alone {result.baseline},"
@@ -50,12 +50,11 @@ def _train_pair(config: CompareConfig, data: Dataset, seed: int) -> tuple[StepRe
     children of the open run."""
     given = config.model_dump(exclude={"seeds"}) | {"seed": seed}
     for_student = DistillConfig(**given)
-    shared = {name: given[name] for name in BaselineConfig.model_fields if name in given}
-    for_baseline = BaselineConfig(**shared, augment=config.views)
-    return baseline.find_or_run(for_baseline, data), distill.find_or_run(for_student, data)
+    alone = baseline.find_or_run(baseline.beside(for_student), data)
+    return alone, distill.find_or_run(for_student, data)
 
 
-def _named(result: Comparison) -> dict[str, float]:
+def metrics_of(result: Comparison) -> dict[str, float]:
     """The comparison as metrics of a run."""
     estimates = {
         "baseline": result.baseline,

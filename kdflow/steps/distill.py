@@ -1,17 +1,31 @@
 """Train the student from labels and a teacher's cached logits."""
 
+from typing import NamedTuple
+
+from kdflow import training
 from kdflow.config import DistillConfig
 from kdflow.data import Dataset
 from kdflow.steps import export_logits, hint
 from kdflow.steps.record import StepResult, TrainedModel, find_result, link_upstream, open_step
 from kdflow.steps.train import train_network
-from kdflow.training import Distillation
+
+
+class Upstream(NamedTuple):
+    """What a distillation builds on: the logits, and the weights to start from, if not random."""
+
+    teacher: export_logits.TeacherLogits
+    initial: TrainedModel | None
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What names each role."""
+        initial = {"init": self.initial.source} if self.initial else {}
+        return {"teacher": self.teacher.source} | initial
 
 
 def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepResult:
     found, initial = export_logits.find(config, data), hint.find_initial(config, data)
-    name = f"distill {config.student} {config.objective}{config.start} seed={config.seed}"
-    with open_step("distill", name, config, data, child=child) as run_id:
+    with open_step("distill", name_of(config), config, data, child=child) as run_id:
         if found:
             print(
                 f"logits: found in {found.source}{found.remark}, nothing to train or export first"
@@ -20,35 +34,54 @@ def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepRes
         initial = initial or hint.make_initial(config, data)
         if initial:
             print(f"init: starts from the hint run of {initial.words}")
-        link_upstream("distill", config, data, **upstream(teacher, initial))
-        distillation = Distillation(
-            teacher.logits.train,
+        return train(run_id, config, data, Upstream(teacher, initial))
+
+
+def find_or_run(config: DistillConfig, data: Dataset) -> StepResult:
+    """What a run like this one left, or the result of a new child of the open run."""
+    upstream = find_or_make_upstream(config, data)
+    found = find_result("distill", config, data, **upstream.sources)
+    return found or run(config, data, child=True)
+
+
+def find_or_make_upstream(config: DistillConfig, data: Dataset) -> Upstream:
+    """What this distillation builds on; what has to be made for it is made inside the open run."""
+    teacher = export_logits.find(config, data) or export_logits.export(config, data, child=True)
+    return Upstream(teacher, hint.find_initial(config, data) or hint.make_initial(config, data))
+
+
+def train(
+    run_id: str,
+    config: DistillConfig,
+    data: Dataset,
+    upstream: Upstream,
+    *,
+    on_epoch: training.OnEpoch = lambda epoch, metrics: None,
+    keep: bool = True,
+) -> StepResult:
+    """Train, evaluate and log in the open run; see `train_network`."""
+    link_upstream("distill", config, data, **upstream.sources)
+    return train_network(
+        run_id,
+        name_of(config),
+        config,
+        data,
+        view_count=config.views,
+        distillation=training.Distillation(
+            upstream.teacher.logits.train,
             config.temp,
             config.alpha,
             config.t_squared,
             loss=config.loss,
             weights=config.weights,
-        )
-        return train_network(
-            run_id,
-            name,
-            config,
-            data,
-            view_count=config.views,
-            distillation=distillation,
-            teacher=teacher.logits,
-            initial=initial.network if initial else None,
-        )
+        ),
+        teacher=upstream.teacher.logits,
+        initial=upstream.initial.network if upstream.initial else None,
+        on_epoch=on_epoch,
+        keep=keep,
+    )
 
 
-def find_or_run(config: DistillConfig, data: Dataset) -> StepResult:
-    """What a run like this one left, or the result of a new child of the open run."""
-    teacher = export_logits.find(config, data) or export_logits.export(config, data, child=True)
-    initial = hint.find_initial(config, data) or hint.make_initial(config, data)
-    found = find_result("distill", config, data, **upstream(teacher, initial))
-    return found or run(config, data, child=True)
-
-
-def upstream(teacher: export_logits.TeacherLogits, initial: TrainedModel | None) -> dict[str, str]:
-    """What names each role that a distillation builds on."""
-    return {"teacher": teacher.source} | ({"init": initial.source} if initial else {})
+def name_of(config: DistillConfig) -> str:
+    """What the run of this distillation is called."""
+    return f"distill {config.student} {config.objective}{config.start} seed={config.seed}"

@@ -25,6 +25,8 @@ def train_network(
     distillation: training.Distillation | None = None,
     teacher: Logits | None = None,
     initial: keras.Model | None = None,
+    on_epoch: training.OnEpoch = lambda epoch, metrics: None,
+    keep: bool = True,
 ) -> StepResult:
     """Build, train, evaluate once, log.
 
@@ -32,7 +34,14 @@ def train_network(
         run_id, name: of the open run.
         teacher: whose test logits the network's predictions are compared with.
         initial: the same network with the weights to start from; random ones without it.
+        on_epoch: called with each epoch and its metrics, once they are logged.
+        keep: whether the run gets the model and its pictures, or just figures.
     """
+
+    def log_epoch(epoch: int, metrics: training.Metrics) -> None:
+        tracking.log_metrics(metrics, epoch)
+        on_epoch(epoch, metrics)
+
     train, validation = split_images(config, data)
     network = models.build(
         config.network,
@@ -57,7 +66,7 @@ def train_network(
         label_smoothing=label_smoothing,
         view_count=view_count,
         distillation=distillation,
-        on_epoch=lambda epoch, metrics: tracking.log_metrics(metrics, epoch),
+        on_epoch=log_epoch,
     )
     final = {"parameters": float(network.count_params())}
     if config.evaluate_test:
@@ -67,9 +76,10 @@ def train_network(
         tracking.log_array(logits, "test_logits.npy")
     final["peak_memory_mb"] = peak_memory_mb()
     tracking.log_metrics(final)
-    tracking.set_tags({"kdflow.weights_sha256": models.weights_sha256(network)})
-    tracking.log_model(network)
-    tracking.log_figure(plots.learning_curves(history, name), "learning_curves.png")
+    if keep:
+        tracking.set_tags({"kdflow.weights_sha256": models.weights_sha256(network)})
+        tracking.log_model(network)
+        tracking.log_figure(plots.learning_curves(history, name), "learning_curves.png")
     result = StepResult(run_id, history[-1] | final)
     print(f"{name}: {_in_words(result.metrics)}")
     if teacher and config.evaluate_test:

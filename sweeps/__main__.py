@@ -1,0 +1,75 @@
+"""The command line of the studies: python -m sweeps <study> --trials 40 --dataset digits ..."""
+
+import sys
+from typing import Any
+
+from pydantic import ValidationError
+
+from kdflow.command_line import OneLineParser, add_flags, exit_status, loading_quietly
+from kdflow.config import DistillConfig, first_problem
+from kdflow.errors import KdflowError
+from sweeps.driver.config import NOT_A_USERS, SweepConfig, trial_config
+from sweeps.driver.study import load, names
+
+
+def build_parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="python -m sweeps",
+        description="Search parameters of `distill` on cached logits, and have the best ones prove"
+        " themselves.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("study", help=", ".join(names()))
+    add_flags(
+        parser.add_argument_group("the sweep"),
+        SweepConfig,
+        depends_on="the study",
+        without=("study",),
+    )
+    add_flags(
+        parser.add_argument_group("every trial, see python -m kdflow distill --help"),
+        DistillConfig,
+        depends_on="the data set",
+        without=NOT_A_USERS,
+    )
+    return parser
+
+
+def parse(argv: list[str] | None) -> tuple[SweepConfig, dict[str, Any]]:
+    """The sweep's config, and what is asked of all trials; exits with status 2 on what it
+    refuses."""
+    parser = build_parser()
+    values = vars(parser.parse_args(argv))
+    given = {name: values.pop(name) for name in DistillConfig.model_fields if name in values}
+    try:
+        study = load(values["study"])
+        config = SweepConfig(**{"trials": study.trials, **values})
+    except ValidationError as error:
+        parser.exit(2, f"sweeps: {first_problem(error)}\n")
+    except KdflowError as error:
+        parser.exit(2, f"sweeps: {error}\n")
+    return config, given
+
+
+def main(argv: list[str] | None = None) -> int:
+    config, given = parse(argv)
+    study = load(config.study)
+    try:
+        base = trial_config(study, given)
+    except KdflowError as error:
+        print(f"sweeps: {error}", file=sys.stderr)
+        return 2
+
+    def run() -> None:
+        with loading_quietly():
+            from kdflow import tracking
+            from sweeps.driver import sweep  # Keras and MLflow, only once the input is valid
+
+        run_id = sweep.run(config, study, base)
+        print(f"run {run_id}; compare runs with: {tracking.how_to_see()}")
+
+    return exit_status("sweeps", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

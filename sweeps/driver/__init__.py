@@ -1,0 +1,1 @@
+"""The one driver that every study runs through."""

@@ -1,0 +1,96 @@
+"""What a sweep takes: parameters of its own, and those of the step under study."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdflow.config import SEED_LIMIT, DistillConfig, first_problem
+from kdflow.errors import KdflowError
+from sweeps.driver.study import Study
+
+# Trials never read the test set, and the finals always do.
+NOT_A_USERS = ("evaluate_test",)
+
+
+class SweepConfig(BaseModel):
+    """What a sweep takes besides the parameters of `distill`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    study: str = Field(description="the name of a file in sweeps/")
+    trials: int = Field(ge=1, lt=2**31, description="how many settings are tried")
+    study_name: str = Field(
+        "auto",
+        min_length=1,
+        description="the name under which the study goes on when it is run again; auto is that of"
+        " the study and of the data set",
+    )
+    storage: str = Field(
+        "sqlite:///sweeps/studies.db",
+        min_length=1,
+        description="where Optuna keeps the study: an SQLAlchemy URL, of PostgreSQL for several"
+        " machines",
+    )
+    sampler_seed: int = Field(0, ge=0, lt=2**32, description="what the sampler draws from")
+    best: int = Field(1, ge=1, le=20, description="how many of the best settings reach the finals")
+    repeats: int = Field(
+        5, ge=2, le=1000, description="seeds that each finalist and its baseline are trained with"
+    )
+    workers: int = Field(
+        1, ge=1, le=10000, description="processes that run trials; more than 1 needs Ray"
+    )
+    ray_address: str = Field(
+        "none", min_length=1, description="the Ray cluster to run workers on; none is this machine"
+    )
+    cpus_per_trial: int = Field(1, ge=1, le=1024, description="CPU cores of each Ray worker")
+    gpus_per_trial: float = Field(0, ge=0, le=64, description="GPUs of each Ray worker")
+    heartbeat: int = Field(
+        20,
+        ge=1,
+        le=3600,
+        description="seconds between signs of life of a trial; after three without one it is taken"
+        " for dead and tried again",
+    )
+
+    @property
+    def uses_ray(self) -> bool:
+        return self.workers > 1 or self.ray_address != "none"
+
+
+def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
+    """What all trials have in common; what is searched is at its default.
+
+    Args:
+        given: parameters of `distill` that the user asks for, over the study's own.
+
+    Raises:
+        KdflowError: one is refused, or is what the study searches.
+    """
+    for name in given:
+        if name in study.space:
+            raise KdflowError(
+                f"{name}: expected no value, as the study searches it, got {given[name]!r}"
+            )
+    try:
+        config = DistillConfig(**{"evaluate_test": "true", **study.base, **given})
+    except ValidationError as error:
+        raise KdflowError(first_problem(error)) from error
+    if config.holdout == 0:
+        raise KdflowError(
+            "holdout: expected more than 0, as a sweep selects on validation images, got 0"
+        )
+    if config.seed + 1 >= SEED_LIMIT:
+        raise KdflowError(f"seed: expected room for the finals' seeds after it, got {config.seed}")
+    return with_values(config, {"evaluate_test": False})
+
+
+def with_values(config: DistillConfig, values: dict[str, Any]) -> DistillConfig:
+    """`config` with other values, checked as if they were a user's.
+
+    Raises:
+        KdflowError: one is refused.
+    """
+    try:
+        return DistillConfig(**config.model_dump() | values)
+    except ValidationError as error:
+        raise KdflowError(first_problem(error)) from error

@@ -1,0 +1,116 @@
+"""The finals: the best settings against the student from labels alone, on the test set."""
+
+import hashlib
+import json
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.trial import TrialState
+
+from kdflow import tracking
+from kdflow.compare import Comparison, compare, holm
+from kdflow.errors import KdflowError
+from kdflow.steps import baseline
+from sweeps.driver import storage
+from sweeps.driver.trials import Final, Order, final_config
+
+
+def best_settings(study: optuna.Study, count: int) -> list[dict[str, Any]]:
+    """The parameters of the `count` trials with the largest validation accuracy, best first; of
+    equal ones the earliest. Settings that were tried twice count once.
+
+    Raises:
+        KdflowError: no trial has run to its end.
+    """
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    if not complete:
+        raise KdflowError(f"{study.study_name}: expected a trial that ran to its end, got none")
+    ranked: list[dict[str, Any]] = []
+    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0), trial.number)):
+        if trial.params not in ranked:
+            ranked.append(trial.params)
+    return ranked[:count]
+
+
+def trainings(order: Order, settings: list[dict[str, Any]], repeats: int) -> tuple[Final, ...]:
+    """What the finals train: each setting, and each different baseline beside one, with `repeats`
+    seeds. The trials' seed is not among them: it is the one that the settings were chosen on."""
+    seeds = range(order.config.seed + 1, order.config.seed + 1 + repeats)
+    finalists = [Final(values, seed, taught=True) for values in settings for seed in seeds]
+    beside = {
+        str(baseline.beside(final_config(order, final))): Final(final.values, final.seed, False)
+        for final in finalists
+    }
+    return (*finalists, *beside.values())
+
+
+def name_of(order: Order, finals: tuple[Final, ...]) -> str:
+    """The name of the finals in Optuna's storage: other finalists are another one."""
+    described = json.dumps([[final.values, final.seed, final.taught] for final in finals])
+    return f"{order.name} finals {hashlib.sha256(described.encode()).hexdigest()[:8]}"
+
+
+def results(order: Order, study: optuna.Study) -> pd.DataFrame:
+    """A row per finalist and seed, with the test accuracy of it and of the baseline beside it.
+
+    Raises:
+        KdflowError: a training has failed.
+    """
+    trials = {
+        trial.params["final"]: trial for trial in study.get_trials(states=[TrialState.COMPLETE])
+    }
+    if len(trials) < len(order.finals):
+        raise KdflowError(
+            f"{study.study_name}: expected {len(order.finals)} finished trainings, got"
+            f" {len(trials)}"
+        )
+    alone = {
+        str(baseline.beside(final_config(order, final))): trials[index]
+        for index, final in enumerate(order.finals)
+        if not final.taught
+    }
+    rows = []
+    for index, final in enumerate(order.finals):
+        if final.taught:
+            beside = alone[str(baseline.beside(final_config(order, final)))]
+            rows.append(
+                {
+                    **final.values,
+                    "seed": final.seed,
+                    "baseline": beside.value,
+                    "distilled": trials[index].value,
+                    "baseline_run": beside.user_attrs["run_id"],
+                    "distilled_run": trials[index].user_attrs["run_id"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def verdicts(table: pd.DataFrame, repeats: int) -> list[Comparison]:
+    """A comparison per finalist, in their order, corrected for their number."""
+    parts = [table[start : start + repeats] for start in range(0, len(table), repeats)]
+    return holm([compare(part["distilled"].tolist(), part["baseline"].tolist()) for part in parts])
+
+
+def create(order: Order) -> optuna.Study:
+    """The finals' study, new or as far as it has come."""
+    study = optuna.create_study(
+        storage=storage.open_storage(order.storage, order.heartbeat),
+        study_name=order.name,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    study.set_user_attr(storage.PARENT, order.parent)
+    return study
+
+
+def say(settings: list[dict[str, Any]], compared: list[Comparison]) -> None:
+    for values, result in zip(settings, compared, strict=True):
+        words = " ".join(f"{name}={value}" for name, value in values.items())
+        print(
+            f"{words}: test accuracy distilled {result.candidate}, from labels alone"
+            f" {result.baseline}, difference {result.difference}, p = {result.p_value:.2g}:"
+            f" {result.verdict}"
+        )
+    tracking.set_tags({"kdflow.verdict": compared[0].verdict})

@@ -1,0 +1,56 @@
+"""Optuna's pictures of a study: PNG files, and one page on which they can be explored."""
+
+import warnings
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from optuna.visualization import matplotlib as static
+
+from kdflow import tracking
+
+PLOTS = {
+    "history": "plot_optimization_history",
+    "map": "plot_contour",
+    "slice": "plot_slice",
+    "importances": "plot_param_importances",
+    "intermediate_values": "plot_intermediate_values",
+}
+PAGE = "study.html"
+
+
+def log(study: optuna.Study, mapped: list[str]) -> None:
+    """Draw a study with at least one complete trial, and log the pictures on the open run.
+
+    Args:
+        mapped: the two parameters that the map is of; of any other number none is drawn.
+    """
+    accuracy = {"target_name": "validation accuracy"}
+    options: dict[str, dict[str, Any]] = {
+        "history": accuracy,
+        "map": {"params": mapped, **accuracy},
+        "slice": accuracy,
+        "importances": accuracy,
+        "intermediate_values": {},
+    }
+    if len(mapped) != 2:
+        del options["map"]
+    values = {trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])}
+    if len(values) < 2:  # nothing to explain
+        del options["importances"]
+    parts: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna's, of what is experimental or drawn from few
+        for name, given in options.items():
+            axes = getattr(static, PLOTS[name])(study, **given)
+            figure = np.ravel(axes)[0].figure
+            figure.set_size_inches(max(9, 3 * np.size(axes)), 6)
+            figure.tight_layout()
+            tracking.log_figure(figure, f"{name}.png")
+            plt.close(figure)
+            interactive = getattr(optuna.visualization, PLOTS[name])(study, **given)
+            parts.append(interactive.to_html(full_html=False, include_plotlyjs=not parts))
+    title = f"<title>{study.study_name}</title>"
+    tracking.log_text(f'<meta charset="utf-8">{title}\n' + "\n".join(parts), PAGE)

@@ -1,0 +1,200 @@
+"""A sweep, told in order: the study, its logits, its trials, its finals, and what came out."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import GridSampler
+from optuna.trial import TrialState
+
+from kdflow import data, tracking
+from kdflow.config import DistillConfig, canonical
+from kdflow.errors import KdflowError, about
+from kdflow.steps import check_fit, export_logits, hint
+from kdflow.steps.compare import metrics_of
+from sweeps.driver import finals, pictures, storage, workers
+from sweeps.driver.config import SweepConfig, with_values
+from sweeps.driver.study import Study
+from sweeps.driver.trials import Order, max_views
+
+NO_HINT = {"none": "none"}
+
+
+def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
+    """Search, have the finals, and log the outcome; returns the id of the study's parent run.
+
+    Args:
+        base: what all trials have in common.
+    """
+    workers.check(config)
+    base = _wherever_it_runs(base)
+    with_values(base, {"seed": base.seed + config.repeats})  # the finals' last
+    if isinstance(file.sampler(0), GridSampler) and config.trials > file.trials:
+        raise KdflowError(
+            f"trials: expected at most {file.trials}, the points of the grid, got {config.trials}"
+        )
+    tracking.open_store()
+    opened = storage.open_storage(config.storage, config.heartbeat)
+    images = data.load(base.dataset)
+    check_fit(base, images)
+    wanted = with_values(base, {"views": max_views(file, base)})
+    found = export_logits.find(wanted, images)
+    name = config.study_name
+    if name == "auto":
+        name = f"{config.study} {Path(base.dataset).name}"
+    study = storage.open_study(
+        opened,
+        name,
+        _description(file, base, images),
+        file.sampler(config.sampler_seed),
+        file.pruner,
+    )
+    with _parent(study, config, base, images) as parent:
+        print(f"{name}: {config.trials} trials; {file.cost}")
+        teacher = found or export_logits.export(wanted, images, child=True)
+        print(f"logits: {teacher.source}, verified; no trial loads a teacher")
+        order = Order(
+            study=config.study,
+            name=name,
+            storage=_everywhere(config.storage),
+            heartbeat=config.heartbeat,
+            sampler_seed=config.sampler_seed,
+            config=_taught_by(teacher.source, base),
+            initial=_initial(file, base, images),
+            parent=parent,
+            budget=config.trials,
+        )
+        workers.carry_out(order, config)
+        _log_trials(study, file)
+        settings = finals.best_settings(study, config.best)
+        tracking.set_tags({f"best.{key}": canonical(value) for key, value in settings[0].items()})
+        _hold_finals(order, config, settings)
+    return parent
+
+
+def _hold_finals(order: Order, config: SweepConfig, settings: list[dict[str, Any]]) -> None:
+    trainings = finals.trainings(order, settings, config.repeats)
+    order = replace(
+        order, name=finals.name_of(order, trainings), budget=len(trainings), finals=trainings
+    )
+    study = finals.create(order)
+    print(f"finals: {len(settings)} of the settings, {config.repeats} seeds, and baselines")
+    workers.carry_out(order, config)
+    table = finals.results(order, study)
+    compared = finals.verdicts(table, config.repeats)
+    tracking.log_text(table.to_csv(index=False), "finals.csv")
+    tracking.log_metrics(metrics_of(compared[0]))
+    finals.say(settings, compared)
+
+
+def _log_trials(study: optuna.Study, file: Study) -> None:
+    """The trials as a table and as pictures, and what they came to, on the open run."""
+    trials = storage.counted(study)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise KdflowError(f"{study.study_name}: expected a trial that ran to its end, got none")
+    table = study.trials_dataframe(
+        attrs=("number", "state", "value", "params", "duration", "user_attrs")
+    )
+    tracking.log_text(table.to_csv(index=False), "trials.csv")
+    pictures.log(study, _mapped(file))
+    epochs = sum(len(trial.intermediate_values) for trial in trials)
+    figures = {
+        "best_val_accuracy": study.best_value,
+        "trials_complete": len(complete),
+        "trials_pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
+        "trials_failed": sum(trial.state == TrialState.FAIL for trial in trials),
+        "epochs_spent": epochs,
+    }
+    tracking.log_metrics({key: float(value) for key, value in figures.items()})
+    print(
+        f"{study.study_name}: {len(complete)} of {len(trials)} trials ran to their end,"
+        f" {epochs} epochs; best validation accuracy {study.best_value:.4f} with"
+        f" {', '.join(f'{key}={value}' for key, value in study.best_params.items())}"
+    )
+
+
+def _mapped(file: Study) -> list[str]:
+    """The two parameters to draw a map of: temperature and alpha, or else the first two."""
+    usual = [name for name in ("temp", "alpha") if name in file.space]
+    return usual if len(usual) == 2 else list(file.space)[:2]
+
+
+@contextlib.contextmanager
+def _parent(
+    study: optuna.Study, config: SweepConfig, base: DistillConfig, images: data.Dataset
+) -> Iterator[str]:
+    """The run that all of a study's runs are children of, open; yields its id. A study that goes on
+    goes on under its first one."""
+    first = study.user_attrs.get(storage.PARENT)
+    values = config.model_dump() | base.model_dump(exclude={"evaluate_test"})
+    params = {name: canonical(value) for name, value in values.items()}
+    with contextlib.ExitStack() as runs:
+        if first is None:
+            run_id = runs.enter_context(tracking.open_run(study.study_name, "sweep", images))
+            study.set_user_attr(storage.PARENT, run_id)
+            tracking.log_params(params)
+            tracking.log_json(values, "config.json")
+            yield run_id
+            return
+        if not tracking.exists(first):
+            raise KdflowError(
+                f"study_name: expected a study whose run is in the store, got {study.study_name!r}"
+                f" of run {first}; give this one another study_name"
+            )
+        print(f"{study.study_name}: goes on under run {first}")
+        if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has opened one more
+            runs.enter_context(tracking.open_run(study.study_name, "sweep", images))
+            tracking.log_params(params)
+            tracking.set_tags({"kdflow.upstream.sweep": first})
+        runs.enter_context(tracking.reopened(first))
+        yield first
+
+
+def _description(file: Study, base: DistillConfig, images: data.Dataset) -> dict[str, Any]:
+    """What makes trials of one study comparable: it has to stay the same when the study goes on."""
+    fixed = base.model_dump(exclude={"dataset", "evaluate_test", *file.space})
+    return {**file.described_space(), **fixed, "the data set's digest": images.digest}
+
+
+def _initial(file: Study, base: DistillConfig, images: data.Dataset) -> dict[str, str]:
+    """For each value of `init` in the trials, what it stands for; hint runs are made if need be."""
+    meant = dict(NO_HINT)
+    for value in getattr(file.space.get("init"), "choices", [base.init]):
+        if value != "none":
+            config = with_values(base, {"init": value})
+            initial = hint.find_initial(config, images) or hint.make_initial(config, images)
+            assert initial
+            meant[value] = initial.source
+    return meant
+
+
+def _taught_by(source: str, base: DistillConfig) -> DistillConfig:
+    """The trials' config with the very logits that were found or made, so that no worker looks for
+    others; a folder is named by its content, and stays named by its path."""
+    return base if source.startswith("sha256:") else with_values(base, {"teacher": source})
+
+
+def _wherever_it_runs(base: DistillConfig) -> DistillConfig:
+    """Paths as absolute ones: a worker may have another working folder."""
+    with about("dataset"):
+        values = {"dataset": str(Path(base.dataset).resolve())} if _is_path(base.dataset) else {}
+    if Path(base.teacher).is_dir():
+        values["teacher"] = str(Path(base.teacher).resolve())
+    return with_values(base, values)
+
+
+def _is_path(dataset: str) -> bool:
+    return dataset.endswith(".npz")
+
+
+def _everywhere(url: str) -> str:
+    """A storage's URL that means the same in another working folder."""
+    prefix = "sqlite:///"
+    if url.startswith(prefix):
+        return prefix + str(Path(url.removeprefix(prefix)).resolve())
+    return url
