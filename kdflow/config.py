@@ -309,7 +309,7 @@ class ObjectiveConfig(Config):
     def objective(self) -> str:
         """What is minimised, as runs are named: `T=8 alpha=0.5`, or `dkd T=8 alpha=0.5`."""
         named = "" if self.loss == "kd" else f"{self.loss} "
-        return f"{named}T={canonical(self.temp)} alpha={canonical(self.alpha)}"
+        return f"{named}T={self.temp:.4g} alpha={self.alpha:.4g}"
 
 
 class DistillConfig(TrainingConfig, ObjectiveConfig):

@@ -58,7 +58,7 @@ def open_storage(url: str, heartbeat: int) -> RDBStorage:
                 grace_period=MISSED_HEARTBEATS * heartbeat,
                 heartbeat_stale_trial_callback=retry,
             )
-    except (SQLAlchemyError, OptunaError, ImportError) as error:
+    except (SQLAlchemyError, OptunaError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         with contextlib.suppress(SQLAlchemyError):
             url = make_url(url).render_as_string()  # which hides a password
@@ -74,13 +74,7 @@ def _patience(url: URL) -> dict[str, int]:
     return {"connect_timeout": 10}
 
 
-def open_study(
-    storage: RDBStorage,
-    name: str,
-    description: Mapping[str, Any],
-    sampler: optuna.samplers.BaseSampler,
-    pruner: optuna.pruners.BasePruner,
-) -> optuna.Study:
+def open_study(storage: RDBStorage, name: str, description: Mapping[str, Any]) -> optuna.Study:
     """The study of that name, which is new or goes on.
 
     Args:
@@ -90,12 +84,7 @@ def open_study(
         KdflowError: there is another study of that name.
     """
     study = optuna.create_study(
-        storage=storage,
-        sampler=sampler,
-        pruner=pruner,
-        study_name=name,
-        direction="maximize",
-        load_if_exists=True,
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True
     )
     if study.direction != StudyDirection.MAXIMIZE:
         raise KdflowError(

@@ -31,6 +31,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
         base: what all trials have in common.
     """
     workers.check(config)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the steps tell what there is to tell
     base = _wherever_it_runs(base)
     with_values(base, {"seed": base.seed + config.repeats})  # the finals' last
     if isinstance(file.sampler(0), GridSampler) and config.trials > file.trials:
@@ -50,8 +51,6 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
         opened,
         name,
         _description(file, base, images),
-        file.sampler(config.sampler_seed),
-        file.pruner,
     )
     with _parent(study, config, base, images) as parent:
         print(f"{name}: {config.trials} trials; {file.cost}")

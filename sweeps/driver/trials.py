@@ -18,6 +18,7 @@ from kdflow.steps import baseline, distill, export_logits, hint
 from kdflow.steps.record import TrainedModel, open_step
 from sweeps.driver import storage
 from sweeps.driver.config import with_values
+from sweeps.driver.sampling import SeededByTrial
 from sweeps.driver.study import Study, load
 
 Objective = Callable[[optuna.Trial], float]
@@ -61,7 +62,7 @@ class Order:
 def work(order: Order) -> None:
     """Run trials, or finals, until those of the order have ended, here or elsewhere."""
     tracking.open_store()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the steps tell what there is to tell
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     opened, file = storage.open_storage(order.storage, order.heartbeat), load(order.study)
     images = data.load(order.config.dataset)
     if order.finals:
@@ -73,7 +74,7 @@ def work(order: Order) -> None:
         study = optuna.load_study(
             study_name=order.name,
             storage=opened,
-            sampler=file.sampler(order.sampler_seed),
+            sampler=SeededByTrial(file.sampler, order.sampler_seed),
             pruner=file.pruner,
         )
         objective = _trial(order, file, images)
@@ -113,7 +114,7 @@ def _trial(order: Order, file: Study, images: data.Dataset) -> Objective:
 
         def report(epoch: int, metrics: dict[str, float]) -> None:
             trial.report(metrics["val_accuracy"], epoch)
-            if trial.should_prune():
+            if epoch < config.epochs and trial.should_prune():
                 print(f"{name}: given up after {epoch} of {config.epochs} epochs")
                 raise Stopped
 
