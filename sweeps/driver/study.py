@@ -1,7 +1,7 @@
 """What a study's file states, and how it is found."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,12 @@ class Study:
     def described_space(self) -> dict[str, str]:
         """The space as text, by the parameter's name: equal for equal spaces."""
         return {name: distribution_to_json(space) for name, space in self.space.items()}
+
+
+def grid(points: Mapping[str, Sequence[Any]]) -> Callable[[int], optuna.samplers.BaseSampler]:
+    """A sampler for all combinations of some values, each once. Every worker has to enumerate them
+    in the same order, so the seed that it takes has no effect."""
+    return lambda seed: optuna.samplers.GridSampler(points, seed=0)
 
 
 def names() -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
-from optuna.samplers import GridSampler
 
 from kdflow import data, tracking
 from kdflow.config import DistillConfig
@@ -19,7 +18,7 @@ from kdflow.steps.record import TrainedModel, open_step
 from sweeps.driver import storage
 from sweeps.driver.config import with_values
 from sweeps.driver.sampling import SeededByTrial
-from sweeps.driver.study import Study, load
+from sweeps.driver.study import Study, grid, load
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -67,7 +66,9 @@ def work(order: Order) -> None:
     images = data.load(order.config.dataset)
     if order.finals:
         study = optuna.load_study(
-            study_name=order.name, storage=opened, sampler=_one_by_one(order.finals)
+            study_name=order.name,
+            storage=opened,
+            sampler=grid({"final": range(len(order.finals))})(0),
         )
         objective = _final(order, images)
     else:
@@ -166,7 +167,3 @@ def max_views(file: Study, config: DistillConfig) -> int:
     if isinstance(searched, CategoricalDistribution):
         return max(int(str(views)) for views in searched.choices)
     return config.views
-
-
-def _one_by_one(finals: tuple[Final, ...]) -> GridSampler:
-    return GridSampler({"final": list(range(len(finals)))})
