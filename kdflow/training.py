@@ -288,9 +288,9 @@ def _fit_epochs(
     with tqdm(total=steps, unit="batch", disable=None, leave=False) as bar:
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()
-            given = data(epoch)
+            # kept in no variable: the next epoch's would need fresh memory, which is slow
             log = learner.fit(
-                **given, shuffle=False, verbose=0, callbacks=[_Watch(bar, epoch, epochs)]
+                **data(epoch), shuffle=False, verbose=0, callbacks=[_Watch(bar, epoch, epochs)]
             ).history
             seconds = time.perf_counter() - started
             metrics = {
