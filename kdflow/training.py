@@ -288,9 +288,9 @@ def _fit_epochs(
     with tqdm(total=steps, unit="batch", disable=None, leave=False) as bar:
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()
-            given = data(epoch)
+            # kept in no variable: the next epoch's would need fresh memory, which is slow
             log = learner.fit(
-                **given, shuffle=False, verbose=0, callbacks=[_Watch(bar, epoch, epochs)]
+                **data(epoch), shuffle=False, verbose=0, callbacks=[_Watch(bar, epoch, epochs)]
             ).history
             seconds = time.perf_counter() - started
             metrics = {
@@ -339,9 +339,7 @@ def epoch_data(
     """What the network sees in an epoch, in order: the images, each in its view, and the targets,
     which are their `labels` and, of just those views, the `teacher_logits`."""
     order, shown = epoch_order(train.indices, seed, epoch, view_count)
-    images = train.images[order]
-    if view_count > 1:
-        images = views.apply(images, shown)
+    images = views.apply(train.images, shown, order) if view_count > 1 else train.images[order]
     targets = {"labels": train.labels[order]}
     if distillation:
         logits = distillation.teacher_logits[shown, order]

@@ -4,6 +4,7 @@ Because there are finitely many, a teacher's logits can be cached for every view
 taught exactly the logits of the pixels it sees.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -39,28 +40,42 @@ def with_flip(views: np.ndarray, flip: np.ndarray) -> np.ndarray:
     return flipped
 
 
-def apply(images: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """Each image in the view chosen for it.
+def apply(images: np.ndarray, views: np.ndarray, indices: np.ndarray | None = None) -> np.ndarray:
+    """Each of the chosen images in the view chosen for it.
 
     Args:
         images: (n, height, width, channels), any dtype. Not modified.
-        views: (n,) integers, indices into `VIEWS`.
+        views: (m,) integers, indices into `VIEWS`.
+        indices: (m,), the chosen images; all of them, in their order, if not given.
 
     Returns:
-        A new array of the same shape and dtype. What a shift uncovers is filled by reflection.
+        A new array (m, height, width, channels) of the same dtype. What a shift uncovers is filled
+        by reflection.
     """
-    height, width = images.shape[1:3]
-    shown = np.empty_like(images)
-    reach = max((max(abs(VIEWS[v].dy), abs(VIEWS[v].dx)) for v in np.unique(views)), default=0)
-    margin = (reach, reach)
+    shape = images.shape[1:]
+    flat = images.reshape(-1, math.prod(shape))
+    indices = np.arange(len(images)) if indices is None else indices
+    shown = np.empty((len(indices), flat.shape[1]), images.dtype)
     for v in np.unique(views):
-        flip, dy, dx = VIEWS[v]
         chosen = np.flatnonzero(views == v)
-        content = images[chosen]
-        if flip:
-            content = content[:, :, ::-1]
-        if dy or dx:
-            content = np.pad(content, ((0, 0), margin, margin, (0, 0)), mode="reflect")
-            content = content[:, reach - dy : reach - dy + height, reach - dx : reach - dx + width]
-        shown[chosen] = content
-    return shown
+        shown[chosen] = flat[indices[chosen]].take(_sources(VIEWS[v], shape), axis=1)
+    return shown.reshape(-1, *shape)
+
+
+def _sources(view: View, shape: tuple[int, ...]) -> np.ndarray:
+    """Where each number of a flattened image in `view` comes from in the flattened image.
+
+    Args:
+        shape: (height, width, channels).
+
+    Returns:
+        (height * width * channels,) positions.
+    """
+    height, width, _ = shape
+    positions = np.arange(math.prod(shape)).reshape(shape)
+    if view.flip:
+        positions = positions[:, ::-1]
+    margin = (MAX_SHIFT, MAX_SHIFT)
+    positions = np.pad(positions, (margin, margin, (0, 0)), mode="reflect")
+    top, left = MAX_SHIFT - view.dy, MAX_SHIFT - view.dx
+    return positions[top : top + height, left : left + width].ravel()

@@ -36,6 +36,13 @@ def test_each_image_gets_its_own_view_and_none_is_modified() -> None:
     assert np.array_equal(images, before)
 
 
+def test_chosen_images_are_shown_in_the_order_of_their_indices() -> None:
+    images = np.random.default_rng(2).integers(0, 256, size=(9, 6, 7, 3), dtype=np.uint8)
+    chosen, indices = np.array([40, 3, 40, 0]), np.array([8, 2, 2, 5])
+    shown = views.apply(images, chosen, indices)
+    assert np.array_equal(shown, views.apply(images[indices], chosen))
+
+
 def test_the_mirror_image_of_a_mirror_image_is_the_image() -> None:
     images = np.random.default_rng(1).integers(0, 256, size=(1, 8, 8, 3), dtype=np.uint8)
     twice = views.apply(views.apply(images, np.array([1])), np.array([1]))
