@@ -1,0 +1,311 @@
+"""Sweeps from end to end on small images, and what the driver promises about trials and finals."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import mlflow
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+from optuna.trial import TrialState
+
+from kdflow import data, logits, tracking
+from kdflow.compare import BEATS
+from sweeps.__main__ import main
+from sweeps.driver import finals, storage, trials
+from sweeps.driver.storage import counted, is_surplus, open_storage, open_study, work_off
+
+STUDIES = "sqlite:///sweeps/studies.db"
+
+
+def noise(npz: Path, folder: Path, seed: int = 0, views: int = 1) -> str:
+    """A folder of logits of those images that mean nothing."""
+    images = data.load(str(npz))
+    rng = np.random.default_rng(seed)
+    train, test = (
+        rng.normal(size=(views, len(labels), 3)).astype(np.float32)
+        for labels in (images.y_train, images.y_test)
+    )
+    logits.write(folder, train, test, images, teacher="noise", network="none", holdout=0.1)
+    return str(folder)
+
+
+def sweep(*flags: str) -> int:
+    return main([*flags, "--epochs", "2", "--repeats", "2", "--student", "pupil"])
+
+
+def study_named(name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=STUDIES)
+
+
+def all_runs() -> list[Run]:
+    client = mlflow.MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments))
+
+
+def text_of(run_id: str, name: str) -> str:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name)).read_text()
+
+
+def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_goes_on_under_it(
+    store: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["notebook_grid", "--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n")]
+    assert sweep(*flags, "--trials", "3", "--best", "2") == 0
+    study = study_named("notebook_grid tiny.npz")
+    parent = study.user_attrs["run_id"]
+    runs = {run.info.run_id: run for run in all_runs()}
+    children = [run for run in runs.values() if run.info.run_id != parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+    for trial in study.trials:
+        run = runs[trial.user_attrs["run_id"]]
+        assert float(run.data.params["temp"]) == trial.params["temp"]
+        assert float(run.data.params["alpha"]) == trial.params["alpha"]
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
+        reported = {metric.step: metric.value for metric in history}
+        assert trial.intermediate_values == reported
+        assert trial.value == reported[2] == run.data.metrics["val_accuracy"]
+        assert "test_accuracy" not in run.data.metrics
+        assert run.info.run_name == (
+            f"trial {trial.number}: distill pupil T={trial.params['temp']:.4g}"
+            f" alpha={trial.params['alpha']:.4g} seed=0"
+        )
+
+    best = max(study.trials, key=lambda trial: (trial.value, -trial.number))
+    tags, metrics = runs[parent].data.tags, runs[parent].data.metrics
+    assert float(tags["best.temp"]) == best.params["temp"]
+    assert float(tags["best.alpha"]) == best.params["alpha"]
+    assert metrics["best_val_accuracy"] == best.value
+    assert (metrics["trials_complete"], metrics["epochs_spent"]) == (3, 6)
+    assert tags["kdflow.verdict"] in ("BEATS", "INCONCLUSIVE", "WORSE")
+    artifacts = {item.path for item in mlflow.MlflowClient().list_artifacts(parent)}
+    pictures = {"history.png", "map.png", "slice.png", "intermediate_values.png", "study.html"}
+    assert artifacts >= pictures | {"trials.csv", "finals.csv", "config.json"}
+    assert len(pd.read_csv(f"{runs[parent].info.artifact_uri}/trials.csv")) == 3
+
+    # the finals: two settings and one baseline, on seeds that no trial had
+    table = pd.read_csv(f"{runs[parent].info.artifact_uri}/finals.csv")
+    assert table["seed"].tolist() == [1, 2, 1, 2]
+    assert len(children) == 3 + 2 * 2 + 2
+    for _, row in table.iterrows():
+        taught, alone = runs[row["distilled_run"]].data, runs[row["baseline_run"]].data
+        assert taught.metrics["test_accuracy"] == row["distilled"]
+        assert alone.metrics["test_accuracy"] == row["baseline"]
+        assert float(taught.params["temp"]) == row["temp"]
+        assert taught.params["seed"] == alone.params["seed"] == str(row["seed"])
+    assert metrics["distilled_mean"] == pytest.approx(table["distilled"][:2].mean())
+    assert metrics["difference_mean"] == pytest.approx(
+        (table["distilled"] - table["baseline"])[:2].mean()
+    )
+
+    # the same command again repeats nothing, neither trials nor finals
+    assert sweep(*flags, "--trials", "3", "--best", "2") == 0
+    assert len(all_runs()) == len(runs)
+    assert f"goes on under run {parent}" in capsys.readouterr().out
+    # more trials go on where it stopped
+    first_three = [trial.params for trial in study.trials]
+    assert sweep(*flags, "--trials", "4", "--best", "2") == 0
+    again = study_named("notebook_grid tiny.npz")
+    assert [trial.params for trial in again.trials[:3]] == first_three
+    assert len(again.trials) == 4
+    assert again.trials[3].params not in first_three
+    assert {run.data.tags.get("mlflow.parentRunId", parent) for run in all_runs()} == {parent}
+
+    # the name is that of this very search
+    assert main([*flags, "--epochs", "3", "--student", "pupil"]) == 1
+    refused = capsys.readouterr().err
+    assert "study_name: expected epochs 2, got 3, with which 'notebook_grid tiny.npz'" in refused
+    name = ["--study_name", "notebook_grid tiny.npz"]
+    assert sweep("temperature_alpha", *flags[1:], *name) == 1
+    assert "study_name: expected temp " in capsys.readouterr().err
+
+
+def test_a_pruned_trial_ends_killed_after_the_epochs_that_it_had(
+    store: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: trial.number > 0)
+    flags = ["--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n")]
+    assert sweep("temperature_alpha", *flags, "--trials", "3") == 0
+    study = study_named("temperature_alpha tiny.npz")
+    states = [trial.state for trial in study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    for trial in study.trials[1:]:
+        run = mlflow.get_run(trial.user_attrs["run_id"])
+        assert run.info.status == "KILLED"
+        assert list(trial.intermediate_values) == [1]
+        assert run.data.metrics["val_accuracy"] == trial.intermediate_values[1]
+    parent = mlflow.get_run(study.user_attrs["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["trials_pruned"] == 2
+    assert parent.data.metrics["epochs_spent"] == 2 + 1 + 1
+
+
+def test_a_trial_that_fails_ends_failed_and_the_search_goes_on(
+    store: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n")]
+    assert sweep("notebook_grid", *flags, "--trials", "2", "--learning_rate", "1e38") == 1
+    assert "expected a trial that ran to its end, got none" in capsys.readouterr().err
+    study = study_named("notebook_grid tiny.npz")
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    parent = study.user_attrs["run_id"]
+    assert Counter(run.info.status for run in all_runs()) == {"FAILED": 3}
+    assert mlflow.get_run(parent).info.status == "FAILED"
+
+
+def test_an_interrupted_sweep_ends_killed_and_tries_that_trial_again(
+    store: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n")]
+
+    def interrupt(trial: optuna.Trial, *_: Any) -> None:
+        if trial.number == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Trial, "report", interrupt)
+        assert sweep("notebook_grid", *flags, "--trials", "3") == 130
+    study = study_named("notebook_grid tiny.npz")
+    parent = study.user_attrs["run_id"]
+    interrupted = study.trials[1]
+    assert interrupted.state == TrialState.FAIL
+    assert mlflow.get_run(interrupted.user_attrs["run_id"]).info.status == "KILLED"
+    assert mlflow.get_run(parent).info.status == "KILLED"
+
+    assert sweep("notebook_grid", *flags, "--trials", "3") == 0
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    assert len(complete) == len({tuple(trial.params.values()) for trial in complete}) == 3
+    assert interrupted.params in [trial.params for trial in complete]
+    assert mlflow.get_run(parent).info.status == "FINISHED"
+
+
+def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_first(
+    store: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = f"teacher --dataset {tiny_npz} --arch pupil --epochs 1"
+    from kdflow.__main__ import main as kdflow
+
+    assert kdflow(made.split()) == 0
+    [teacher] = all_runs()
+    work = trials.work
+
+    def watched(order: trials.Order) -> None:
+        if order.finals:
+            return work(order)
+        with (
+            mock.patch.object(tracking, "load_model", wraps=tracking.load_model) as load_model,
+            mock.patch.object(logits, "read", wraps=logits.read) as read_logits,
+        ):
+            work(order)
+        load_model.assert_not_called()
+        read_logits.assert_called_once()
+
+    monkeypatch.setattr("sweeps.driver.workers.work", watched)
+    flags = ["--dataset", str(tiny_npz), "--teacher", teacher.info.run_id]
+    assert sweep("notebook_grid", *flags, "--trials", "3") == 0
+    study = study_named("notebook_grid tiny.npz")
+    [export] = [run for run in all_runs() if run.data.tags["kdflow.step"] == "export_logits"]
+    for trial in study.trials:
+        run = mlflow.get_run(trial.user_attrs["run_id"])
+        assert run.data.tags["kdflow.upstream.teacher"] == export.info.run_id
+
+
+def test_a_study_may_search_what_students_start_from(store: Path, tiny_npz: Path) -> None:
+    from kdflow.__main__ import main as kdflow
+
+    assert kdflow(f"teacher --dataset {tiny_npz} --arch student --epochs 1".split()) == 0
+    [teacher] = all_runs()
+    flags = ["--dataset", str(tiny_npz), "--teacher", teacher.info.run_id, "--epochs", "2"]
+    assert main(["hint_or_not", *flags, "--repeats", "2", "--trials", "6"]) == 0
+    study = study_named("hint_or_not tiny.npz")
+    [hint] = [run for run in all_runs() if run.data.tags["kdflow.step"] == "hint"]
+    for trial in study.trials:
+        run = mlflow.get_run(trial.user_attrs["run_id"])
+        started = run.data.tags.get("kdflow.upstream.init")
+        assert started == (hint.info.run_id if trial.params["init"] == "auto" else None)
+
+
+def test_the_trial_of_a_dead_process_is_ended_and_tried_again(store: Path, tiny_npz: Path) -> None:
+    opened = open_storage("sqlite:///studies.db", heartbeat=1)
+    study = open_study(opened, "s", {})
+    with tracking.open_run("parent", "sweep", data.load(str(tiny_npz))) as parent:
+        study.set_user_attr(storage.PARENT, parent)
+    elsewhere = optuna.load_study(study_name="s", storage="sqlite:///studies.db")
+    dead = elsewhere.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+    opened.record_heartbeat(dead._trial_id)
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(parent).info.experiment_id
+    tags = {"mlflow.parentRunId": parent, storage.TRIAL_TAG: storage.tag_of(study, dead.number)}
+    orphan = client.create_run(experiment, tags=tags).info.run_id
+    other = client.create_run(experiment, tags={**tags, storage.TRIAL_TAG: "s/1"}).info.run_id
+
+    work_off(study, lambda trial: trial.suggest_float("x", 0, 1), budget=3)
+    assert study.trials[0].state == TrialState.FAIL
+    assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE] * 3
+    assert dead.params["x"] in [trial.value for trial in counted(study)]
+    assert client.get_run(orphan).info.status == "FAILED"
+    assert client.get_run(other).info.status == "RUNNING"
+
+
+def test_trials_begun_beyond_the_budget_are_surplus() -> None:
+    study = optuna.create_study(direction="maximize")
+    begun = [study.ask().number for _ in range(4)]  # by processes that each saw room for one more
+    assert [is_surplus(study, number, 3) for number in begun] == [False, False, False, True]
+    study.tell(0, state=TrialState.FAIL)  # one that failed has used up its part
+    assert is_surplus(study, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "at nonsense, got Could not parse SQLAlchemy URL"),
+        ("sqlite:////proc/none/studies.db", "at sqlite:////proc/none/studies.db, got "),
+        ("postgresql://me:secret@127.0.0.1:1/x", r"at postgresql://me:\*\*\*@127.0.0.1:1/x, got"),
+    ],
+)
+def test_a_storage_that_does_not_answer_is_one_line(
+    url: str, message: str, store: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["notebook_grid", "--dataset", str(tiny_npz), "--storage", url]) == 1
+    refused = capsys.readouterr().err
+    assert re.search("storage: expected one that answers " + message, refused)
+    assert "secret" not in refused
+    assert refused.count("\n") == 1
+    assert all_runs() == []
+
+
+def test_workers_without_ray_say_what_to_install(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    assert main(["notebook_grid", "--dataset", "digits", "--workers", "2"]) == 1
+    refused = capsys.readouterr().err
+    assert "workers: expected Ray for workers=2, got none; install it with pip install" in refused
+    assert refused.count("\n") == 1
+
+
+@pytest.mark.parametrize("best", [1, 3])
+def test_over_studies_of_noise_a_finalist_beats_in_at_most_5_percent(best: int) -> None:
+    rng = np.random.default_rng(best)
+    studies, repeats, beaten = 2000, 5, 0
+    for _ in range(studies):
+        # 40 settings of equal worth: validation chooses, and fresh seeds are tested
+        validation = rng.normal(size=40)
+        chosen = np.argsort(-validation)[:best]
+        baseline = np.tile(rng.normal(size=repeats), best)
+        table = pd.DataFrame({"setting": np.repeat(chosen, repeats), "baseline": baseline})
+        table["distilled"] = rng.normal(size=len(table))
+        verdicts = finals.verdicts(table, repeats)
+        beaten += any(result.verdict == BEATS for result in verdicts)
+    # 2.5 % are expected of a two-sided test at 5 %; 5 % would be 7 standard deviations more
+    assert beaten / studies <= 0.05
+    assert beaten > 0

@@ -1,0 +1,146 @@
+"""What the studies' files state, and the command line that runs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.samplers import GridSampler
+
+from kdflow.config import DistillConfig
+from kdflow.errors import KdflowError
+from sweeps.__main__ import main, parse
+from sweeps.driver import study as studies
+from sweeps.driver.config import SweepConfig, trial_config, with_values
+from sweeps.driver.sampling import SeededByTrial
+from sweeps.driver.study import grid, load
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_every_study_searches_parameters_of_distill_with_values_that_it_takes(name: str) -> None:
+    study = load(name)
+    config = trial_config(study, {"dataset": "digits"})
+    assert not config.evaluate_test
+    search = optuna.create_study(sampler=study.sampler(0))
+    for _ in range(5):
+        trial = search.ask()
+        values = study.suggest(trial)
+        assert set(values) == set(study.space)
+        taken = with_values(config, values).model_dump()
+        assert {name: taken[name] for name in values} == pytest.approx(values)
+        search.tell(trial, 0)
+
+
+def test_the_notebooks_grid_is_run_in_full_and_then_stops_by_itself() -> None:
+    study = load("notebook_grid")
+    search = optuna.create_study(sampler=SeededByTrial(study.sampler, 0))
+    search.optimize(lambda trial: sum(study.suggest(trial).values()))
+    tried = {(trial.params["temp"], trial.params["alpha"]) for trial in search.trials}
+    assert tried == {(t, a) for t in range(2, 15, 2) for a in (0.3, 0.5, 0.7, 0.9)}
+    assert len(search.trials) == study.trials == 28
+
+
+def test_every_worker_enumerates_a_grid_in_the_same_order() -> None:
+    points = {"temp": [1, 2, 3, 4, 5]}
+    first, second = grid(points)(1), grid(points)(2)
+    assert isinstance(first, GridSampler)
+    assert first._all_grids == second._all_grids  # type: ignore[attr-defined]
+
+
+def _study(storage: optuna.storages.BaseStorage, seed: int = 3) -> optuna.Study:
+    sampler = SeededByTrial(load("temperature_alpha").sampler, seed)
+    return optuna.create_study(
+        storage=storage, study_name="s", sampler=sampler, load_if_exists=True
+    )
+
+
+def test_workers_that_begin_together_draw_different_values() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    space = load("temperature_alpha")
+    trials = [_study(storage).ask(), _study(storage).ask()]  # two processes with one seed
+    first, second = (space.suggest(trial) for trial in trials)
+    assert first["temp"] != second["temp"]
+    assert first["alpha"] != second["alpha"]
+
+
+def test_a_study_that_goes_on_draws_as_if_it_had_never_stopped() -> None:
+    def drawn(stops: int) -> list[dict[str, float]]:
+        storage = optuna.storages.InMemoryStorage()
+        for part in range(stops + 1):
+            study = _study(storage)
+            study.optimize(
+                lambda trial: sum(load("temperature_alpha").suggest(trial).values()),
+                n_trials=12 if not stops else 9 - 6 * part,
+            )
+        return [trial.params for trial in study.trials]
+
+    whole = drawn(stops=0)
+    assert whole == drawn(stops=1)
+    assert len({tuple(params.values()) for params in whole}) == 12
+
+
+def test_what_the_user_asks_for_reaches_every_trial_and_the_rest_is_the_studys() -> None:
+    config, given = parse(
+        ["temperature_alpha", "--trials", "7", "--dataset", "digits", "--epochs", "5"]
+    )
+    assert (config.trials, config.workers, config.best, config.repeats) == (7, 1, 1, 5)
+    assert trial_config(load(config.study), given) == DistillConfig(  # type: ignore[call-arg]
+        dataset="digits", epochs=5, evaluate_test=False
+    )
+    assert parse(["temperature_alpha"])[0].trials == load("temperature_alpha").trials
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("notebook", "study: expected one of augmented, hint_or_not, notebook_grid, "),
+        ("driver", "study: expected one of augmented, "),
+        ("notebook_grid --trials 0", "trials: expected greater than or equal to 1, got '0'"),
+        ("notebook_grid --temp 2", "temp: expected no value, as the study searches it, got '2'"),
+        ("notebook_grid --tmep 2", "unrecognized arguments: --tmep 2"),
+        ("notebook_grid --evaluate_test true", "unrecognized arguments: --evaluate_test true"),
+        ("notebook_grid --holdout 0", "holdout: expected more than 0, as a sweep selects on"),
+        ("notebook_grid --epochs 0", "epochs: expected greater than or equal to 1, got '0'"),
+        ("notebook_grid --repeats 1", "repeats: expected greater than or equal to 2, got '1'"),
+    ],
+)
+def test_bad_arguments_get_one_line_and_status_2(
+    argv: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = main(argv.split())
+    except SystemExit as ended:
+        status = ended.code
+    refused = capsys.readouterr().err
+    assert status == 2
+    assert message in refused
+    assert refused.count("\n") == 1
+
+
+def test_a_file_without_a_study_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sweeps
+
+    (tmp_path / "empty.py").write_text("")
+    monkeypatch.setattr(studies, "FOLDER", tmp_path)
+    monkeypatch.setattr(sweeps, "__path__", [str(tmp_path)])
+    with pytest.raises(KdflowError, match=r"a Study called STUDY in sweeps/empty.py"):
+        load("empty")
+
+
+def test_help_lists_the_parameters_of_the_sweep_and_of_the_trials_without_loading_keras() -> None:
+    code = (
+        "import sys\nfrom sweeps.__main__ import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'keras', 'mlflow', 'ray'} & set(sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout
+    for field in {*SweepConfig.model_fields, *DistillConfig.model_fields} - {
+        "study",
+        "evaluate_test",
+    }:
+        assert f"--{field} " in shown, field
