@@ -1,6 +1,7 @@
 """MLproject, conda.yaml, pyproject.toml, README and CI repeat what stands elsewhere; here they are
 held to it."""
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -8,13 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from kdflow.config import STEPS, canonical
+from sweeps.driver.config import SweepConfig
 
 ROOT = Path(__file__).parent.parent
 MLPROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
 CONDA: dict[str, Any] = yaml.safe_load((ROOT / "conda.yaml").read_text())
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONFIGS: dict[str, type[BaseModel]] = {**STEPS, "sweep": SweepConfig}
+COMMANDS = {"sweep": "python -m sweeps {study}"}
 MLFLOW_TYPES = {float: "float", int: "float", bool: "string", str: "string"}
 
 
@@ -24,18 +29,20 @@ def declared(step: str) -> dict[str, dict[str, Any]]:
 
 
 def test_there_is_an_entry_point_for_every_step() -> None:
-    assert list(MLPROJECT["entry_points"]) == list(STEPS)
+    assert list(MLPROJECT["entry_points"]) == list(CONFIGS)
     assert MLPROJECT["name"] == "kdflow"
     assert MLPROJECT["conda_env"] == "conda.yaml"
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", CONFIGS)
 def test_each_parameter_with_one_default_is_declared_with_its_name_type_and_default(
     step: str,
 ) -> None:
-    fields = {n: f for n, f in STEPS[step].model_fields.items() if not f.is_required()}
-    assert set(declared(step)) == set(fields)
-    for name, parameter in declared(step).items():
+    fields = {n: f for n, f in CONFIGS[step].model_fields.items() if not f.is_required()}
+    defaulted = {name: each for name, each in declared(step).items() if "default" in each}
+    assert set(defaulted) == set(fields)
+    assert set(declared(step)) - set(fields) == ({"study"} if step == "sweep" else set())
+    for name, parameter in defaulted.items():
         expected = fields[name]
         assert canonical(parameter["default"]) == canonical(expected.default), name
         kind = MLFLOW_TYPES.get(expected.annotation, "string")  # type: ignore[arg-type]
@@ -44,13 +51,14 @@ def test_each_parameter_with_one_default_is_declared_with_its_name_type_and_defa
             assert isinstance(parameter["default"], str), name
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", CONFIGS)
 def test_each_declared_parameter_is_forwarded_once_and_nothing_else_is(step: str) -> None:
     command = MLPROJECT["entry_points"][step]["command"]
     flags = re.findall(r"--(\w+) \{(\w+)\}", command)
-    assert [flag for flag, _ in flags] == [name for _, name in flags] == list(declared(step))
-    rebuilt = " ".join(f"--{name} {{{name}}}" for name in declared(step))
-    assert command == f"python -m kdflow {step} {rebuilt}"
+    names = [name for name, parameter in declared(step).items() if "default" in parameter]
+    assert [flag for flag, _ in flags] == [name for _, name in flags] == names
+    rebuilt = " ".join(f"--{name} {{{name}}}" for name in names)
+    assert command == f"{COMMANDS.get(step, f'python -m kdflow {step}')} {rebuilt}"
 
 
 def test_condas_pins_are_pyprojects() -> None:
@@ -63,7 +71,7 @@ def test_condas_pins_are_pyprojects() -> None:
 
 def test_every_direct_dependency_is_pinned_as_in_the_constraints() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
-    direct = [*PYPROJECT["project"]["dependencies"], *extras["dev"], *extras["gpu"]]
+    direct = [*PYPROJECT["project"]["dependencies"], *itertools.chain(*extras.values())]
     constraints = dict(
         re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     )
@@ -86,7 +94,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
 def test_the_readmes_tree_names_every_file_of_the_package() -> None:
     tree = (ROOT / "README.md").read_text().split("## The tree")[1]
-    for folder in ("kdflow", "benchmarks", "tools"):
+    for folder in ("kdflow", "sweeps", "benchmarks", "tools"):
         for file in (ROOT / folder).rglob("*.py"):
             if file.name != "__init__.py":
                 assert file.name in tree, file

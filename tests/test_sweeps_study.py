@@ -1,8 +1,10 @@
 """What the studies' files state, and the command line that runs them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -128,6 +130,19 @@ def test_a_file_without_a_study_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sweeps, "__path__", [str(tmp_path)])
     with pytest.raises(KdflowError, match=r"a Study called STUDY in sweeps/empty.py"):
         load("empty")
+
+
+def test_the_readmes_study_is_one() -> None:
+    [code] = re.findall(
+        r"```python\n(\"\"\".*?from sweeps.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    stated: dict[str, Any] = {}
+    exec(code, stated)
+    study = stated["STUDY"]
+    config = trial_config(study, {})
+    search = optuna.create_study(sampler=study.sampler(0))
+    assert with_values(config, study.suggest(search.ask())).student == "pupil"
+    assert len(code.splitlines()) <= 20
 
 
 def test_help_lists_the_parameters_of_the_sweep_and_of_the_trials_without_loading_keras() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.samplers import GridSampler
 from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
 
 from kdflow import data, tracking
 from kdflow.config import DistillConfig, canonical
@@ -131,6 +132,7 @@ def _parent(
     goes on under its first one."""
     first = study.user_attrs.get(storage.PARENT)
     values = config.model_dump() | base.model_dump(exclude={"evaluate_test"})
+    values["storage"] = make_url(config.storage).render_as_string()  # without a password
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as runs:
         if first is None:
