@@ -2,11 +2,13 @@
 
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
 from kdflow import logits, tracking, views
 from kdflow.config import DistillConfig, ExportLogitsConfig, is_automatic
@@ -156,15 +158,11 @@ def _check_holdout(trained_with: float | None, holdout: float) -> None:
 
 def _logits_per_view(network: keras.Model, images: np.ndarray, view_count: int) -> np.ndarray:
     """(views, images, classes) float32. Only a part of the images is copied at a time."""
-    parts = np.array_split(images, -(-len(images) // IMAGES_AT_A_TIME))
-    return np.stack(
-        [
-            np.concatenate(
-                [
-                    predict_logits(network, views.apply(part, np.full(len(part), view)))
-                    for part in parts
-                ]
-            )
-            for view in range(view_count)
-        ]
-    )
+    parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))
+    per_part = [
+        predict_logits(network, views.apply(images, np.full(len(part), view), part))
+        for view, part in tqdm(
+            [*product(range(view_count), parts)], unit="part", disable=None, leave=False
+        )
+    ]
+    return np.concatenate(per_part).reshape(view_count, len(images), -1)

@@ -48,11 +48,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
     name = config.study_name
     if name == "auto":
         name = f"{config.study} {Path(base.dataset).name}"
-    study = storage.open_study(
-        opened,
-        name,
-        _description(file, base, images),
-    )
+    study = storage.open_study(opened, name, _description(file, base, images))
     with _parent(study, config, base, images) as parent:
         print(f"{name}: {config.trials} trials; {file.cost}")
         teacher = found or export_logits.export(wanted, images, child=True)

@@ -5,6 +5,8 @@ from kdflow.errors import KdflowError
 from sweeps.driver.config import SweepConfig
 from sweeps.driver.trials import Order, work
 
+PATIENCE = 20  # seconds that interrupted workers have
+
 
 def check(config: SweepConfig) -> None:
     """Refuse, before anything is made, workers that cannot be had.
@@ -32,6 +34,7 @@ def carry_out(order: Order, config: SweepConfig) -> None:
 
     ray.init(
         address=None if config.ray_address == "none" else config.ray_address,
+        logging_level="WARNING",
         ignore_reinit_error=True,
         include_dashboard=False,
         runtime_env={"env_vars": _environment(config.cpus_per_trial)},
@@ -52,6 +55,11 @@ def carry_out(order: Order, config: SweepConfig) -> None:
                 if isinstance(error.cause, KdflowError):
                     raise error.cause from None
                 raise
+    except KeyboardInterrupt:  # a worker ends its trial as an interrupted one, if it is let
+        for each in at_work:
+            ray.cancel(each)
+        ray.wait(at_work, num_returns=len(at_work), timeout=PATIENCE)
+        raise
     finally:
         ray.shutdown()
 
