@@ -161,16 +161,15 @@ def _active() -> _Outer | None:
 
 
 def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
-    """Mark FAILED the children of `parent` that carry `tags` and that nobody runs any more, though
-    they are still RUNNING."""
+    """Mark FAILED the children of `parent` that carry `tags` and are RUNNING, though nobody runs
+    them any more."""
     client = mlflow.MlflowClient()
-    conditions = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
-    children = client.search_runs(
+    running = client.search_runs(
         [client.get_run(parent).info.experiment_id],
-        " and ".join([f"tags.`mlflow.parentRunId` = '{parent}'", *conditions]),
+        f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
     )
-    for run in children:
-        if run.info.status == RunStatus.to_string(RunStatus.RUNNING):
+    for run in running:
+        if tags.items() <= run.data.tags.items():
             client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FAILED))
 
 
@@ -368,7 +367,7 @@ def _without_password(text: str) -> str:
 
 
 def store_uri() -> str:
-    """The tracking URI as another process needs it: absolute, and with its password."""
+    """The tracking URI as another process needs it, with its password."""
     return str(mlflow.get_tracking_uri())
 
 

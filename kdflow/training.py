@@ -95,6 +95,7 @@ LOOKAHEAD_RETURN = 0.95**5  # at the last step
 # The time that a training will take is told after these batches, if it is long enough to matter.
 WARM_UP_BATCHES, TIMED_BATCHES = 3, 10
 WORTH_TELLING = 120  # seconds
+SAMPLED_BATCHES = 50
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,22 @@ def fit(
         watched="val_loss",
         on_epoch=on_epoch,
     )
+
+
+def seconds_per_image(network: keras.Model, train: Images, batch_size: int) -> float:
+    """What training takes on this machine, by a few batches of it, which spoil the network."""
+    learner = _Learner(network, None, label_smoothing=0)
+    learner.compile(optimizer=OPTIMIZERS["adam"](0.001, SAMPLED_BATCHES))
+
+    def seconds(batch_count: int) -> float:
+        chosen = np.resize(train.indices, batch_count * batch_size)
+        targets = {"labels": train.labels[chosen]}
+        started = time.perf_counter()
+        learner.fit(train.images[chosen], targets, batch_size=batch_size, verbose=0)
+        return time.perf_counter() - started
+
+    seconds(WARM_UP_BATCHES)
+    return seconds(SAMPLED_BATCHES) / (SAMPLED_BATCHES * batch_size)
 
 
 def fit_hint(

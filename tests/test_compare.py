@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdflow.compare import BEATS, INCONCLUSIVE, WORSE, compare, estimate
+from kdflow.compare import BEATS, INCONCLUSIVE, WORSE, compare, estimate, holm
 
 
 def test_an_interval_of_a_worked_case() -> None:
@@ -73,3 +73,18 @@ def test_a_real_gain_is_found() -> None:
         for _ in range(200)
     ]
     assert verdicts.count(BEATS) > 180
+
+
+def test_several_comparisons_are_corrected_after_holm() -> None:
+    # sorted, .005 * 4, .01 * 3, .03 * 2, .04 * 1, and none smaller than the one before it
+    p_values = [0.01, 0.04, 0.03, 0.005]
+    some = compare([0.70, 0.72, 0.69], [0.69, 0.70, 0.70])
+    verdicts = [BEATS, BEATS, WORSE, WORSE]
+    single = [
+        some._replace(p_value=p, verdict=verdict)
+        for p, verdict in zip(p_values, verdicts, strict=True)
+    ]
+    corrected = holm(single)
+    assert [each.p_value for each in corrected] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [each.verdict for each in corrected] == [BEATS, INCONCLUSIVE, INCONCLUSIVE, WORSE]
+    assert holm(single[:1]) == single[:1]

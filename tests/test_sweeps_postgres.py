@@ -101,7 +101,7 @@ def test_a_worker_killed_in_mid_trial_costs_no_trial_and_leaves_no_run_open(
         )
     name = "notebook_grid tiny.npz"
     victim = _wait_for(lambda: _a_running_trial(studies, name))
-    os.kill(victim.user_attrs["process"], signal.SIGKILL)
+    os.kill(victim.user_attrs[storage.PROCESS][1], signal.SIGKILL)
     assert process.wait(PATIENCE) == 0, (tmp_path / "sweep.log").read_text()
 
     study = optuna.load_study(study_name=name, storage=studies)

@@ -8,7 +8,12 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.samplers import GridSampler
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from kdflow.config import DistillConfig
 from kdflow.errors import KdflowError
@@ -16,7 +21,7 @@ from sweeps.__main__ import main, parse
 from sweeps.driver import study as studies
 from sweeps.driver.config import SweepConfig, trial_config, with_values
 from sweeps.driver.sampling import SeededByTrial
-from sweeps.driver.study import grid, load
+from sweeps.driver.study import Study, load
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,20 +41,45 @@ def test_every_study_searches_parameters_of_distill_with_values_that_it_takes(na
         search.tell(trial, 0)
 
 
-def test_the_notebooks_grid_is_run_in_full_and_then_stops_by_itself() -> None:
+def test_the_notebooks_grid_has_all_its_points_once() -> None:
     study = load("notebook_grid")
-    search = optuna.create_study(sampler=SeededByTrial(study.sampler, 0))
-    search.optimize(lambda trial: sum(study.suggest(trial).values()))
-    tried = {(trial.params["temp"], trial.params["alpha"]) for trial in search.trials}
-    assert tried == {(t, a) for t in range(2, 15, 2) for a in (0.3, 0.5, 0.7, 0.9)}
-    assert len(search.trials) == study.trials == 28
+    tried = [(point["temp"], point["alpha"]) for point in study.points]
+    assert sorted(tried) == [(t, a) for t in range(2, 15, 2) for a in (0.3, 0.5, 0.7, 0.9)]
+    assert len(tried) == study.trials == 28
 
 
-def test_every_worker_enumerates_a_grid_in_the_same_order() -> None:
-    points = {"temp": [1, 2, 3, 4, 5]}
-    first, second = grid(points)(1), grid(points)(2)
-    assert isinstance(first, GridSampler)
-    assert first._all_grids == second._all_grids  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", studies.names())
+def test_the_points_of_a_study_are_in_its_space(name: str) -> None:
+    study = load(name)
+    for point in study.points:
+        assert set(point) == set(study.space)
+        for parameter, value in point.items():
+            space = study.space[parameter]
+            assert space._contains(space.to_internal_repr(value))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"tmep": FloatDistribution(1, 2)}, "tmep: expected a study that searches temp, alpha"),
+        ({"teacher": CategoricalDistribution(["vgg"])}, "teacher: expected a study that searches"),
+        ({"evaluate_test": CategoricalDistribution([True])}, "evaluate_test: expected a study"),
+        ({"seed": IntDistribution(0, 9)}, "seed: expected a study that searches"),
+        ({"alpha": FloatDistribution(0, 2)}, "alpha: expected less than or equal to 1, got 2"),
+        ({"loss": CategoricalDistribution(["kd", "mse"])}, "loss: expected 'kd', 'dkd', "),
+    ],
+)
+def test_a_study_that_searches_what_it_must_not_is_refused_before_anything_is_made(
+    space: dict[str, BaseDistribution], message: str
+) -> None:
+    study = Study(space=space, trials=1, cost="none")
+    with pytest.raises(KdflowError, match=re.escape(message)):
+        trial_config(study, {})
+
+
+def test_what_a_value_of_the_search_would_refuse_is_refused_at_once() -> None:
+    with pytest.raises(KdflowError, match=r"dkd_beta: expected 8\S* with loss=kd"):
+        trial_config(load("recipe"), {"dkd_beta": "4"})
 
 
 def _study(storage: optuna.storages.BaseStorage, seed: int = 3) -> optuna.Study:

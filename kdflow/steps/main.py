@@ -2,16 +2,24 @@
 without and with them, and a smaller network through the student as its assistant."""
 
 from kdflow import models, tracking
-from kdflow.config import AssistantConfig, HintConfig, MainConfig, SeveralConfig
-from kdflow.data import Dataset
+from kdflow.config import (
+    AssistantConfig,
+    BaselineConfig,
+    HintConfig,
+    MainConfig,
+    SeveralConfig,
+)
+from kdflow.data import Dataset, split
 from kdflow.errors import about
 from kdflow.steps import assistant, baseline, distill, export_logits, hint
 from kdflow.steps.record import StepResult, link_upstream, open_step
+from kdflow.training import WORTH_TELLING, Images, seconds_per_image
 
 
 def run(config: MainConfig, data: Dataset) -> StepResult:
     for_kd = assistant.hop(config, config.student, config.teacher)
     for_baseline = assistant.control(config, config.student)
+    for_pupil = assistant.control(config, config.pupil)
     for_hint = HintConfig(
         dataset=config.dataset,
         holdout=config.holdout,
@@ -30,6 +38,13 @@ def run(config: MainConfig, data: Dataset) -> StepResult:
         hint.plan(for_hint, data)
     name = f"main {config.student} {config.objective} seed={config.seed}"
     with open_step("main", name, config, data) as run_id:
+        _say_how_long(
+            [
+                (for_baseline, 3 * for_baseline.epochs + for_hint.epochs),
+                (for_pupil, 3 * for_pupil.epochs),
+            ],
+            data,
+        )
         teacher = found or export_logits.export(for_kd, data, child=True)
         link_upstream("main", config, data, teacher=teacher.source)
         alone = baseline.find_or_run(for_baseline, data)
@@ -54,3 +69,24 @@ def run(config: MainConfig, data: Dataset) -> StepResult:
         }
         tracking.log_metrics(metrics)
     return StepResult(run_id, metrics)
+
+
+def _say_how_long(plan: list[tuple[BaselineConfig, int]], data: Dataset) -> None:
+    """Tell what trainings will take, if that is long, by a sample of each.
+
+    Args:
+        plan: networks, and how many epochs each has, from labels or from logits or hints, which are
+            all taken to cost the same.
+    """
+    seconds = 0.0
+    for config, epochs in plan:
+        train, _ = split(data.y_train, config.holdout)
+        network = models.build(config.network, data.x_train, data.classes, seed=config.seed)
+        images = Images(data.x_train, data.y_train, train)
+        seconds += epochs * len(train) * seconds_per_image(network, images, config.batch_size)
+    if seconds > WORTH_TELLING:
+        print(
+            f"main: {sum(epochs for _, epochs in plan)} epochs, about {seconds / 60:.0f} minutes on"
+            " this machine; what the store has already takes none, and a teacher that has to be"
+            " trained comes on top"
+        )

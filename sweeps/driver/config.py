@@ -4,12 +4,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdflow.config import SEED_LIMIT, DistillConfig, first_problem
+from kdflow.config import DistillConfig, first_problem
 from kdflow.errors import KdflowError
 from sweeps.driver.study import Study
 
 # Trials never read the test set, and the finals always do.
 NOT_A_USERS = ("evaluate_test",)
+# Whoever searched the others would choose another teacher, other images or a lucky seed.
+SEARCHABLE = [
+    name
+    for name in DistillConfig.model_fields
+    if name not in (*NOT_A_USERS, "dataset", "holdout", "seed", "teacher")
+]
 
 
 class SweepConfig(BaseModel):
@@ -64,10 +70,13 @@ def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
         given: parameters of `distill` that the user asks for, over the study's own.
 
     Raises:
-        KdflowError: one is refused, or is what the study searches.
+        KdflowError: one is refused, or is what the study searches; or the study searches what is
+            refused.
     """
-    for name in given:
-        if name in study.space:
+    for name in study.space:
+        if name not in SEARCHABLE:
+            raise KdflowError(f"{name}: expected a study that searches {', '.join(SEARCHABLE)}")
+        if name in given:
             raise KdflowError(
                 f"{name}: expected no value, as the study searches it, got {given[name]!r}"
             )
@@ -79,9 +88,11 @@ def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
         raise KdflowError(
             "holdout: expected more than 0, as a sweep selects on validation images, got 0"
         )
-    if config.seed + 1 >= SEED_LIMIT:
-        raise KdflowError(f"seed: expected room for the finals' seeds after it, got {config.seed}")
-    return with_values(config, {"evaluate_test": False})
+    config = with_values(config, {"evaluate_test": False})
+    for name in study.space:
+        for value in study.extremes(name):
+            with_values(config, {name: value})
+    return config
 
 
 def with_values(config: DistillConfig, values: dict[str, Any]) -> DistillConfig:

@@ -12,6 +12,7 @@ from kdflow import tracking
 from kdflow.compare import Comparison, compare, holm
 from kdflow.errors import KdflowError
 from kdflow.steps import baseline
+from kdflow.steps.compare import metrics_of
 from sweeps.driver import storage
 from sweeps.driver.trials import Final, Order, final_config
 
@@ -94,18 +95,23 @@ def verdicts(table: pd.DataFrame, repeats: int) -> list[Comparison]:
 
 
 def create(order: Order) -> optuna.Study:
-    """The finals' study, new or as far as it has come."""
+    """The finals' study, with all trainings that have not come to their end in its queue."""
     study = optuna.create_study(
-        storage=storage.open_storage(order.storage, order.heartbeat),
+        storage=storage.open_storage(storage.parsed(order.storage), order.heartbeat),
         study_name=order.name,
         direction="maximize",
         load_if_exists=True,
     )
     study.set_user_attr(storage.PARENT, order.parent)
+    points = [{"final": index} for index in range(len(order.finals))]
+    storage.enqueue(study, points, failed_too=True)
     return study
 
 
-def say(settings: list[dict[str, Any]], compared: list[Comparison]) -> None:
+def log_verdicts(settings: list[dict[str, Any]], compared: list[Comparison]) -> None:
+    """Print the verdict on each finalist, and log them on the open run: all as a table, that on the
+    best as its metrics and tag too."""
+    rows = []
     for values, result in zip(settings, compared, strict=True):
         words = " ".join(f"{name}={value}" for name, value in values.items())
         print(
@@ -113,4 +119,7 @@ def say(settings: list[dict[str, Any]], compared: list[Comparison]) -> None:
             f" {result.baseline}, difference {result.difference}, p = {result.p_value:.2g}:"
             f" {result.verdict}"
         )
+        rows.append({**values, **metrics_of(result), "verdict": result.verdict})
+    tracking.log_text(pd.DataFrame(rows).to_csv(index=False), "verdicts.csv")
+    tracking.log_metrics(metrics_of(compared[0]))
     tracking.set_tags({"kdflow.verdict": compared[0].verdict})

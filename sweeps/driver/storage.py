@@ -2,14 +2,17 @@
 
 import contextlib
 import json
+import os
+import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, OptunaError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -19,27 +22,53 @@ from sqlalchemy.exc import SQLAlchemyError
 from kdflow import tracking
 from kdflow.errors import KdflowError
 
-TRIAL_TAG = "kdflow.trial"
-PARENT = "run_id"  # the study's attribute that names its parent run
-DESCRIPTION = "description"
-SURPLUS = "surplus"  # the attribute of a trial that was begun when there were enough
-RETRIES = 3
-MISSED_HEARTBEATS = 3
+# On the runs of trials.
+STUDY_TAG, TRIAL_TAG = "kdflow.study", "kdflow.trial"
+# On studies: the id of the parent run, and what must not change.
+PARENT, DESCRIPTION = "run_id", "description"
+# On trials: who runs it; that it was begun when there were enough.
+PROCESS, SURPLUS = "process", "surplus"
+
+CRASHES = 3  # that a trial may end in before it is not tried again
+MISSED_HEARTBEATS = 3  # after which a trial is taken for dead
+PATIENCE = 60  # seconds that another process has for opening the parent run
 
 
 class Surplus(Exception):
-    """Another process began the last trial of the budget first."""
+    """Another process began the last trial first."""
 
 
 @contextlib.contextmanager
 def _experimental() -> Iterator[None]:
-    """Optuna calls heartbeats, retries and its matplotlib pictures experimental."""
+    """Optuna calls heartbeats and what goes with them experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
 
 
-def open_storage(url: str, heartbeat: int) -> RDBStorage:
+def parsed(url: str) -> URL:
+    """A storage's URL, meaning the same in any working folder.
+
+    Raises:
+        KdflowError: it is none, or one of a store that ends with the process.
+    """
+    try:
+        made = make_url(url)
+    except (SQLAlchemyError, ValueError) as error:
+        raise KdflowError("storage: expected an SQLAlchemy URL, got another text") from error
+    if made.get_backend_name() != "sqlite":
+        return made
+    if made.database in (None, "", ":memory:"):
+        raise KdflowError(f"storage: expected a file, got {url}, which ends with the process")
+    return made.set(database=str(Path(str(made.database)).resolve()))
+
+
+def text_of(url: URL) -> str:
+    """The URL for another process, with its password."""
+    return url.render_as_string(hide_password=False)
+
+
+def open_storage(url: URL, heartbeat: int) -> RDBStorage:
     """The storage at `url`, whose tables are made if need be.
 
     Args:
@@ -49,33 +78,28 @@ def open_storage(url: str, heartbeat: int) -> RDBStorage:
         KdflowError: it does not answer.
     """
     try:
-        parsed = make_url(url)
+        if url.get_backend_name() == "sqlite":
+            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+            patience = {"timeout": 60}
+        else:
+            patience = {"connect_timeout": 10}
         with _experimental():
             return RDBStorage(
-                url,
-                engine_kwargs={"connect_args": _patience(parsed)},
+                text_of(url),
+                engine_kwargs={"connect_args": patience},
                 heartbeat_interval=heartbeat,
                 grace_period=MISSED_HEARTBEATS * heartbeat,
-                heartbeat_stale_trial_callback=retry,
+                heartbeat_stale_trial_callback=_after_a_crash,
             )
     except (SQLAlchemyError, OptunaError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        with contextlib.suppress(SQLAlchemyError):
-            url = make_url(url).render_as_string()  # which hides a password
         raise KdflowError(f"storage: expected one that answers at {url}, got {reason}") from error
 
 
-def _patience(url: URL) -> dict[str, int]:
-    """How many seconds to wait for the storage, in its driver's terms."""
-    if url.get_backend_name() == "sqlite":
-        if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        return {"timeout": 60}
-    return {"connect_timeout": 10}
-
-
-def open_study(storage: RDBStorage, name: str, description: Mapping[str, Any]) -> optuna.Study:
-    """The study of that name, which is new or goes on.
+def open_study(
+    storage: RDBStorage, name: str, description: Mapping[str, Any]
+) -> tuple[optuna.Study, bool]:
+    """The study of that name, and whether this process has made it.
 
     Args:
         description: what has to be the same whenever it goes on, as JSON can hold it.
@@ -83,24 +107,42 @@ def open_study(storage: RDBStorage, name: str, description: Mapping[str, Any]) -
     Raises:
         KdflowError: there is another study of that name.
     """
-    study = optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True
-    )
+    wanted = json.loads(json.dumps(description))
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        study.set_user_attr(DESCRIPTION, wanted)
+        return study, True
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=storage)
     if study.direction != StudyDirection.MAXIMIZE:
         raise KdflowError(
             f"study_name: expected a study that maximises, got {name!r}, which minimises; give this"
             " one another study_name"
         )
-    wanted = json.loads(json.dumps(description))
-    began_with = study.user_attrs.get(DESCRIPTION)
-    if began_with is None and not study.trials:
+    began_with = _awaited(lambda: study.user_attrs.get(DESCRIPTION))
+    if began_with is None and not study.trials:  # the process that made it has died
         study.set_user_attr(DESCRIPTION, wanted)
-    elif began_with != wanted:
+        return study, True
+    if began_with != wanted:
         raise KdflowError(
             f"study_name: {_difference(began_with or {}, wanted)}, with which {name!r} began; give"
             " this study another study_name"
         )
-    return study
+    return study, False
+
+
+def parent_of(study: optuna.Study) -> str | None:
+    """The id of the parent run, once the process that made the study has opened it; None if it has
+    died before."""
+    found = _awaited(lambda: study.user_attrs.get(PARENT))
+    return str(found) if found else None
+
+
+def _awaited(look: Callable[[], Any]) -> Any:
+    give_up = time.monotonic() + PATIENCE
+    while (found := look()) is None and time.monotonic() < give_up:
+        time.sleep(0.5)
+    return found
 
 
 def _difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
@@ -108,22 +150,63 @@ def _difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
     return f"expected {first} {expected.get(first)}, got {got.get(first)}"
 
 
-def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Have a trial that its process left behind done again, and end its run."""
-    tracking.end_abandoned(study.user_attrs[PARENT], {TRIAL_TAG: tag_of(study, trial.number)})
-    with _experimental():
-        RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)(study, trial)
-
-
-def tag_of(study: optuna.Study, number: int) -> str:
+def tags_of(study: optuna.Study, number: int) -> dict[str, str]:
     """What names a trial in the tracking store."""
-    return f"{study.study_name}/{number}"
+    return {STUDY_TAG: study.study_name, TRIAL_TAG: str(number)}
+
+
+def enqueue(
+    study: optuna.Study, points: Sequence[dict[str, Any]], *, failed_too: bool = False
+) -> None:
+    """Have these settings tried, except for those that have been or will be.
+
+    Args:
+        failed_too: whether those that have failed are tried again.
+    """
+    spent = [
+        trial.system_attrs.get("fixed_params", trial.params)
+        for trial in counted(study)
+        if not (failed_too and trial.state == TrialState.FAIL)
+    ]
+    for point in points:
+        if point not in spent:
+            study.enqueue_trial(point)
+
+
+def try_again(study: optuna.Study, trial: FrozenTrial, crashes: int | None = None) -> None:
+    """Have a trial that did not come to its end done again, by whoever is next.
+
+    Args:
+        crashes: after how many it is given up; never if None.
+    """
+    kept = {
+        name: value
+        for name, value in trial.system_attrs.items()
+        if not name.startswith("completed_rung")  # the new one reaches them by itself
+    }
+    trial.system_attrs = kept
+    with _experimental():
+        RetryHeartbeatStaleTrialCallback(max_retry=crashes)(study, trial)
+
+
+def _after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
+    try_again(study, trial, CRASHES)
+    tracking.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
 
 
 def end_stale(study: optuna.Study) -> None:
     """Fail, and have done again, the trials whose process gives no sign of life any more."""
     with _experimental():
         optuna.storages.fail_stale_trials(study)
+    # a process can die before its trial's first heartbeat, which Optuna does not notice
+    interval = study._storage.get_heartbeat_interval()  # type: ignore[attr-defined]
+    latest = datetime.now() - timedelta(seconds=MISSED_HEARTBEATS * interval)
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        begun = trial.datetime_start
+        if PROCESS not in trial.user_attrs and begun and begun < latest:
+            with contextlib.suppress(OptunaError, ValueError):  # another process was first
+                study.tell(trial.number, state=TrialState.FAIL)
+                _after_a_crash(study, trial)
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
@@ -142,24 +225,56 @@ def _retry_history(trial: FrozenTrial) -> list[int]:
         return RetryHeartbeatStaleTrialCallback.retry_history(trial)
 
 
-def is_surplus(study: optuna.Study, number: int, budget: int) -> bool:
-    """Whether the trial `number` was begun when earlier ones had used up the budget."""
-    earlier = [trial for trial in counted(study) if trial.number < number]
-    return len(earlier) >= budget
+def is_surplus(study: optuna.Study, number: int, budget: int | None) -> bool:
+    """Whether the trial `number` was begun when earlier ones had used up the budget or, without
+    one, the queue."""
+    if budget is None:
+        return "fixed_params" not in study.trials[number].system_attrs
+    return sum(trial.number < number for trial in counted(study)) >= budget
 
 
-def work_off(study: optuna.Study, objective: Any, budget: int) -> None:
-    """Run trials until `budget` of them have ended, here or in other processes.
+def work_off(
+    study: optuna.Study, objective: Callable[[optuna.Trial], float], budget: int | None
+) -> None:
+    """Run trials until `budget` of them have ended, here or in other processes, or, without a
+    budget, until all that were enqueued have.
 
     While others run the last ones, wait: one of them may die, and its trial be tried again.
     """
+    begun: list[int] = []
+    failures: list[BaseException] = []
+
+    def watched(trial: optuna.Trial) -> float:
+        trial.set_user_attr(PROCESS, [socket.gethostname(), os.getpid()])
+        begun.append(trial.number)
+        if is_surplus(study, trial.number, budget):
+            trial.set_user_attr(SURPLUS, True)
+            raise Surplus
+        try:
+            return objective(trial)
+        except (optuna.TrialPruned, KdflowError):
+            raise
+        except BaseException as failure:  # an interrupt, or a store that does not answer
+            failures.append(failure)
+            try_again(study, study.trials[trial.number])
+            raise
+
+    ended_before = False
     while True:
         end_stale(study)
         trials = counted(study)
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        if waiting or len(trials) < budget:
-            study.optimize(objective, n_trials=1, catch=(Surplus, KdflowError))
-        elif all(trial.state.is_finished() for trial in trials):
-            return
+        if any(trial.state == TrialState.WAITING for trial in trials) or (
+            budget is not None and len(trials) < budget
+        ):
+            try:
+                study.optimize(watched, n_trials=1, catch=(Surplus, KdflowError))
+            except (ValueError, AssertionError):
+                # Optuna's, at the end of a trial that was taken for dead in the meantime
+                if failures or begun[-1] in [trial.number for trial in counted(study)]:
+                    raise
         else:
+            ended = all(trial.state.is_finished() for trial in trials)
+            if ended and ended_before:  # the trial of a crash fails just before it is enqueued
+                return
+            ended_before = ended
             time.sleep(1)

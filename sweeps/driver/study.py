@@ -1,6 +1,7 @@
 """What a study's file states, and how it is found."""
 
 import importlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +27,19 @@ class Study:
 
     Attributes:
         space: what is searched, by the parameter's name.
-        sampler: makes a new one from a seed.
         trials: the budget, unless the user says otherwise.
         cost: what that is expected to take, in words.
+        points: if there are any, these settings are tried, in this order, and nothing is sampled.
+        sampler: makes a new one from a seed.
         base: what differs from `distill`'s defaults in every trial.
         pruner: gives up trials that lag behind; the default one gives up none.
     """
 
     space: Mapping[str, BaseDistribution]
-    sampler: Callable[[int], optuna.samplers.BaseSampler]
     trials: int
     cost: str
+    points: Sequence[dict[str, Any]] = ()
+    sampler: Callable[[int], optuna.samplers.BaseSampler] = optuna.samplers.RandomSampler
     base: Mapping[str, Any] = field(default_factory=dict)
     pruner: optuna.pruners.BasePruner = field(default_factory=optuna.pruners.NopPruner)
 
@@ -48,11 +51,23 @@ class Study:
         """The space as text, by the parameter's name: equal for equal spaces."""
         return {name: distribution_to_json(space) for name, space in self.space.items()}
 
+    def extremes(self, name: str) -> Sequence[Any]:
+        """The values of a parameter that bound all others, or, of a choice, all of them."""
+        match self.space[name]:
+            case FloatDistribution(low=low, high=high) | IntDistribution(low=low, high=high):
+                return low, high
+            case CategoricalDistribution(choices=choices):
+                return choices
+        raise _unknown(name, self.space[name])
 
-def grid(points: Mapping[str, Sequence[Any]]) -> Callable[[int], optuna.samplers.BaseSampler]:
-    """A sampler for all combinations of some values, each once. Every worker has to enumerate them
-    in the same order, so the seed that it takes has no effect."""
-    return lambda seed: optuna.samplers.GridSampler(points, seed=0)
+
+def grid(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """All combinations of some values, by the parameter's name.
+
+    They are for the queue that the driver fills, and not for Optuna's GridSampler: there two
+    workers can draw the same point, and a point whose process died counts as tried.
+    """
+    return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
 def names() -> list[str]:
@@ -82,4 +97,8 @@ def _suggest(trial: optuna.Trial, name: str, space: BaseDistribution) -> Any:
             return trial.suggest_int(name, space.low, space.high, step=space.step, log=space.log)
         case CategoricalDistribution():
             return trial.suggest_categorical(name, space.choices)
-    raise TypeError(f"{name}: expected a distribution of Optuna, got {space}")
+    raise _unknown(name, space)
+
+
+def _unknown(name: str, space: object) -> TypeError:
+    return TypeError(f"{name}: expected a distribution of Optuna, got {space}")

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import GridSampler
 from optuna.trial import TrialState
-from sqlalchemy.engine import make_url
 
-from kdflow import data, tracking
-from kdflow.config import DistillConfig, canonical
-from kdflow.errors import KdflowError, about
+from kdflow import data, logits, tracking
+from kdflow.config import DistillConfig, canonical, is_automatic
+from kdflow.errors import KdflowError
 from kdflow.steps import check_fit, export_logits, hint
-from kdflow.steps.compare import metrics_of
 from sweeps.driver import finals, pictures, storage, workers
 from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.study import Study
@@ -31,60 +28,63 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
     Args:
         base: what all trials have in common.
     """
-    workers.check(config)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the steps tell what there is to tell
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps tell what there is to tell
     base = _wherever_it_runs(base)
     with_values(base, {"seed": base.seed + config.repeats})  # the finals' last
-    if isinstance(file.sampler(0), GridSampler) and config.trials > file.trials:
+    if file.points and config.trials > len(file.points):
         raise KdflowError(
-            f"trials: expected at most {file.trials}, the points of the grid, got {config.trials}"
+            f"trials: expected at most {len(file.points)}, the points of the grid, got"
+            f" {config.trials}"
         )
-    tracking.open_store()
-    opened = storage.open_storage(config.storage, config.heartbeat)
-    images = data.load(base.dataset)
-    check_fit(base, images)
-    wanted = with_values(base, {"views": max_views(file, base)})
-    found = export_logits.find(wanted, images)
-    name = config.study_name
-    if name == "auto":
-        name = f"{config.study} {Path(base.dataset).name}"
-    study = storage.open_study(opened, name, _description(file, base, images))
-    with _parent(study, config, base, images) as parent:
-        print(f"{name}: {config.trials} trials; {file.cost}")
-        teacher = found or export_logits.export(wanted, images, child=True)
-        print(f"logits: {teacher.source}, verified; no trial loads a teacher")
-        order = Order(
-            study=config.study,
-            name=name,
-            storage=_everywhere(config.storage),
-            heartbeat=config.heartbeat,
-            sampler_seed=config.sampler_seed,
-            config=_taught_by(teacher.source, base),
-            initial=_initial(file, base, images),
-            parent=parent,
-            budget=config.trials,
-        )
-        workers.carry_out(order, config)
-        _log_trials(study, file)
-        settings = finals.best_settings(study, config.best)
-        tracking.set_tags({f"best.{key}": canonical(value) for key, value in settings[0].items()})
-        _hold_finals(order, config, settings)
+    url = storage.parsed(config.storage)
+    with workers.hired(config) as carry_out:
+        tracking.open_store()
+        opened = storage.open_storage(url, config.heartbeat)
+        images = data.load(base.dataset)
+        check_fit(base, images)
+        wanted = with_values(base, {"views": max_views(file, base)})
+        found = export_logits.find(wanted, images)
+        teacher_words = found.source if found and logits.is_folder(base.teacher) else base.teacher
+        name = config.study_name
+        if name == "auto":
+            name = f"{config.study} {Path(base.dataset).name}"
+        described = _description(file, base, images) | {"teacher": teacher_words}
+        study, is_new = storage.open_study(opened, name, described)
+        with _parent(study, is_new, config, base, images) as parent:
+            print(f"{name}: {config.trials} trials; {file.cost}")
+            teacher = found or export_logits.export(wanted, images, child=True)
+            print(f"logits: {teacher.source}, verified; no trial loads a teacher")
+            storage.enqueue(study, file.points[: config.trials])
+            order = Order(
+                study=config.study,
+                name=name,
+                storage=storage.text_of(url),
+                heartbeat=config.heartbeat,
+                sampler_seed=config.sampler_seed,
+                config=_taught_by(teacher.source, base),
+                initial=_initial(file, base, images),
+                parent=parent,
+                budget=None if file.points else config.trials,
+            )
+            carry_out(order)
+            _log_trials(study, file)
+            settings = finals.best_settings(study, config.best)
+            tracking.set_tags({f"best.{key}": canonical(it) for key, it in settings[0].items()})
+            _hold_finals(order, config, settings, carry_out)
     return parent
 
 
-def _hold_finals(order: Order, config: SweepConfig, settings: list[dict[str, Any]]) -> None:
+def _hold_finals(
+    order: Order, config: SweepConfig, settings: list[dict[str, Any]], carry_out: workers.CarryOut
+) -> None:
     trainings = finals.trainings(order, settings, config.repeats)
-    order = replace(
-        order, name=finals.name_of(order, trainings), budget=len(trainings), finals=trainings
-    )
+    order = replace(order, name=finals.name_of(order, trainings), budget=None, finals=trainings)
     study = finals.create(order)
     print(f"finals: {len(settings)} of the settings, {config.repeats} seeds, and baselines")
-    workers.carry_out(order, config)
+    carry_out(order)
     table = finals.results(order, study)
-    compared = finals.verdicts(table, config.repeats)
     tracking.log_text(table.to_csv(index=False), "finals.csv")
-    tracking.log_metrics(metrics_of(compared[0]))
-    finals.say(settings, compared)
+    finals.log_verdicts(settings, finals.verdicts(table, config.repeats))
 
 
 def _log_trials(study: optuna.Study, file: Study) -> None:
@@ -122,13 +122,17 @@ def _mapped(file: Study) -> list[str]:
 
 @contextlib.contextmanager
 def _parent(
-    study: optuna.Study, config: SweepConfig, base: DistillConfig, images: data.Dataset
+    study: optuna.Study,
+    is_new: bool,
+    config: SweepConfig,
+    base: DistillConfig,
+    images: data.Dataset,
 ) -> Iterator[str]:
     """The run that all of a study's runs are children of, open; yields its id. A study that goes on
     goes on under its first one."""
-    first = study.user_attrs.get(storage.PARENT)
+    first = None if is_new else storage.parent_of(study)
     values = config.model_dump() | base.model_dump(exclude={"evaluate_test"})
-    values["storage"] = make_url(config.storage).render_as_string()  # without a password
+    values["storage"] = str(storage.parsed(config.storage))  # without a password
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as runs:
         if first is None:
@@ -154,7 +158,7 @@ def _parent(
 
 def _description(file: Study, base: DistillConfig, images: data.Dataset) -> dict[str, Any]:
     """What makes trials of one study comparable: it has to stay the same when the study goes on."""
-    fixed = base.model_dump(exclude={"dataset", "evaluate_test", *file.space})
+    fixed = base.model_dump(exclude={"dataset", "teacher", "evaluate_test", *file.space})
     return {**file.described_space(), **fixed, "the data set's digest": images.digest}
 
 
@@ -178,20 +182,9 @@ def _taught_by(source: str, base: DistillConfig) -> DistillConfig:
 
 def _wherever_it_runs(base: DistillConfig) -> DistillConfig:
     """Paths as absolute ones: a worker may have another working folder."""
-    with about("dataset"):
-        values = {"dataset": str(Path(base.dataset).resolve())} if _is_path(base.dataset) else {}
-    if Path(base.teacher).is_dir():
-        values["teacher"] = str(Path(base.teacher).resolve())
-    return with_values(base, values)
-
-
-def _is_path(dataset: str) -> bool:
-    return dataset.endswith(".npz")
-
-
-def _everywhere(url: str) -> str:
-    """A storage's URL that means the same in another working folder."""
-    prefix = "sqlite:///"
-    if url.startswith(prefix):
-        return prefix + str(Path(url.removeprefix(prefix)).resolve())
-    return url
+    paths = {}
+    if base.dataset.endswith(".npz"):
+        paths["dataset"] = str(Path(base.dataset).resolve())
+    if not is_automatic(base.teacher) and logits.is_folder(base.teacher):
+        paths["teacher"] = str(Path(base.teacher).resolve())
+    return with_values(base, paths)

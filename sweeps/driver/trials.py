@@ -1,14 +1,12 @@
 """What a worker does, in the driver's process or in another one: trials and finals, until there are
 enough."""
 
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 
 from kdflow import data, tracking
 from kdflow.config import DistillConfig
@@ -18,7 +16,7 @@ from kdflow.steps.record import TrainedModel, open_step
 from sweeps.driver import storage
 from sweeps.driver.config import with_values
 from sweeps.driver.sampling import SeededByTrial
-from sweeps.driver.study import Study, grid, load
+from sweeps.driver.study import Study, load
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -39,10 +37,11 @@ class Order:
     Attributes:
         study: the file in `sweeps/`.
         name: the study's in the storage.
+        storage: its URL, absolute.
         config: what all trials have in common; its teacher is the logits' run or folder.
         initial: for each value of `init`, the id of the hint run that it means.
         parent: the id of the run that all runs are children of.
-        budget: how many trials there are to be.
+        budget: how many trials there are to be; None if it is those that were enqueued.
         finals: if there are any, they are to be trained, and not trials.
     """
 
@@ -54,45 +53,32 @@ class Order:
     config: DistillConfig
     initial: dict[str, str]
     parent: str
-    budget: int
+    budget: int | None
     finals: tuple[Final, ...] = ()
 
 
 def work(order: Order) -> None:
     """Run trials, or finals, until those of the order have ended, here or elsewhere."""
     tracking.open_store()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    opened, file = storage.open_storage(order.storage, order.heartbeat), load(order.study)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps tell what there is to tell
+    file = load(order.study)
+    study = optuna.load_study(
+        study_name=order.name,
+        storage=storage.open_storage(storage.parsed(order.storage), order.heartbeat),
+        sampler=SeededByTrial(file.sampler, order.sampler_seed),
+        pruner=file.pruner,
+    )
     images = data.load(order.config.dataset)
-    if order.finals:
-        study = optuna.load_study(
-            study_name=order.name,
-            storage=opened,
-            sampler=grid({"final": range(len(order.finals))})(0),
-        )
-        objective = _final(order, images)
-    else:
-        study = optuna.load_study(
-            study_name=order.name,
-            storage=opened,
-            sampler=SeededByTrial(file.sampler, order.sampler_seed),
-            pruner=file.pruner,
-        )
-        objective = _trial(order, file, images)
+    objective = _final(order, images) if order.finals else _trial(order, file, images)
 
-    def watched(trial: optuna.Trial) -> float:
-        if storage.is_surplus(study, trial.number, order.budget):
-            trial.set_user_attr(storage.SURPLUS, True)
-            raise storage.Surplus
-        trial.set_user_attr("host", socket.gethostname())
-        trial.set_user_attr("process", os.getpid())
+    def told(trial: optuna.Trial) -> float:
         try:
             return objective(trial)
-        except KeyboardInterrupt:
-            storage.retry(study, study.trials[trial.number])
+        except KdflowError as error:
+            print(f"trial {trial.number}: {error}")
             raise
 
-    storage.work_off(study, watched, order.budget)
+    storage.work_off(study, told, order.budget)
 
 
 def _trial(order: Order, file: Study, images: data.Dataset) -> Objective:
@@ -110,11 +96,14 @@ def _trial(order: Order, file: Study, images: data.Dataset) -> Objective:
         values = file.suggest(trial)
         config = with_values(order.config, values)
         upstream = distill.Upstream(teacher, initial[config.init])
-        tags = {storage.TRIAL_TAG: storage.tag_of(trial.study, trial.number)}
+        tags = storage.tags_of(trial.study, trial.number)
         name = f"trial {trial.number}: {distill.name_of(config)}"
 
         def report(epoch: int, metrics: dict[str, float]) -> None:
-            trial.report(metrics["val_accuracy"], epoch)
+            try:
+                trial.report(metrics["val_accuracy"], epoch)
+            except UpdateFinishedTrialError as taken_for_dead:
+                raise Stopped from taken_for_dead
             if epoch < config.epochs and trial.should_prune():
                 print(f"{name}: given up after {epoch} of {config.epochs} epochs")
                 raise Stopped
@@ -140,7 +129,7 @@ def _final(order: Order, images: data.Dataset) -> Objective:
 
     def objective(trial: optuna.Trial) -> float:
         final = order.finals[trial.suggest_int("final", 0, len(order.finals) - 1)]
-        tags = {storage.TRIAL_TAG: storage.tag_of(trial.study, trial.number)}
+        tags = storage.tags_of(trial.study, trial.number)
         with tracking.inside(order.parent, tags):
             if final.taught:
                 result = distill.find_or_run(final_config(order, final), images)
@@ -161,9 +150,4 @@ def final_config(order: Order, final: Final) -> DistillConfig:
 
 def max_views(file: Study, config: DistillConfig) -> int:
     """How many views of the images the trials need, at most."""
-    searched = file.space.get("views")
-    if isinstance(searched, IntDistribution):
-        return searched.high
-    if isinstance(searched, CategoricalDistribution):
-        return max(int(str(views)) for views in searched.choices)
-    return config.views
+    return max(map(int, file.extremes("views"))) if "views" in file.space else config.views

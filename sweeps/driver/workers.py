@@ -1,73 +1,112 @@
 """Where trials run: in this process, or in several through Ray, on this machine or on a cluster."""
 
-from kdflow import tracking
+import contextlib
+from collections.abc import Callable, Iterator
+
+from kdflow import interrupts, tracking
 from kdflow.errors import KdflowError
+from sweeps.driver import storage
 from sweeps.driver.config import SweepConfig
 from sweeps.driver.trials import Order, work
 
-PATIENCE = 20  # seconds that interrupted workers have
+CarryOut = Callable[[Order], None]
+
+PATIENCE = 30  # seconds that interrupted workers have to end their trials
+DEATHS = 5  # of workers, for each that there is to be, before something else must be wrong
 
 
-def check(config: SweepConfig) -> None:
-    """Refuse, before anything is made, workers that cannot be had.
+@contextlib.contextmanager
+def hired(config: SweepConfig) -> Iterator[CarryOut]:
+    """What has an order worked off, for as long as the block lasts.
 
     Raises:
-        KdflowError: says what to install.
+        KdflowError: Ray is needed, and is not there or has not what a worker needs.
     """
-    if config.uses_ray:
-        try:
-            import ray  # noqa: F401
-        except ImportError as error:
-            raise KdflowError(
-                f"workers: expected Ray for workers={config.workers}, got none; install it with"
-                " pip install -c constraints.txt -e '.[ray]'"
-            ) from error
-
-
-def carry_out(order: Order, config: SweepConfig) -> None:
-    """Have the order worked off. A worker that dies is replaced: its trial is tried again once it
-    has given no sign of life for long enough."""
     if not config.uses_ray:
-        work(order)
+        yield work
         return
+    try:
+        import ray
+    except ImportError as error:
+        raise KdflowError(
+            f"workers: expected Ray for workers={config.workers}, got none; install it with"
+            " pip install -c constraints.txt -e '.[ray]'"
+        ) from error
+    try:
+        ray.init(
+            address="local" if config.ray_address == "none" else config.ray_address,
+            logging_level="WARNING",
+            include_dashboard=False,
+            runtime_env={"env_vars": _environment(config.cpus_per_trial)},
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise KdflowError(
+            f"ray_address: expected a Ray cluster at {config.ray_address}, got {reason}"
+        ) from error
+    interrupts.end_on_signals()  # Ray has a handler of its own
+    try:
+        _check_resources(config)
+        yield lambda order: _carry_out(order, config)
+    finally:
+        ray.shutdown()
+
+
+def _check_resources(config: SweepConfig) -> None:
     import ray
 
-    ray.init(
-        address=None if config.ray_address == "none" else config.ray_address,
-        logging_level="WARNING",
-        ignore_reinit_error=True,
-        include_dashboard=False,
-        runtime_env={"env_vars": _environment(config.cpus_per_trial)},
-    )
+    there = ray.cluster_resources()
+    for name, needed in (("CPU", config.cpus_per_trial), ("GPU", config.gpus_per_trial)):
+        if needed > there.get(name, 0):
+            raise KdflowError(
+                f"{name.lower()}s_per_trial: expected at most {there.get(name, 0):.0f}, all that"
+                f" there are, got {needed}"
+            )
+
+
+def _carry_out(order: Order, config: SweepConfig) -> None:
+    """Have workers work off an order. One that dies is replaced: its trial is tried again once it
+    has given no sign of life for long enough."""
+    import ray
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+
     worker = ray.remote(
         max_retries=0, num_cpus=config.cpus_per_trial, num_gpus=config.gpus_per_trial
     )(work)
     at_work = [worker.remote(order) for _ in range(config.workers)]
+    deaths = 0
     try:
         while at_work:
             [ended], at_work = ray.wait(at_work)
             try:
                 ray.get(ended)
-            except ray.exceptions.WorkerCrashedError:
+            except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
+                deaths += 1
+                if deaths > DEATHS * config.workers:
+                    raise KdflowError(
+                        f"workers: expected at most {DEATHS * config.workers} to die, got one more:"
+                        f" {' '.join(str(error).split())}"
+                    ) from error
                 print("workers: one has died; another one takes its place")
                 at_work.append(worker.remote(order))
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 if isinstance(error.cause, KdflowError):
                     raise error.cause from None
                 raise
-    except KeyboardInterrupt:  # a worker ends its trial as an interrupted one, if it is let
+    except BaseException:  # the others end their trials as interrupted ones, if they are let
         for each in at_work:
             ray.cancel(each)
         ray.wait(at_work, num_returns=len(at_work), timeout=PATIENCE)
         raise
-    finally:
-        ray.shutdown()
 
 
 def _environment(cpus: int) -> dict[str, str]:
     """So that workers beside each other use as many threads as there are cores, and one store."""
+    store = tracking.store_uri()
+    if store.startswith("sqlite:"):
+        store = storage.text_of(storage.parsed(store))
     return {
-        "MLFLOW_TRACKING_URI": tracking.store_uri(),
+        "MLFLOW_TRACKING_URI": store,
         "OMP_NUM_THREADS": str(cpus),
         "TF_NUM_INTRAOP_THREADS": str(cpus),
         "TF_NUM_INTEROP_THREADS": "1",
