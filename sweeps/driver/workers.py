@@ -1,6 +1,7 @@
 """Where trials run: in this process, or in several through Ray, on this machine or on a cluster."""
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 
 from kdflow import interrupts, tracking
@@ -11,7 +12,7 @@ from sweeps.driver.trials import Order, work
 
 CarryOut = Callable[[Order], None]
 
-PATIENCE = 30  # seconds that interrupted workers have to end their trials
+PATIENCE = 30  # seconds, for a cluster to answer and for interrupted workers to end their trials
 DEATHS = 5  # of workers, for each that there is to be, before something else must be wrong
 
 
@@ -33,6 +34,7 @@ def hired(config: SweepConfig) -> Iterator[CarryOut]:
             " pip install -c constraints.txt -e '.[ray]'"
         ) from error
     try:
+        _knock(config.ray_address)
         ray.init(
             address="local" if config.ray_address == "none" else config.ray_address,
             logging_level="WARNING",
@@ -50,6 +52,13 @@ def hired(config: SweepConfig) -> Iterator[CarryOut]:
         yield lambda order: _carry_out(order, config)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail if nobody listens at `address`, which Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def _check_resources(config: SweepConfig) -> None:
