@@ -40,7 +40,7 @@ def trainings(order: Order, settings: list[dict[str, Any]], repeats: int) -> tup
     seeds = range(order.config.seed + 1, order.config.seed + 1 + repeats)
     finalists = [Final(values, seed, taught=True) for values in settings for seed in seeds]
     beside = {
-        str(baseline.beside(final_config(order, final))): Final(final.values, final.seed, False)
+        baseline.beside(final_config(order, final)): Final(final.values, final.seed, taught=False)
         for final in finalists
     }
     return (*finalists, *beside.values())
@@ -67,14 +67,14 @@ def results(order: Order, study: optuna.Study) -> pd.DataFrame:
             f" {len(trials)}"
         )
     alone = {
-        str(baseline.beside(final_config(order, final))): trials[index]
+        baseline.beside(final_config(order, final)): trials[index]
         for index, final in enumerate(order.finals)
         if not final.taught
     }
     rows = []
     for index, final in enumerate(order.finals):
         if final.taught:
-            beside = alone[str(baseline.beside(final_config(order, final)))]
+            beside = alone[baseline.beside(final_config(order, final))]
             rows.append(
                 {
                     **final.values,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,6 @@ from sweeps.driver import finals, pictures, storage, workers
 from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.study import Study
 from sweeps.driver.trials import Order, max_views
-
-NO_HINT = {"none": "none"}
 
 
 def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
@@ -67,8 +66,8 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
                 budget=None if file.points else config.trials,
             )
             carry_out(order)
-            _log_trials(study, file)
             settings = finals.best_settings(study, config.best)
+            _log_trials(study, file)
             tracking.set_tags({f"best.{key}": canonical(it) for key, it in settings[0].items()})
             _hold_finals(order, config, settings, carry_out)
     return parent
@@ -89,27 +88,25 @@ def _hold_finals(
 
 def _log_trials(study: optuna.Study, file: Study) -> None:
     """The trials as a table and as pictures, and what they came to, on the open run."""
-    trials = storage.counted(study)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
-        raise KdflowError(f"{study.study_name}: expected a trial that ran to its end, got none")
     table = study.trials_dataframe(
         attrs=("number", "state", "value", "params", "duration", "user_attrs")
     )
     tracking.log_text(table.to_csv(index=False), "trials.csv")
     pictures.log(study, _mapped(file))
+    trials = storage.counted(study)
     epochs = sum(len(trial.intermediate_values) for trial in trials)
+    states = Counter(trial.state for trial in trials)
     figures = {
         "best_val_accuracy": study.best_value,
-        "trials_complete": len(complete),
-        "trials_pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
-        "trials_failed": sum(trial.state == TrialState.FAIL for trial in trials),
+        "trials_complete": states[TrialState.COMPLETE],
+        "trials_pruned": states[TrialState.PRUNED],
+        "trials_failed": states[TrialState.FAIL],
         "epochs_spent": epochs,
     }
     tracking.log_metrics({key: float(value) for key, value in figures.items()})
     print(
-        f"{study.study_name}: {len(complete)} of {len(trials)} trials ran to their end,"
-        f" {epochs} epochs; best validation accuracy {study.best_value:.4f} with"
+        f"{study.study_name}: {states[TrialState.COMPLETE]} of {len(trials)} trials ran to their"
+        f" end, {epochs} epochs; best validation accuracy {study.best_value:.4f} with"
         f" {', '.join(f'{key}={value}' for key, value in study.best_params.items())}"
     )
 
@@ -164,7 +161,7 @@ def _description(file: Study, base: DistillConfig, images: data.Dataset) -> dict
 
 def _initial(file: Study, base: DistillConfig, images: data.Dataset) -> dict[str, str]:
     """For each value of `init` in the trials, what it stands for; hint runs are made if need be."""
-    meant = dict(NO_HINT)
+    meant = {"none": "none"}
     for value in getattr(file.space.get("init"), "choices", [base.init]):
         if value != "none":
             config = with_values(base, {"init": value})
