@@ -215,7 +215,7 @@ def log_table(table: Mapping[str, list[Any]], name: str) -> None:
 
 
 def log_figure(figure: Figure, name: str) -> None:
-    mlflow.log_figure(figure, name)
+    mlflow.log_figure(figure, name, save_kwargs={"bbox_inches": "tight"})  # long legends too
 
 
 def log_array(array: np.ndarray, name: str) -> None:

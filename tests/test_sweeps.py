@@ -22,7 +22,7 @@ from kdflow import data, logits, tracking
 from kdflow.compare import BEATS
 from kdflow.errors import KdflowError
 from sweeps.__main__ import main
-from sweeps.driver import finals, storage, trials
+from sweeps.driver import finals, pictures, storage, trials
 from sweeps.driver.config import trial_config
 from sweeps.driver.storage import (
     counted,
@@ -104,8 +104,8 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_goes_on_under_it(
     assert (metrics["trials_complete"], metrics["epochs_spent"]) == (3, 6)
     assert tags["kdflow.verdict"] in ("BEATS", "INCONCLUSIVE", "WORSE")
     artifacts = {item.path for item in mlflow.MlflowClient().list_artifacts(parent)}
-    pictures = {"history.png", "map.png", "slice.png", "intermediate_values.png", "study.html"}
-    assert artifacts >= pictures | {"trials.csv", "finals.csv", "config.json"}
+    assert artifacts >= {"history.png", "slice.png", "intermediate_values.png", "study.html"}
+    assert artifacts >= {"trials.csv", "finals.csv", "verdicts.csv", "config.json"}
     assert len(pd.read_csv(f"{runs[parent].info.artifact_uri}/trials.csv")) == 3
 
     # the finals: two settings and one baseline, on seeds that no trial had
@@ -389,6 +389,29 @@ def test_workers_without_ray_say_what_to_install(
     refused = capsys.readouterr().err
     assert "workers: expected Ray for workers=2, got none; install it with pip install" in refused
     assert refused.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", [0.5, None])
+def test_a_map_and_importances_are_drawn_where_trials_differ(
+    value: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, pages = [], []
+    monkeypatch.setattr(tracking, "log_figure", lambda figure, name: drawn.append(name))
+    monkeypatch.setattr(tracking, "log_text", lambda text, name: pages.append(text))
+    search = optuna.create_study(direction="maximize")
+
+    def accuracy(trial: optuna.Trial) -> float:
+        values = load("temperature_alpha").suggest(trial)
+        for epoch in (1, 2):
+            trial.report(values["alpha"], epoch)
+        return values["alpha"] if value is None else value
+
+    search.optimize(accuracy, n_trials=5)
+    pictures.log(search, ["temp", "alpha"])
+    always = {"history.png", "slice.png", "intermediate_values.png"}
+    assert set(drawn) == always | ({"map.png", "importances.png"} if value is None else set())
+    [page] = pages
+    assert page.count('class="plotly-graph-div"') == len(drawn)
 
 
 @pytest.mark.parametrize("best", [1, 3])

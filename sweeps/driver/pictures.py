@@ -25,7 +25,8 @@ def log(study: optuna.Study, mapped: list[str]) -> None:
     """Draw a study with at least one complete trial, and log the pictures on the open run.
 
     Args:
-        mapped: the two parameters that the map is of; of any other number none is drawn.
+        mapped: the two parameters that the map is of; of any other number none is drawn, nor where
+            all trials have come to the same.
     """
     accuracy = {"target_name": "validation accuracy"}
     options: dict[str, dict[str, Any]] = {
@@ -35,10 +36,10 @@ def log(study: optuna.Study, mapped: list[str]) -> None:
         "importances": accuracy,
         "intermediate_values": {},
     }
-    if len(mapped) != 2:
+    differ = len({trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])}) > 1
+    if not differ or len(mapped) != 2:
         del options["map"]
-    values = {trial.value for trial in study.get_trials(states=[TrialState.COMPLETE])}
-    if len(values) < 2:  # nothing to explain
+    if not differ:
         del options["importances"]
     parts: list[str] = []
     with warnings.catch_warnings():
@@ -46,8 +47,7 @@ def log(study: optuna.Study, mapped: list[str]) -> None:
         for name, given in options.items():
             axes = getattr(static, PLOTS[name])(study, **given)
             figure = np.ravel(axes)[0].figure
-            figure.set_size_inches(max(9, 3 * np.size(axes)), 6)
-            figure.tight_layout()
+            figure.set_size_inches(max(9, 6 * np.size(axes)), 6)
             tracking.log_figure(figure, f"{name}.png")
             plt.close(figure)
             interactive = getattr(optuna.visualization, PLOTS[name])(study, **given)
