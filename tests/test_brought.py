@@ -103,7 +103,7 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
 
 
 def test_readmes_folder_of_logits_teaches(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    images_example, logits_example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    *_, images_example, logits_example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     arrays = {name: getattr(tiny, name) for name in data.ARRAYS}
     exec(images_example, arrays)
     outputs = np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32)
