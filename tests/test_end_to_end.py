@@ -461,15 +461,9 @@ def test_without_init_the_key_is_that_of_a_run_which_never_heard_of_it(
 ) -> None:
     params = {
         **{"holdout": 0.1, "epochs": 2, "batch_size": 32, "learning_rate": 0.001},
-        **{"optimizer": "adam", "schedule": "constant", "dropout": 0.3, "seed": 0},
-        **{
-            "evaluate_test": True,
-            "student": "student",
-            "temp": 8.0,
-            "alpha": 0.9,
-            "t_squared": True,
-            "views": 1,
-        },
+        **{"optimizer": "adam", "schedule": "constant", "dropout": 0.3},
+        **{"seed": 0, "evaluate_test": True, "student": "student"},
+        **{"temp": 8.0, "alpha": 0.9, "t_squared": True, "views": 1},
         **{"loss": "kd", "dkd_alpha": 1.0, "dkd_beta": 8.0, "dist_beta": 1.0, "dist_gamma": 1.0},
     }
     upstream = {"teacher": exported.info.run_id}
