@@ -9,7 +9,7 @@ from kdflow.command_line import OneLineParser, add_flags, exit_status, loading_q
 from kdflow.config import DistillConfig, first_problem
 from kdflow.errors import KdflowError
 from sweeps.driver.config import NOT_A_USERS, SweepConfig, trial_config
-from sweeps.driver.study import load, names
+from sweeps.driver.study import Study, load, names
 
 
 def build_parser() -> OneLineParser:
@@ -35,30 +35,24 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def parse(argv: list[str] | None) -> tuple[SweepConfig, dict[str, Any]]:
-    """The sweep's config, and what is asked of all trials; exits with status 2 on what it
-    refuses."""
+def parse(argv: list[str] | None) -> tuple[SweepConfig, Study, DistillConfig]:
+    """The sweep's config, its study, and what all trials have in common; exits with status 2 on
+    what it refuses."""
     parser = build_parser()
-    values = vars(parser.parse_args(argv))
+    values: dict[str, Any] = vars(parser.parse_args(argv))
     given = {name: values.pop(name) for name in DistillConfig.model_fields if name in values}
     try:
         study = load(values["study"])
         config = SweepConfig(**{"trials": study.trials, **values})
+        return config, study, trial_config(study, given)
     except ValidationError as error:
         parser.exit(2, f"sweeps: {first_problem(error)}\n")
     except KdflowError as error:
         parser.exit(2, f"sweeps: {error}\n")
-    return config, given
 
 
 def main(argv: list[str] | None = None) -> int:
-    config, given = parse(argv)
-    study = load(config.study)
-    try:
-        base = trial_config(study, given)
-    except KdflowError as error:
-        print(f"sweeps: {error}", file=sys.stderr)
-        return 2
+    config, study, base = parse(argv)
 
     def run() -> None:
         with loading_quietly():

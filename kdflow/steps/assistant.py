@@ -10,7 +10,6 @@ import pandas as pd
 from kdflow import evaluate, models, plots, tracking
 from kdflow.config import (
     AssistantConfig,
-    BaselineConfig,
     DistillConfig,
     ObjectiveConfig,
     SeveralConfig,
@@ -49,7 +48,7 @@ def run_with_ledger(
             result = distill.find_or_run(hop(config, student, source), data)
             ledger.append(row(student, f"taught by {ledger[-1]['network']}", result))
             source = result.run_id
-        alone = baseline.find_or_run(control(config, student), data)
+        alone = baseline.find_or_run(baseline.beside(hop(config, student, first)), data)
         straight = distill.find_or_run(hop(config, student, first), data)
         ledger.append(row(student, "control: labels alone", alone))
         ledger.append(row(student, f"control: taught by {ledger[0]['network']}", straight))
@@ -94,9 +93,3 @@ def hop(config: SeveralConfig, student: str, teacher: str) -> DistillConfig:
     """The distillation of one student, as the whole chain is asked for."""
     objective = config.model_dump(include=set(ObjectiveConfig.model_fields))
     return DistillConfig(student=student, teacher=teacher, **objective, **config.budget)  # type: ignore[arg-type]
-
-
-def control(config: SeveralConfig, student: str) -> BaselineConfig:
-    """The same student from labels alone, with the same budget and augmentation."""
-    shared = {"dataset": config.dataset, "holdout": config.holdout, "augment": config.views}
-    return BaselineConfig(student=student, **shared, **config.budget)  # type: ignore[arg-type]

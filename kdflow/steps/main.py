@@ -18,8 +18,8 @@ from kdflow.training import WORTH_TELLING, Images, seconds_per_image
 
 def run(config: MainConfig, data: Dataset) -> StepResult:
     for_kd = assistant.hop(config, config.student, config.teacher)
-    for_baseline = assistant.control(config, config.student)
-    for_pupil = assistant.control(config, config.pupil)
+    for_baseline = baseline.beside(for_kd)
+    for_pupil = baseline.beside(assistant.hop(config, config.pupil, config.teacher))
     for_hint = HintConfig(
         dataset=config.dataset,
         holdout=config.holdout,
