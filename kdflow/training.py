@@ -95,6 +95,7 @@ LOOKAHEAD_RETURN = 0.95**5  # at the last step
 # The time that a training will take is told after these batches, if it is long enough to matter.
 WARM_UP_BATCHES, TIMED_BATCHES = 3, 10
 WORTH_TELLING = 120  # seconds
+SMALL_NETWORK = 1_000_000  # parameters
 SAMPLED_BATCHES = 50
 
 
@@ -170,7 +171,9 @@ def fit(
     steps = epochs * len(batches(train.indices, batch_size))
     rate = SCHEDULES[schedule](learning_rate, steps)
     learner = _Learner(network, distillation, label_smoothing)
-    learner.compile(optimizer=OPTIMIZERS[optimizer](rate, steps))
+    learner.compile(
+        optimizer=OPTIMIZERS[optimizer](rate, steps), steps_per_execution=batches_at_once(network)
+    )
 
     def data(epoch: int) -> dict[str, Any]:
         images, targets = epoch_data(train, distillation, view_count, seed, epoch)
@@ -193,10 +196,20 @@ def fit(
     )
 
 
+def batches_at_once(network: keras.Model) -> int:
+    """How many batches TensorFlow trains on before it comes back to Python: many of a small
+    network's, where the way back takes a tenth of the time; one of a large network's, since only
+    there the progress bar moves and Ctrl-C is heard."""
+    return 16 if network.count_params() < SMALL_NETWORK else 1
+
+
 def seconds_per_image(network: keras.Model, train: Images, batch_size: int) -> float:
     """What training takes on this machine, by a few batches of it, which spoil the network."""
     learner = _Learner(network, None, label_smoothing=0)
-    learner.compile(optimizer=OPTIMIZERS["adam"](0.001, SAMPLED_BATCHES))
+    learner.compile(
+        optimizer=OPTIMIZERS["adam"](0.001, SAMPLED_BATCHES),
+        steps_per_execution=batches_at_once(network),
+    )
 
     def seconds(batch_count: int) -> float:
         chosen = np.resize(train.indices, batch_count * batch_size)
@@ -254,7 +267,11 @@ def fit_hint(
     )
     regressed = regressor(guided.output)
     learner = keras.Model(guided.input, regressed, name="hint_learner")
-    learner.compile(optimizer=OPTIMIZERS["adam"](learning_rate, steps), loss=hint_loss)
+    learner.compile(
+        optimizer=OPTIMIZERS["adam"](learning_rate, steps),
+        loss=hint_loss,
+        steps_per_execution=batches_at_once(guided),
+    )
     observer = keras.Model(guided.input, [guided.output, regressed], name="hint_observer")
 
     def data(epoch: int) -> dict[str, Any]:
@@ -452,30 +469,39 @@ class _HintBatches(keras.utils.PyDataset):
 
 class _Watch(keras.callbacks.Callback):
     """Moves the progress bar, tells how long a long training will take, and stops at a loss that
-    is no number."""
+    is no number. It is called once for all batches that ran together."""
 
     def __init__(self, bar: tqdm, epoch: int, epochs: int) -> None:
         super().__init__()
         self.bar, self.epoch, self.epochs = bar, epoch, epochs
-        self.timed_from = 0.0
+        self.done = 0
+        self.warm: tuple[int, float] | None = None  # the batches done then, and the time
+        self.told = epoch > 1
 
     def on_train_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
+        steps = self.params["steps"]
+        done = min(batch + 1, steps)  # Keras counts on past the last one
         loss = float(logs["loss"])  # the mean of the epoch so far: NaN stays NaN
         if not np.isfinite(loss):
             raise KdflowError(
-                f"expected a finite loss, got {loss} in epoch {self.epoch} of {self.epochs}, batch"
-                f" {batch + 1} of {self.params['steps']} (a smaller learning_rate may help)"
+                f"expected a finite loss, got {loss} in epoch {self.epoch} of {self.epochs}, by"
+                f" batch {done} of {steps} (a smaller learning_rate may help)"
             )
-        self.bar.update()
-        if self.epoch == 1:
-            self._estimate(batch + 1)
+        self.bar.update(done - self.done)
+        self.done = done
+        if not self.told:
+            self._estimate(done, steps)
 
-    def _estimate(self, batches: int) -> None:
-        if batches == WARM_UP_BATCHES:
-            self.timed_from = time.perf_counter()
-        elif batches == WARM_UP_BATCHES + TIMED_BATCHES:
-            per_batch = (time.perf_counter() - self.timed_from) / TIMED_BATCHES
-            expected = per_batch * self.params["steps"] * self.epochs
+    def _estimate(self, done: int, steps: int) -> None:
+        if self.warm is None:
+            if done >= WARM_UP_BATCHES:
+                self.warm = done, time.perf_counter()
+            return
+        timed = done - self.warm[0]
+        if timed >= TIMED_BATCHES:
+            self.told = True
+            per_batch = (time.perf_counter() - self.warm[1]) / timed
+            expected = per_batch * steps * self.epochs
             if expected > WORTH_TELLING:
                 message = f"this training will take about {expected / 60:.0f} minutes"
                 self.bar.write(message, file=sys.stdout)

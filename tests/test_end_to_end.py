@@ -660,7 +660,7 @@ def test_a_loss_that_is_no_number_fails_the_run_and_names_the_epoch(
 ) -> None:
     argv = ["baseline", "--dataset", "digits", "--learning_rate", "1e30", "--optimizer", "sgd"]
     assert main(argv) == 1
-    assert "expected a finite loss, got nan in epoch 1 of 30, batch" in capsys.readouterr().err
+    assert "expected a finite loss, got nan in epoch 1 of 30, by batch" in capsys.readouterr().err
     assert runs()[-1].info.status == "FAILED"
 
 

@@ -342,19 +342,23 @@ def test_metrics_are_those_of_the_design_and_told_as_each_epoch_ends(
     assert last["val_accuracy"] == (probabilities.argmax(1) == validation.labels[:6]).mean()
 
 
-@pytest.mark.parametrize("bad_batch", [1, 3])
-def test_a_loss_that_is_no_number_stops_the_run_at_its_batch(
-    train: Images, validation: Images, teacher_logits: np.ndarray, bad_batch: int
+@pytest.mark.parametrize(("bad_batch", "seen_by"), [(3, 16), (20, 27)])
+def test_a_loss_that_is_no_number_stops_the_run_in_its_epoch(
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    bad_batch: int,
+    seen_by: int,
 ) -> None:
     order, _ = epoch_order(train.indices, seed=0, epoch=2)
     spoiled = teacher_logits.astype(np.float32)
     network = build("pupil", train.images, 3, seed=0)
 
     def spoil(epoch: int, metrics: Metrics) -> None:
-        spoiled[0, order[16 * (bad_batch - 1)]] = np.nan
+        spoiled[0, order[2 * (bad_batch - 1)]] = np.nan
 
     with pytest.raises(
-        KdflowError, match=rf"got nan in epoch 2 of 5, batch {bad_batch} of 4 .*learning_rate"
+        KdflowError, match=rf"got nan in epoch 2 of 5, by batch {seen_by} of 27 .*learning_rate"
     ):
         fit(
             network,
@@ -363,7 +367,7 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_batch(
             optimizer="adam",
             learning_rate=0.001,
             epochs=5,
-            batch_size=16,
+            batch_size=2,
             seed=0,
             distillation=Distillation(spoiled, temp=4, alpha=0.5),
             on_epoch=spoil,
@@ -389,8 +393,8 @@ def test_a_long_training_says_how_long_it_will_take(
         batch_size=2,
         seed=0,
     )
-    # 10 batches in 6 seconds, and 10 epochs of 27 batches
-    assert "this training will take about 3 minutes" in capsys.readouterr().out
+    # the 11 batches after the first 16 in 6 seconds, and 10 epochs of 27 batches
+    assert "this training will take about 2 minutes" in capsys.readouterr().out
 
 
 # --- hints --------------------------------------------------------------------------------------
