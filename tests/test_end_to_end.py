@@ -456,6 +456,15 @@ def test_auto_makes_the_hint_run_at_its_default_settings_once(
     assert by_export.data.tags["kdflow.upstream.init"] == hint.info.run_id
 
 
+def test_a_hint_run_of_a_student_that_has_changed_since_is_refused(
+    hinted: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(models.NETWORKS, "student", models.NETWORKS["pupil"])
+    assert main([*DISTILL, "--init", hinted.info.run_id]) == 1
+    expected = f"init: expected a hint run of student as it is now, got run {hinted.info.run_id}"
+    assert expected in capsys.readouterr().err
+
+
 def test_without_init_the_key_is_that_of_a_run_which_never_heard_of_it(
     distilled: Run, exported: Run
 ) -> None:

@@ -177,7 +177,15 @@ def _named_initial(config: DistillConfig, data: Dataset) -> TrainedModel:
             raise KdflowError(
                 f"expected a hint run with the {what} {expected}, got run {found.run_id} with {got}"
             )
-    return verified_model(found)
+    initial = verified_model(found)
+    learning = models.NETWORKS[config.student](data.image_shape, data.classes)
+    here, there = ([w.shape for w in network.weights] for network in (learning, initial.network))
+    if here != there:
+        raise KdflowError(
+            f"expected a hint run of {config.student} as it is now, got run {found.run_id}, whose"
+            f" weights have other shapes{tracking.other_commit(found)}"
+        )
+    return initial
 
 
 def _default_config(config: DistillConfig, data: Dataset) -> HintConfig:
