@@ -4,7 +4,9 @@ import logging
 import os
 
 # TensorFlow reports every start of its runtime; only what stops it is of use to a user. It reads
-# this when it is imported, so it stands before anything that could import it.
+# both when it is imported, so they stand before anything that could import it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Two processes can share a GPU only if neither takes all of its memory at once.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 # Advice on retracing, which does not apply: each network is traced once per shape of batch.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -1,6 +1,8 @@
 """Sweeps from end to end on small images, and what the driver promises about trials and finals."""
 
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +27,7 @@ from sweeps.__main__ import main
 from sweeps.driver import finals, pictures, storage, trials
 from sweeps.driver.config import trial_config
 from sweeps.driver.storage import (
+    agreed,
     counted,
     enqueue,
     is_surplus,
@@ -123,10 +126,13 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_goes_on_under_it(
         (table["distilled"] - table["baseline"])[:2].mean()
     )
 
+    assert metrics["finals_held"] == 1
+
     # the same command again repeats nothing, neither trials nor finals
     assert sweep(*flags, "--trials", "3", "--best", "2") == 0
     assert len(all_runs()) == len(runs)
     assert f"goes on under run {parent}" in capsys.readouterr().out
+    assert mlflow.get_run(parent).data.metrics["finals_held"] == 1
     # more trials go on where it stopped
     first_three = [trial.params for trial in study.trials]
     assert sweep(*flags, "--trials", "4", "--best", "2") == 0
@@ -139,10 +145,12 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_goes_on_under_it(
     # the name is that of this very search
     assert main([*flags, "--epochs", "3", "--student", "pupil"]) == 1
     refused = capsys.readouterr().err
-    assert "study_name: expected epochs 2, got 3, with which 'notebook_grid tiny.npz'" in refused
+    assert "study_name: 'notebook_grid tiny.npz' began with epochs=2, got epochs=3; give" in refused
+    assert sweep(*flags, "--heartbeat", "7") == 1
+    assert "began with heartbeat=20, got heartbeat=7" in capsys.readouterr().err
     name = ["--study_name", "notebook_grid tiny.npz"]
     assert sweep("temperature_alpha", *flags[1:], *name) == 1
-    assert "study_name: expected temp " in capsys.readouterr().err
+    assert "study_name: 'notebook_grid tiny.npz' began with temp=" in capsys.readouterr().err
 
 
 def test_a_pruned_trial_ends_killed_after_the_epochs_that_it_had(
@@ -204,6 +212,27 @@ def test_an_interrupted_sweep_ends_killed_and_tries_that_trial_again(
     assert mlflow.get_run(parent).info.status == "FINISHED"
 
 
+def test_two_processes_with_the_same_command_share_one_study(store: Path, tiny_npz: Path) -> None:
+    tracking.open_store()
+    flags = ["--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n")]
+    flags += ["--epochs", "2", "--repeats", "2", "--student", "pupil", "--trials", "6"]
+    command = [sys.executable, "-m", "sweeps", "notebook_grid", *flags]
+    begun = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate()[0] for process in begun]
+    assert [process.returncode for process in begun] == [0, 0], told
+    study = study_named("notebook_grid tiny.npz")
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    assert len(complete) == len({tuple(trial.params.values()) for trial in complete}) == 6
+    parent = study.user_attrs["run_id"]
+    children = [run for run in all_runs() if run.info.run_id != parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent}
+    assert {run.info.status for run in all_runs()} == {"FINISHED"}
+    assert len(children) == 6 + 2 + 2  # the trials, the best one's finals, and their baselines
+
+
 def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_first(
     store: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +243,10 @@ def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_fi
     [teacher] = all_runs()
     work = trials.work
 
+    orders = []
+
     def watched(order: trials.Order) -> None:
+        orders.append(order)
         if order.finals:
             return work(order)
         with (
@@ -228,6 +260,7 @@ def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_fi
     monkeypatch.setattr("sweeps.driver.workers.work", watched)
     flags = ["--dataset", str(tiny_npz), "--teacher", teacher.info.run_id]
     assert sweep("notebook_grid", *flags, "--trials", "3") == 0
+    assert [bool(order.finals) for order in orders] == [False, True]
     study = study_named("notebook_grid tiny.npz")
     [export] = [run for run in all_runs() if run.data.tags["kdflow.step"] == "export_logits"]
     for trial in study.trials:
@@ -310,16 +343,108 @@ def test_a_trial_that_an_accident_ended_is_tried_again_when_the_study_goes_on(
     assert sorted(trial.value or 0 for trial in counted(study)) == [0.0, 1.0]
 
 
-def test_a_trial_that_was_taken_for_dead_does_not_end_the_search(study: optuna.Study) -> None:
+def test_a_setting_that_always_ends_in_an_accident_does_not_hold_up_the_study(
+    study: optuna.Study,
+) -> None:
+    enqueue(study, [{"x": 0.0}, {"x": 1.0}])
+
+    def too_large(trial: optuna.Trial) -> float:
+        value = trial.suggest_float("x", 0, 1)
+        if value == 0:
+            raise MemoryError("no room")
+        return value
+
+    for _ in range(1 + storage.CRASHES):
+        with pytest.raises(MemoryError):
+            work_off(study, too_large, None)
+    work_off(study, too_large, None)
+    assert [(trial.params["x"], trial.state) for trial in counted(study)] == [
+        (1.0, TrialState.COMPLETE),
+        (0.0, TrialState.FAIL),
+    ]
+
+
+def test_an_interrupt_never_uses_up_a_setting(study: optuna.Study) -> None:
+    enqueue(study, [{"x": 0.0}])
+
+    def interrupted(trial: optuna.Trial) -> float:
+        raise KeyboardInterrupt
+
+    for _ in range(2 + storage.CRASHES):
+        with pytest.raises(KeyboardInterrupt):
+            work_off(study, interrupted, None)
+    work_off(study, lambda trial: trial.suggest_float("x", 0, 1), None)
+    assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE]
+
+
+def test_what_two_processes_have_enqueued_at_once_is_done_once(study: optuna.Study) -> None:
+    for _ in range(2):
+        for x in (0.0, 0.5, 1.0):
+            study.enqueue_trial({"x": x})
+    done = []
+
+    def objective(trial: optuna.Trial) -> float:
+        done.append(trial.suggest_float("x", 0, 1))
+        if done == [0, 0.5]:
+            raise ConnectionError("no answer")
+        return 0
+
+    with pytest.raises(ConnectionError):
+        work_off(study, objective, None)
+    work_off(study, objective, None)
+    assert sorted(done) == [0, 0.5, 0.5, 1]
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    assert sorted(trial.params["x"] for trial in complete) == [0, 0.5, 1]
+    assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE] * 3
+
+
+def test_a_retried_trial_does_not_pass_for_one_that_its_new_process_has_begun(
+    study: optuna.Study,
+) -> None:
+    dead = begun_elsewhere(sign_of_life=False)
+    dead.set_user_attr(storage.PROCESS, ["host", 1])
+    dead.set_user_attr("run_id", "its run")
+    try_again(study, study.trials[0])
+    assert study.trials[1].user_attrs == {}
+
+
+def test_processes_of_a_study_agree_on_the_first_ones_value(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken() -> str:
+        study.set_user_attr("upstream", "of the other, which was faster")
+        return "mine"
+
+    assert agreed(study, "upstream", True, overtaken) == "of the other, which was faster"
+    assert agreed(study, "upstream", False, lambda: "mine") == "of the other, which was faster"
+    monkeypatch.setattr(storage, "PATIENCE", 0)  # as if the maker had died before it had one
+    assert agreed(study, "another", False, lambda: "mine") == "mine"
+    assert study.user_attrs["another"] == "mine"
+
+
+def test_a_study_that_minimises_is_refused(store: Path) -> None:
+    opened = open_storage(parsed("sqlite:///studies.db"), heartbeat=1)
+    optuna.create_study(storage=opened, study_name="Ann's", direction="minimize")
+    with pytest.raises(KdflowError, match="study_name: expected a study that maximises, got .Ann"):
+        open_study(opened, "Ann's", {})
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_trial_that_was_taken_for_dead_does_not_end_the_search(
+    study: optuna.Study, writes: bool
+) -> None:
     def asleep(trial: optuna.Trial) -> float:
         value = trial.suggest_float("x", 0, 1)
         if trial.number == 0:  # another process takes it for dead, and has it done again
             opened = study._storage
             opened.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
             try_again(study, study.trials[0])
+            if writes:
+                trial.set_user_attr("run_id", "a run")
         return value
 
     work_off(study, asleep, 2)
+    assert len(study.trials) == 3
     assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE] * 2
     assert study.trials[0].params["x"] in [trial.value for trial in counted(study)]
 
@@ -387,7 +512,7 @@ def test_workers_without_ray_say_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert main(["notebook_grid", "--dataset", "digits", "--workers", "2"]) == 1
     refused = capsys.readouterr().err
-    assert "workers: expected Ray for workers=2, got none; install it with pip install" in refused
+    assert "workers, ray_address: expected Ray for workers=2 and ray_address=none, got none" in refused
     assert refused.count("\n") == 1
 
 

@@ -89,8 +89,8 @@ def test_a_worker_killed_in_mid_trial_costs_no_trial_and_leaves_no_run_open(
         network="none",
         holdout=0.1,
     )
-    flags = f"--dataset {tiny_npz} --teacher {tmp_path / 'taught'} --student pupil --epochs 12"
-    flags += f" --trials 12 --workers 2 --repeats 2 --heartbeat 1 --storage {studies.url}"
+    flags = f"--dataset {tiny_npz} --teacher {tmp_path / 'taught'} --student pupil --epochs 40"
+    flags += f" --trials 12 --workers 2 --repeats 2 --heartbeat 3 --storage {studies.url}"
     with (tmp_path / "sweep.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "sweeps", "notebook_grid", *flags.split()],

@@ -10,11 +10,12 @@ from sweeps.driver.study import Study
 
 # Trials never read the test set, and the finals always do.
 NOT_A_USERS = ("evaluate_test",)
-# Whoever searched the others would choose another teacher, other images or a lucky seed.
+# Whoever searched the others would choose another teacher, other images or a lucky seed, or train
+# one student as suits another.
 SEARCHABLE = [
     name
     for name in DistillConfig.model_fields
-    if name not in (*NOT_A_USERS, "dataset", "holdout", "seed", "teacher")
+    if name not in (*NOT_A_USERS, "dataset", "holdout", "seed", "student", "teacher")
 ]
 
 

@@ -16,6 +16,8 @@ from kdflow.steps.compare import metrics_of
 from sweeps.driver import storage
 from sweeps.driver.trials import Final, Order, final_config
 
+HELD = "finals"  # on a study: the names of all finals that it has had
+
 
 def best_settings(study: optuna.Study, count: int) -> list[dict[str, Any]]:
     """The parameters of the `count` trials with the largest validation accuracy, best first; of
@@ -61,10 +63,12 @@ def results(order: Order, study: optuna.Study) -> pd.DataFrame:
     trials = {
         trial.params["final"]: trial for trial in study.get_trials(states=[TrialState.COMPLETE])
     }
-    if len(trials) < len(order.finals):
+    missing = [final for index, final in enumerate(order.finals) if index not in trials]
+    if missing:
         raise KdflowError(
             f"{study.study_name}: expected {len(order.finals)} finished trainings, got"
-            f" {len(trials)}"
+            f" {len(trials)}; {missing[0].words} has failed. The same command tries it again;"
+            " without that setting there is no verdict"
         )
     alone = {
         baseline.beside(final_config(order, final)): trials[index]
@@ -106,6 +110,21 @@ def create(order: Order) -> optuna.Study:
     points = [{"final": index} for index in range(len(order.finals))]
     storage.enqueue(study, points, failed_too=True)
     return study
+
+
+def count(study: optuna.Study, held: optuna.Study) -> None:
+    """Record on the study and on the open run how many finals the study has had: each of other
+    finalists reads the test set once more, for which no verdict is corrected."""
+    names = study.user_attrs.get(HELD, [])
+    if held.study_name not in names:
+        names = [*names, held.study_name]
+        study.set_user_attr(HELD, names)
+    tracking.log_metrics({"finals_held": float(len(names))})
+    if len(names) > 1:
+        print(
+            f"finals: these are number {len(names)} of this study; each verdict is as if there had"
+            " been no others, so that one of several BEATS more easily by chance"
+        )
 
 
 def log_verdicts(settings: list[dict[str, Any]], compared: list[Comparison]) -> None:

@@ -7,12 +7,16 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, OptunaError
+from optuna.exceptions import (
+    DuplicatedStudyError,
+    ExperimentalWarning,
+    OptunaError,
+    UpdateFinishedTrialError,
+)
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -26,7 +30,7 @@ from kdflow.errors import KdflowError
 STUDY_TAG, TRIAL_TAG = "kdflow.study", "kdflow.trial"
 # On studies: the id of the parent run, and what must not change.
 PARENT, DESCRIPTION = "run_id", "description"
-# On trials: who runs it; that it was begun when there were enough.
+# On trials: who runs it; that it was begun when there were enough, or when its setting had been.
 PROCESS, SURPLUS = "process", "surplus"
 
 CRASHES = 3  # that a trial may end in before it is not tried again
@@ -35,7 +39,7 @@ PATIENCE = 60  # seconds that another process has for opening the parent run
 
 
 class Surplus(Exception):
-    """Another process began the last trial first."""
+    """Another process began the last trial, or one of the same enqueued setting, first."""
 
 
 @contextlib.contextmanager
@@ -80,20 +84,26 @@ def open_storage(url: URL, heartbeat: int) -> RDBStorage:
     try:
         if url.get_backend_name() == "sqlite":
             Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-            patience = {"timeout": 60}
-        else:
-            patience = {"connect_timeout": 10}
-        with _experimental():
-            return RDBStorage(
-                text_of(url),
-                engine_kwargs={"connect_args": patience},
-                heartbeat_interval=heartbeat,
-                grace_period=MISSED_HEARTBEATS * heartbeat,
-                heartbeat_stale_trial_callback=_after_a_crash,
-            )
+        try:
+            return _connected(url, heartbeat)
+        except SQLAlchemyError:  # another process may be making the tables
+            time.sleep(2)
+            return _connected(url, heartbeat)
     except (SQLAlchemyError, OptunaError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise KdflowError(f"storage: expected one that answers at {url}, got {reason}") from error
+
+
+def _connected(url: URL, heartbeat: int) -> RDBStorage:
+    is_file = url.get_backend_name() == "sqlite"
+    with _experimental():
+        return RDBStorage(
+            text_of(url),
+            engine_kwargs={"connect_args": {"timeout": 60} if is_file else {"connect_timeout": 10}},
+            heartbeat_interval=heartbeat,
+            grace_period=MISSED_HEARTBEATS * heartbeat,
+            heartbeat_stale_trial_callback=_after_a_crash,
+        )
 
 
 def open_study(
@@ -125,8 +135,8 @@ def open_study(
         return study, True
     if began_with != wanted:
         raise KdflowError(
-            f"study_name: {_difference(began_with or {}, wanted)}, with which {name!r} began; give"
-            " this study another study_name"
+            f"study_name: {name!r} began with {_difference(began_with or {}, wanted)}; give this"
+            " study another study_name"
         )
     return study, False
 
@@ -138,6 +148,23 @@ def parent_of(study: optuna.Study) -> str | None:
     return str(found) if found else None
 
 
+def agreed(study: optuna.Study, name: str, is_new: bool, make: Callable[[], Any]) -> Any:
+    """The value that all processes of a study share under `name`: the first one's.
+
+    Args:
+        is_new: whether this process has made the study; another one waits for that one first.
+        make: makes the value, as JSON can hold it, where nobody has.
+    """
+    found = None if is_new else _awaited(lambda: study.user_attrs.get(name))
+    if found is None:
+        made = make()
+        found = study.user_attrs.get(name)  # it may have taken an hour
+        if found is None:
+            study.set_user_attr(name, made)
+            return made
+    return found
+
+
 def _awaited(look: Callable[[], Any]) -> Any:
     give_up = time.monotonic() + PATIENCE
     while (found := look()) is None and time.monotonic() < give_up:
@@ -147,7 +174,7 @@ def _awaited(look: Callable[[], Any]) -> Any:
 
 def _difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
     first = next(key for key in {**expected, **got} if expected.get(key) != got.get(key))
-    return f"expected {first} {expected.get(first)}, got {got.get(first)}"
+    return f"{first}={expected.get(first)}, got {first}={got.get(first)}"
 
 
 def tags_of(study: optuna.Study, number: int) -> dict[str, str]:
@@ -164,7 +191,7 @@ def enqueue(
         failed_too: whether those that have failed are tried again.
     """
     spent = [
-        trial.system_attrs.get("fixed_params", trial.params)
+        trial.params if _fixed(trial) is None else _fixed(trial)
         for trial in counted(study)
         if not (failed_too and trial.state == TrialState.FAIL)
     ]
@@ -179,12 +206,12 @@ def try_again(study: optuna.Study, trial: FrozenTrial, crashes: int | None = Non
     Args:
         crashes: after how many it is given up; never if None.
     """
-    kept = {
+    trial.system_attrs = {
         name: value
         for name, value in trial.system_attrs.items()
         if not name.startswith("completed_rung")  # the new one reaches them by itself
     }
-    trial.system_attrs = kept
+    trial.user_attrs = {}
     with _experimental():
         RetryHeartbeatStaleTrialCallback(max_retry=crashes)(study, trial)
 
@@ -194,16 +221,22 @@ def _after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
     tracking.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
 
 
-def end_stale(study: optuna.Study) -> None:
-    """Fail, and have done again, the trials whose process gives no sign of life any more."""
+def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:
+    """Fail, and have done again, the trials whose process gives no sign of life any more.
+
+    Args:
+        silent_since: since when this process has known the trials without any, in seconds of its
+            own clock; kept up to date.
+    """
     with _experimental():
         optuna.storages.fail_stale_trials(study)
     # a process can die before its trial's first heartbeat, which Optuna does not notice
     interval = study._storage.get_heartbeat_interval()  # type: ignore[attr-defined]
-    latest = datetime.now() - timedelta(seconds=MISSED_HEARTBEATS * interval)
     for trial in study.get_trials(states=[TrialState.RUNNING]):
-        begun = trial.datetime_start
-        if PROCESS not in trial.user_attrs and begun and begun < latest:
+        if PROCESS in trial.user_attrs:
+            continue
+        silent = time.monotonic() - silent_since.setdefault(trial.number, time.monotonic())
+        if silent > MISSED_HEARTBEATS * interval:
             with contextlib.suppress(OptunaError, ValueError):  # another process was first
                 study.tell(trial.number, state=TrialState.FAIL)
                 _after_a_crash(study, trial)
@@ -227,10 +260,19 @@ def _retry_history(trial: FrozenTrial) -> list[int]:
 
 def is_surplus(study: optuna.Study, number: int, budget: int | None) -> bool:
     """Whether the trial `number` was begun when earlier ones had used up the budget or, without
-    one, the queue."""
-    if budget is None:
-        return "fixed_params" not in study.trials[number].system_attrs
-    return sum(trial.number < number for trial in counted(study)) >= budget
+    one, the queue, or had its enqueued setting: processes that start at once all fill the queue."""
+    before = [trial for trial in counted(study) if trial.number < number]
+    if budget is not None:
+        return len(before) >= budget
+    fixed = _fixed(study.get_trials(deepcopy=False)[number])
+    return fixed is None or any(
+        _fixed(trial) == fixed for trial in before if trial.state != TrialState.FAIL
+    )
+
+
+def _fixed(trial: FrozenTrial) -> dict[str, Any] | None:
+    """The setting that a trial was enqueued with."""
+    return trial.system_attrs.get("fixed_params")
 
 
 def work_off(
@@ -239,38 +281,44 @@ def work_off(
     """Run trials until `budget` of them have ended, here or in other processes, or, without a
     budget, until all that were enqueued have.
 
-    While others run the last ones, wait: one of them may die, and its trial be tried again.
+    While others run the last ones, wait: one of them may die, and its trial be tried again. A trial
+    that an accident ends is tried again too, after an interrupt always, else `CRASHES` times.
     """
     begun: list[int] = []
     failures: list[BaseException] = []
+    silent_since: dict[int, float] = {}
 
     def watched(trial: optuna.Trial) -> float:
-        trial.set_user_attr(PROCESS, [socket.gethostname(), os.getpid()])
         begun.append(trial.number)
+        trial.set_user_attr(PROCESS, [socket.gethostname(), os.getpid()])
         if is_surplus(study, trial.number, budget):
             trial.set_user_attr(SURPLUS, True)
             raise Surplus
         try:
             return objective(trial)
-        except (optuna.TrialPruned, KdflowError):
+        except (optuna.TrialPruned, UpdateFinishedTrialError, KdflowError):
             raise
         except BaseException as failure:  # an interrupt, or a store that does not answer
             failures.append(failure)
-            try_again(study, study.trials[trial.number])
+            frozen = study.trials[trial.number]
+            if frozen.state == TrialState.RUNNING:
+                try_again(
+                    study, frozen, None if isinstance(failure, KeyboardInterrupt) else CRASHES
+                )
             raise
 
     ended_before = False
     while True:
-        end_stale(study)
+        end_stale(study, silent_since)
         trials = counted(study)
         if any(trial.state == TrialState.WAITING for trial in trials) or (
             budget is not None and len(trials) < budget
         ):
             try:
                 study.optimize(watched, n_trials=1, catch=(Surplus, KdflowError))
-            except (ValueError, AssertionError):
-                # Optuna's, at the end of a trial that was taken for dead in the meantime
-                if failures or begun[-1] in [trial.number for trial in counted(study)]:
+            except (ValueError, AssertionError, UpdateFinishedTrialError):
+                # Optuna's, about a trial that was taken for dead in the meantime
+                if failures or not begun or study.trials[begun[-1]].state != TrialState.FAIL:
                     raise
         else:
             ended = all(trial.state.is_finished() for trial in trials)

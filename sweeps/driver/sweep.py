@@ -20,6 +20,8 @@ from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.study import Study
 from sweeps.driver.trials import Order, max_views
 
+UPSTREAM = "upstream"  # on a study: the logits that teach in it, and what `init` stands for
+
 
 def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
     """Search, have the finals, and log the outcome; returns the id of the study's parent run.
@@ -47,12 +49,23 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
         name = config.study_name
         if name == "auto":
             name = f"{config.study} {Path(base.dataset).name}"
-        described = _description(file, base, images) | {"teacher": teacher_words}
+        described = _description(file, base, images) | {
+            "teacher": teacher_words,
+            "heartbeat": config.heartbeat,  # or one process would take another's trials for dead
+        }
         study, is_new = storage.open_study(opened, name, described)
         with _parent(study, is_new, config, base, images) as parent:
-            print(f"{name}: {config.trials} trials; {file.cost}")
-            teacher = found or export_logits.export(wanted, images, child=True)
-            print(f"logits: {teacher.source}, verified; no trial loads a teacher")
+            print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
+            upstream = storage.agreed(
+                study,
+                UPSTREAM,
+                is_new,
+                lambda: {
+                    "teacher": (found or export_logits.export(wanted, images, child=True)).source,
+                    "initial": _initial(file, base, images),
+                },
+            )
+            print(f"logits: {upstream['teacher']}; no trial loads a teacher")
             storage.enqueue(study, file.points[: config.trials])
             order = Order(
                 study=config.study,
@@ -60,8 +73,8 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
                 storage=storage.text_of(url),
                 heartbeat=config.heartbeat,
                 sampler_seed=config.sampler_seed,
-                config=_taught_by(teacher.source, base),
-                initial=_initial(file, base, images),
+                config=_taught_by(upstream["teacher"], base),
+                initial=upstream["initial"],
                 parent=parent,
                 budget=None if file.points else config.trials,
             )
@@ -69,21 +82,26 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
             settings = finals.best_settings(study, config.best)
             _log_trials(study, file)
             tracking.set_tags({f"best.{key}": canonical(it) for key, it in settings[0].items()})
-            _hold_finals(order, config, settings, carry_out)
+            _hold_finals(study, order, config, settings, carry_out)
     return parent
 
 
 def _hold_finals(
-    order: Order, config: SweepConfig, settings: list[dict[str, Any]], carry_out: workers.CarryOut
+    study: optuna.Study,
+    order: Order,
+    config: SweepConfig,
+    settings: list[dict[str, Any]],
+    carry_out: workers.CarryOut,
 ) -> None:
     trainings = finals.trainings(order, settings, config.repeats)
     order = replace(order, name=finals.name_of(order, trainings), budget=None, finals=trainings)
-    study = finals.create(order)
+    held = finals.create(order)
     print(f"finals: {len(settings)} of the settings, {config.repeats} seeds, and baselines")
     carry_out(order)
-    table = finals.results(order, study)
+    table = finals.results(order, held)
     tracking.log_text(table.to_csv(index=False), "finals.csv")
     finals.log_verdicts(settings, finals.verdicts(table, config.repeats))
+    finals.count(study, held)
 
 
 def _log_trials(study: optuna.Study, file: Study) -> None:

@@ -29,6 +29,12 @@ class Final:
     seed: int
     taught: bool
 
+    @property
+    def words(self) -> str:
+        """What the console calls it."""
+        setting = " ".join(f"{name}={value}" for name, value in self.values.items())
+        return f"{setting if self.taught else f'the baseline beside {setting}'}, seed {self.seed},"
+
 
 @dataclass(frozen=True)
 class Order:
@@ -75,7 +81,7 @@ def work(order: Order) -> None:
         try:
             return objective(trial)
         except KdflowError as error:
-            print(f"trial {trial.number}: {error}")
+            print(f"{'training' if order.finals else 'trial'} {trial.number}: {error}")
             raise
 
     storage.work_off(study, told, order.budget)

@@ -1,6 +1,7 @@
 """Where trials run: in this process, or in several through Ray, on this machine or on a cluster."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,7 @@ from sweeps.driver.trials import Order, work
 CarryOut = Callable[[Order], None]
 
 PATIENCE = 30  # seconds, for a cluster to answer and for interrupted workers to end their trials
+INHERITED = ("MLFLOW_TRACKING_", "PG", "KDFLOW_", "KERAS_BACKEND")  # of environment variables
 DEATHS = 5  # of workers, for each that there is to be, before something else must be wrong
 
 
@@ -30,8 +32,9 @@ def hired(config: SweepConfig) -> Iterator[CarryOut]:
         import ray
     except ImportError as error:
         raise KdflowError(
-            f"workers: expected Ray for workers={config.workers}, got none; install it with"
-            " pip install -c constraints.txt -e '.[ray]'"
+            f"workers, ray_address: expected Ray for workers={config.workers} and"
+            f" ray_address={config.ray_address}, got none; install it with pip install -c"
+            " constraints.txt -e '.[ray]'"
         ) from error
     try:
         _knock(config.ray_address)
@@ -64,13 +67,27 @@ def _knock(address: str) -> None:
 def _check_resources(config: SweepConfig) -> None:
     import ray
 
-    there = ray.cluster_resources()
-    for name, needed in (("CPU", config.cpus_per_trial), ("GPU", config.gpus_per_trial)):
-        if needed > there.get(name, 0):
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needed = {"CPU": config.cpus_per_trial, "GPU": config.gpus_per_trial}
+    for name, count in needed.items():
+        largest = max(node.get(name, 0) for node in nodes)
+        if count > largest:
             raise KdflowError(
-                f"{name.lower()}s_per_trial: expected at most {there.get(name, 0):.0f}, all that"
-                f" there are, got {needed}"
+                f"{name.lower()}s_per_trial: expected at most {largest:.0f}, all that the largest"
+                f" machine has, got {count}"
             )
+    for store, url in (("storage", config.storage), ("tracking store", tracking.store_uri())):
+        if len(nodes) > 1 and url.startswith("sqlite:"):
+            raise KdflowError(
+                f"{store}: expected a server, which all {len(nodes)} machines of the cluster"
+                " reach, got sqlite"
+            )
+    room = sum(
+        min(int(node.get(name, 0) / count) for name, count in needed.items() if count)
+        for node in nodes
+    )
+    if room < config.workers:
+        print(f"workers: {room} of the {config.workers} run at a time, since more do not fit")
 
 
 def _carry_out(order: Order, config: SweepConfig) -> None:
@@ -110,11 +127,13 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
 
 
 def _environment(cpus: int) -> dict[str, str]:
-    """So that workers beside each other use as many threads as there are cores, and one store."""
+    """So that workers beside each other use as many threads as there are cores, and one store, for
+    which they have the driver's passwords."""
     store = tracking.store_uri()
     if store.startswith("sqlite:"):
         store = storage.text_of(storage.parsed(store))
     return {
+        **{name: value for name, value in os.environ.items() if name.startswith(INHERITED)},
         "MLFLOW_TRACKING_URI": store,
         "OMP_NUM_THREADS": str(cpus),
         "TF_NUM_INTRAOP_THREADS": str(cpus),
