@@ -19,6 +19,8 @@ class Estimate(NamedTuple):
     high: float
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.mean:.4f} [no interval, since all seeds agree]"
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
@@ -27,8 +29,9 @@ class Comparison(NamedTuple):
 
     Attributes:
         difference: candidate minus baseline, paired by seed.
-        p_value: two-sided, of no difference.
+        p_value: two-sided, of no difference; 1 where all differences are the same, which has none.
         verdict: BEATS or WORSE if the interval of the difference excludes 0, else INCONCLUSIVE.
+            Where all differences are the same it is INCONCLUSIVE, and after `holm` it may be.
     """
 
     candidate: Estimate

@@ -85,7 +85,7 @@ def recipe(dataset: str, network: str) -> Recipe:
 
 
 def default_teacher(dataset: str) -> str:
-    """The network that teaches on `dataset` unless the user says otherwise.
+    """The network that teaches on `dataset` where no teacher is named and none comes with kdflow.
 
     On 8x8 digits that is not the notebook's, whose eleven convolutions without normalisation do not
     start to learn there with its SGD (EXPERIMENTS.md).

@@ -1,6 +1,6 @@
 """The data sets: load, verify, split.
 
-Images stay uint8 in memory, (images, height, width, channels). Whatever a data set came from, its
+Images stay uint8 in memory, (images, height, width, channels). Whatever CIFAR-10 came from, its
 arrays are checked against known digests, so an interrupted download or another version cannot pass.
 """
 
@@ -259,11 +259,16 @@ def _show_growth(folder: Path, size: int, done: threading.Event) -> None:
 
 
 def _verified_cifar10(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The four arrays, once their bytes are known to be right. Their shapes need not be: Keras has
+    labels of shape (images, 1)."""
+    verified = {}
     for name, expected in CIFAR10_SHA256.items():
         found = sha256(arrays[name]) if name in arrays else "no such array"
         if found != expected:
             raise KdflowError(f"{name}: expected SHA-256 {expected}, got {found}")
-    return arrays
+        shape = (-1, 32, 32, 3) if name.startswith("x_") else (-1,)
+        verified[name] = arrays[name].view(np.uint8).reshape(shape)
+    return verified
 
 
 # --- digits -------------------------------------------------------------------------------------

@@ -98,8 +98,9 @@ def write(
             first ones of `views.VIEWS`, the images in the data set's own order.
 
     Raises:
-        KdflowError: the arrays' shape or type is another one, or a logit is not finite; nothing is
-            written.
+        KdflowError: the arrays' shape or type is another one, a logit is not finite, they are
+            probabilities, or they fit the training images far worse than the test images; nothing
+            is written.
     """
     folder, arrays = Path(folder), {"train": train, "test": test}
     for split, array in arrays.items():
@@ -111,6 +112,12 @@ def write(
             )
         if not np.isfinite(array).all():
             raise KdflowError(f"logits: expected finite values, got others on the {split} images")
+        if are_probabilities(array):
+            raise KdflowError(f"logits: expected raw ones, got probabilities on the {split} images")
+    accuracies = {
+        split: accuracy(array[0], _labels(dataset, split)) for split, array in arrays.items()
+    }
+    _check_order("logits", accuracies)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
         teacher=teacher,
@@ -124,9 +131,7 @@ def write(
         dtype=train.dtype.name,  # type: ignore[arg-type]
         class_names=list(dataset.class_names),
         sha256={split: sha256(array) for split, array in arrays.items()},
-        accuracy={
-            split: accuracy(array[0], _labels(dataset, split)) for split, array in arrays.items()
-        },
+        accuracy=accuracies,
     )
     for split, array in arrays.items():
         np.save(folder / f"{split}_logits.npy", array, allow_pickle=False)
@@ -134,6 +139,12 @@ def write(
         manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
     )
     return manifest
+
+
+def are_probabilities(array: np.ndarray) -> bool:
+    """Whether the last axis of `array` holds what a softmax gives, and not logits."""
+    sums = array.sum(axis=-1, dtype=np.float32)
+    return bool((array >= 0).all() and np.allclose(sums, 1, atol=2e-3))
 
 
 def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
@@ -144,8 +155,9 @@ def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
 
     Raises:
         KdflowError: the manifest is missing or malformed, or names another data set; an array is
-            missing, has another shape or type, a changed byte, or a value that is not finite; or
-            the accuracy recomputed from it is not the recorded one.
+            missing, has another shape or type, a changed byte, or a value that is not finite; the
+            accuracy recomputed from it is not the recorded one; or the logits fit the training
+            images far worse than the test images.
     """
     manifest_text = _manifest_text(folder)
     manifest = _parsed(manifest_text, folder)
@@ -157,6 +169,7 @@ def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
             f" (export them with views={views})"
         )
     train, test = (_read_array(folder, manifest, dataset, split) for split in SPLITS)
+    _check_order(f"logits in {folder}", manifest.accuracy)
     manifest_sha256 = hashlib.sha256(manifest_text.encode()).hexdigest()
     return Logits(folder, manifest, manifest_sha256, train, test)
 
@@ -203,6 +216,17 @@ def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) 
     if recorded is None or not math.isclose(recorded, recomputed, abs_tol=1e-9):
         _expect(folder, f"accuracy of {name}", recorded, recomputed)
     return array
+
+
+def _check_order(what: str, accuracy: dict[str, float]) -> None:
+    """Refuse logits that fit the training images far worse than the test images: no teacher does,
+    but rows in the order of a shuffled loader do."""
+    if accuracy["train"] < accuracy["test"] / 2:
+        raise KdflowError(
+            f"{what}: expected rows in the order of the data set's images, got an accuracy of"
+            f" {accuracy['train']:.4f} on the training images against {accuracy['test']:.4f} on the"
+            " test images"
+        )
 
 
 def _expect(folder: Path, what: str, expected: object, found: object) -> None:

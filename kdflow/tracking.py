@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ from kdflow.errors import KdflowError, Stopped
 LOGITS_FOLDER = "logits"
 MODEL_NAME = "model"
 
-SOURCES = "auto, a network's name, a run id or what else --help names"
+SOURCES = "auto, a network's name, a run id or a folder of logits"
+
+CODE_TAG = "kdflow.code_sha256"
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,11 @@ def open_run(name: str, step: str, dataset: Dataset, *, child: bool = False) -> 
         child: of the run that is open. Without it, a run opened inside another one is a run of its
             own, which knows who asked for it.
     """
-    tags = {"kdflow.step": step, "kdflow.dataset_digest": dataset.digest}
+    tags = {
+        "kdflow.step": step,
+        "kdflow.dataset_digest": dataset.digest,
+        CODE_TAG: code_sha256(),
+    }
     outer = _OUTER.get() or _active()
     if outer is None:
         run = _start_run(name, tags)
@@ -343,11 +350,23 @@ def read_json(run: FoundRun, name: str) -> dict[str, Any]:
 
 
 def other_commit(run: FoundRun) -> str:
-    """A remark on the git commit that made `run`, empty if it is the one running now."""
+    """A remark on the code that made `run`, empty if it is what runs now: the git commit, or that
+    some of kdflow has been edited since."""
     made_by, running = (tags.get("mlflow.source.git.commit") for tags in (run.tags, resolve_tags()))
-    if not made_by or not running or made_by == running:
-        return ""
-    return f" (made by commit {made_by[:8]}; this is {running[:8]})"
+    if made_by and running and made_by != running:
+        return f" (made by commit {made_by[:8]}; this is {running[:8]})"
+    if run.tags.get(CODE_TAG, code_sha256()) != code_sha256():
+        return " (made by kdflow before it was edited)"
+    return ""
+
+
+@cache
+def code_sha256() -> str:
+    """What names the sources of kdflow, whether committed or not."""
+    package = Path(__file__).parent
+    sources = {str(path.relative_to(package)): path for path in package.rglob("*.py")}
+    described = [[name, sources[name].read_text(encoding="utf-8")] for name in sorted(sources)]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
 def how_to_see() -> str:

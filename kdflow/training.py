@@ -1,5 +1,6 @@
 """The one fit loop that every step trains through."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -92,10 +93,11 @@ BIAS_RATE = 64
 LOOKAHEAD_STEPS = 5
 LOOKAHEAD_RETURN = 0.95**5  # at the last step
 
-# The time that a training will take is told after these batches, if it is long enough to matter.
+# The time that a training will take is told after these batches, or as soon after them as Python
+# has its turn, if it is long enough to matter.
 WARM_UP_BATCHES, TIMED_BATCHES = 3, 10
 WORTH_TELLING = 120  # seconds
-SMALL_NETWORK = 1_000_000  # parameters
+AT_ONCE, WORK_AT_ONCE = 16, 4e9  # batches and multiplications, at most: a fifth of a second
 SAMPLED_BATCHES = 50
 
 
@@ -166,13 +168,14 @@ def fit(
         The metrics of each epoch.
 
     Raises:
-        KdflowError: the loss became NaN or infinite; names the epoch and the batch.
+        KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
     """
     steps = epochs * len(batches(train.indices, batch_size))
     rate = SCHEDULES[schedule](learning_rate, steps)
     learner = _Learner(network, distillation, label_smoothing)
     learner.compile(
-        optimizer=OPTIMIZERS[optimizer](rate, steps), steps_per_execution=batches_at_once(network)
+        optimizer=OPTIMIZERS[optimizer](rate, steps),
+        steps_per_execution=batches_at_once(network, batch_size),
     )
 
     def data(epoch: int) -> dict[str, Any]:
@@ -196,11 +199,16 @@ def fit(
     )
 
 
-def batches_at_once(network: keras.Model) -> int:
-    """How many batches TensorFlow trains on before it comes back to Python: many of a small
-    network's, where the way back takes a tenth of the time; one of a large network's, since only
-    there the progress bar moves and Ctrl-C is heard."""
-    return 16 if network.count_params() < SMALL_NETWORK else 1
+def batches_at_once(network: keras.Model, batch_size: int) -> int:
+    """How many batches are trained on before Python has its turn: many where there is little to do,
+    since the way back takes a tenth of the time then; one where there is much, since only there the
+    progress bar moves and Ctrl-C is heard."""
+    per_image = sum(
+        math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+        for layer in network.layers
+        if hasattr(layer, "kernel")
+    )
+    return max(1, min(AT_ONCE, int(WORK_AT_ONCE / (per_image * batch_size))))
 
 
 def seconds_per_image(network: keras.Model, train: Images, batch_size: int) -> float:
@@ -208,7 +216,7 @@ def seconds_per_image(network: keras.Model, train: Images, batch_size: int) -> f
     learner = _Learner(network, None, label_smoothing=0)
     learner.compile(
         optimizer=OPTIMIZERS["adam"](0.001, SAMPLED_BATCHES),
-        steps_per_execution=batches_at_once(network),
+        steps_per_execution=batches_at_once(network, batch_size),
     )
 
     def seconds(batch_count: int) -> float:
@@ -256,7 +264,7 @@ def fit_hint(
         The metrics of each epoch.
 
     Raises:
-        KdflowError: the loss became NaN or infinite; names the epoch and the batch.
+        KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
     """
     steps = epochs * len(batches(train.indices, batch_size))
     regressor = keras.layers.Conv2D(
@@ -270,7 +278,7 @@ def fit_hint(
     learner.compile(
         optimizer=OPTIMIZERS["adam"](learning_rate, steps),
         loss=hint_loss,
-        steps_per_execution=batches_at_once(guided),
+        steps_per_execution=batches_at_once(guided, batch_size),
     )
     observer = keras.Model(guided.input, [guided.output, regressed], name="hint_observer")
 
@@ -320,16 +328,16 @@ def _fit_epochs(
     """
     history = []
     with tqdm(total=steps, unit="batch", disable=None, leave=False) as bar:
+        watch = _Watch(bar, steps, epochs)
         for epoch in range(1, epochs + 1):
             started = time.perf_counter()
+            learning_rate = float(learner.optimizer.learning_rate)
             # kept in no variable: the next epoch's would need fresh memory, which is slow
-            log = learner.fit(
-                **data(epoch), shuffle=False, verbose=0, callbacks=[_Watch(bar, epoch, epochs)]
-            ).history
+            log = learner.fit(**data(epoch), shuffle=False, verbose=0, callbacks=[watch]).history
             seconds = time.perf_counter() - started
             metrics = {
                 **measure({name: values[0] for name, values in log.items()}),
-                "learning_rate": float(learner.optimizer.learning_rate),
+                "learning_rate": learning_rate,
                 "epoch_seconds": seconds,
                 "images_per_second": images / seconds,
             }
@@ -471,37 +479,42 @@ class _Watch(keras.callbacks.Callback):
     """Moves the progress bar, tells how long a long training will take, and stops at a loss that
     is no number. It is called once for all batches that ran together."""
 
-    def __init__(self, bar: tqdm, epoch: int, epochs: int) -> None:
+    def __init__(self, bar: tqdm, steps: int, epochs: int) -> None:
         super().__init__()
-        self.bar, self.epoch, self.epochs = bar, epoch, epochs
-        self.done = 0
+        self.bar, self.steps, self.epochs = bar, steps, epochs
+        self.epoch = 0
+        self.done_before = self.done = 0  # batches, before this epoch and in all
         self.warm: tuple[int, float] | None = None  # the batches done then, and the time
-        self.told = epoch > 1
+        self.told = False
+
+    def on_epoch_begin(self, epoch, logs=None):  # type: ignore[no-untyped-def]
+        self.epoch += 1
+        self.done_before = self.done
 
     def on_train_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        steps = self.params["steps"]
-        done = min(batch + 1, steps)  # Keras counts on past the last one
+        of_this_epoch = min(batch + 1, self.params["steps"])  # Keras counts on past the last one
         loss = float(logs["loss"])  # the mean of the epoch so far: NaN stays NaN
         if not np.isfinite(loss):
             raise KdflowError(
                 f"expected a finite loss, got {loss} in epoch {self.epoch} of {self.epochs}, by"
-                f" batch {done} of {steps} (a smaller learning_rate may help)"
+                f" batch {of_this_epoch} of {self.params['steps']} (a smaller learning_rate may"
+                " help)"
             )
+        done = self.done_before + of_this_epoch
         self.bar.update(done - self.done)
         self.done = done
         if not self.told:
-            self._estimate(done, steps)
+            self._estimate()
 
-    def _estimate(self, done: int, steps: int) -> None:
+    def _estimate(self) -> None:
         if self.warm is None:
-            if done >= WARM_UP_BATCHES:
-                self.warm = done, time.perf_counter()
+            if self.done >= WARM_UP_BATCHES:
+                self.warm = self.done, time.perf_counter()
             return
-        timed = done - self.warm[0]
+        timed = self.done - self.warm[0]
         if timed >= TIMED_BATCHES:
             self.told = True
-            per_batch = (time.perf_counter() - self.warm[1]) / timed
-            expected = per_batch * steps * self.epochs
+            expected = (time.perf_counter() - self.warm[1]) / timed * self.steps
             if expected > WORTH_TELLING:
                 message = f"this training will take about {expected / 60:.0f} minutes"
                 self.bar.write(message, file=sys.stdout)

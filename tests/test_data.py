@@ -47,6 +47,17 @@ def unreachable() -> Arrays:
 # --- CIFAR-10 -----------------------------------------------------------------------------------
 
 
+def test_a_file_of_what_keras_gives_is_cifar10_with_flat_labels(
+    cache: Path, official: Arrays
+) -> None:
+    column = {name: official[name][:, np.newaxis] for name in ("y_train", "y_test")}
+    cache.mkdir(exist_ok=True)
+    np.savez(cache / "cifar10.npz", **{**official, **column, "also": np.zeros(3)})  # type: ignore[arg-type]
+    cifar10 = load("cifar10")
+    assert cifar10.y_train.tolist() == official["y_train"].tolist()
+    assert cifar10.x_test.shape == (10, 32, 32, 3)
+
+
 def test_the_next_source_is_tried_and_the_verified_data_is_kept(
     cache: Path,
     official: Arrays,

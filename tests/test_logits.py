@@ -48,6 +48,28 @@ def test_what_is_written_is_read_back_as_a_memory_map(folder: Path, tiny: Datase
         assert stored.dtype == np.float16
 
 
+def test_rows_in_another_order_than_the_images_are_refused(tiny: Dataset, tmp_path: Path) -> None:
+    train, test = (np.eye(3, dtype=np.float32)[None, y] for y in (tiny.y_train, tiny.y_test))
+    logits.write(tmp_path / "right", 9 * train, 9 * test, tiny, teacher="abc", network="vgg")
+    read = logits.read(tmp_path / "right", tiny)
+    assert read.manifest.accuracy == {"train": 1.0, "test": 1.0}
+    expected = (
+        r"logits: expected rows in the order of the data set's images, got an accuracy of 0\.\d+ on"
+        r" the training images against 1\.0000 on the test images"
+    )
+    shuffled = np.roll(train, 1, axis=1)  # the labels of `tiny` go round
+    with pytest.raises(KdflowError, match=expected):
+        logits.write(tmp_path / "wrong", 9 * shuffled, 9 * test, tiny, teacher="a", network="b")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_probabilities_are_refused(tiny: Dataset, tmp_path: Path) -> None:
+    train, test = (np.exp(array.astype(np.float32)) for array in made_for(tiny))
+    train, test = (array / array.sum(axis=-1, keepdims=True) for array in (train, test))
+    with pytest.raises(KdflowError, match="expected raw ones, got probabilities on the train"):
+        logits.write(tmp_path / "p", train, test, tiny, teacher="abc", network="vgg")
+
+
 def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset) -> None:
     train, test = made_for(tiny)
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -425,7 +425,7 @@ def test_processes_of_a_study_agree_on_the_first_ones_value(
 def test_a_study_that_minimises_is_refused(store: Path) -> None:
     opened = open_storage(parsed("sqlite:///studies.db"), heartbeat=1)
     optuna.create_study(storage=opened, study_name="Ann's", direction="minimize")
-    with pytest.raises(KdflowError, match="study_name: expected a study that maximises, got .Ann"):
+    with pytest.raises(KdflowError, match=r"expected a study that maximises, got .Ann"):
         open_study(opened, "Ann's", {})
 
 
@@ -512,7 +512,9 @@ def test_workers_without_ray_say_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert main(["notebook_grid", "--dataset", "digits", "--workers", "2"]) == 1
     refused = capsys.readouterr().err
-    assert "workers, ray_address: expected Ray for workers=2 and ray_address=none, got none" in refused
+    assert (
+        "workers, ray_address: expected Ray for workers=2 and ray_address=none, got none" in refused
+    )
     assert refused.count("\n") == 1
 
 

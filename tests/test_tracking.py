@@ -213,6 +213,18 @@ def test_another_commit_is_reported_and_the_same_one_is_not() -> None:
         assert tracking.other_commit(made_by("a" * 40)) == expected
 
 
+def test_an_edit_that_nobody_has_committed_is_reported() -> None:
+    def made_by(code: str) -> FoundRun:
+        tags = {"mlflow.source.git.commit": "b" * 40, tracking.CODE_TAG: code}
+        return FoundRun("id", "teacher", {}, tags, {}, "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "resolve_tags", lambda: {"mlflow.source.git.commit": "b" * 40})
+        assert tracking.other_commit(made_by(tracking.code_sha256())) == ""
+        edited = " (made by kdflow before it was edited)"
+        assert tracking.other_commit(made_by("0" * 64)) == edited
+
+
 def test_a_run_that_mlflow_run_did_not_open_cannot_be_joined(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

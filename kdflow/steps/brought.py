@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdflow import models, tracking
+from kdflow import logits, models, tracking
 from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.evaluate import predict_logits
@@ -43,7 +43,7 @@ def load(source: str, data: Dataset) -> TrainedModel:
         raise KdflowError(
             f"expected a network that gives finite logits, got {source}, which does not"
         )
-    if (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=1e-3):
+    if logits.are_probabilities(outputs):
         raise KdflowError(
             f"expected a network that gives logits, got {source}, which gives probabilities (take"
             " the softmax from its last layer)"

@@ -27,9 +27,7 @@ def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepRes
     found, initial = export_logits.find(config, data), hint.find_initial(config, data)
     with open_step("distill", name_of(config), config, data, child=child) as run_id:
         if found:
-            print(
-                f"logits: found in {found.source}{found.remark}, nothing to train or export first"
-            )
+            print(f"logits: found in {found.words}; nothing to train or export first")
         teacher = found or export_logits.export(config, data)
         initial = initial or hint.make_initial(config, data)
         if initial:

@@ -29,6 +29,15 @@ class TeacherLogits(NamedTuple):
     logits: logits.Logits
     remark: str = ""
 
+    @property
+    def words(self) -> str:
+        """What the console calls them."""
+        accuracy = self.logits.manifest.accuracy
+        return (
+            f"{self.source}, train accuracy {accuracy['train']:.4f}, test accuracy"
+            f" {accuracy['test']:.4f}{self.remark}"
+        )
+
 
 def run(config: ExportLogitsConfig, data: Dataset, *, child: bool = False) -> StepResult:
     with about("model"):

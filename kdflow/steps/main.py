@@ -34,8 +34,7 @@ def run(config: MainConfig, data: Dataset) -> StepResult:
     with about("pupil"):
         models.check_fit(config.pupil, data.image_shape)
     found = export_logits.find(for_kd, data)
-    with about("student"):
-        hint.plan(for_hint, data)
+    hint.plan(for_hint, data)
     name = f"main {config.student} {config.objective} seed={config.seed}"
     with open_step("main", name, config, data) as run_id:
         _say_how_long(
@@ -88,5 +87,5 @@ def _say_how_long(plan: list[tuple[BaselineConfig, int]], data: Dataset) -> None
         print(
             f"main: {sum(epochs for _, epochs in plan)} epochs, about {seconds / 60:.0f} minutes on"
             " this machine; what the store has already takes none, and a teacher that has to be"
-            " trained comes on top"
+            " trained comes on top, as do logits that have to be exported"
         )

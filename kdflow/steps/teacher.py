@@ -101,6 +101,11 @@ def make(source: str, data: Dataset, holdout: float, *, child: bool = False) -> 
         run_id, how = bundled.import_teacher(data, child=child), "imported the bundled"
     else:
         config = _default_config(source, data, holdout)
+        if source == "auto" and bundled.about()["dataset_digest"] == data.digest:
+            print(
+                f"teacher: the one that comes with kdflow was trained with holdout="
+                f"{bundled.about()['config']['holdout']}, not {holdout}; it does not fit"
+            )
         print(f"teacher: no {config.arch} at its default settings in the store; training one")
         run_id, how = run(config, data, child=child).run_id, "trained"
     made = verified_model(tracking.get_run(run_id))
