@@ -92,9 +92,21 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert commands[0] in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_the_readmes_tree_names_every_file_of_the_package() -> None:
-    tree = (ROOT / "README.md").read_text().split("## The tree")[1]
-    for folder in ("kdflow", "sweeps", "benchmarks", "tools"):
-        for file in (ROOT / folder).rglob("*.py"):
-            if file.name != "__init__.py":
-                assert file.name in tree, file
+def test_the_readmes_tree_names_exactly_the_files_of_the_package() -> None:
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("```")[1]
+    named, folders = set(), [""]
+    for line in tree.strip().splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = re.findall(r"(?:^|  )\s*([\w.]+\.py|\w+/)(?=  |$)", line)
+        if names and names[0].endswith("/"):
+            folders = [*folders[: depth + 1], folders[depth] + names[0]]
+        elif depth < 8:  # else it goes on with the line above
+            named |= {folders[depth] + name for name in names}
+    parts = ("kdflow", "sweeps", "benchmarks", "tools")
+    there = {
+        str(file.relative_to(ROOT))
+        for part in parts
+        for file in (ROOT / part).rglob("*.py")
+        if file.name != "__init__.py"
+    }
+    assert named == there
