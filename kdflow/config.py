@@ -57,8 +57,8 @@ class Recipe(NamedTuple):
     dropout: float = 0.0
 
 
-# The notebook's settings on CIFAR-10, but for the schedule of `pupil`, most of whose few units die at
-# a constant rate (EXPERIMENTS.md); a user's own images start from them too.
+# The notebook's settings on CIFAR-10, but for the schedule of `pupil`, most of whose few units die
+# at a constant rate (EXPERIMENTS.md); a user's own images start from them too.
 RECIPES = {
     "vgg": Recipe("sgd", 0.01, 128, 40, dropout=0.3),
     # views 0 to 49 are the mirrored and unmirrored images, shifted by up to 2 pixels

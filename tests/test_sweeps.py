@@ -24,7 +24,7 @@ from kdflow import data, logits, tracking
 from kdflow.compare import BEATS
 from kdflow.errors import KdflowError
 from sweeps.__main__ import main
-from sweeps.driver import finals, pictures, storage, trials
+from sweeps.driver import finals, pictures, storage, trials, workers
 from sweeps.driver.config import trial_config
 from sweeps.driver.storage import (
     agreed,
@@ -504,6 +504,19 @@ def test_a_storage_that_does_not_answer_is_one_line(
     assert "sec@ret" not in refused
     assert refused.count("\n") == 1
     assert all_runs() == []
+
+
+def test_a_worker_has_as_many_threads_as_cores_one_store_and_the_passwords(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    monkeypatch.setenv("UNRELATED", "x")
+    mlflow.set_tracking_uri("sqlite:///here.db")
+    environment = workers._environment(3)
+    assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{store / 'here.db'}"
+    assert environment["PGPASSWORD"] == "secret"
+    assert environment["OMP_NUM_THREADS"] == environment["TF_NUM_INTRAOP_THREADS"] == "3"
+    assert "UNRELATED" not in environment
 
 
 def test_workers_without_ray_say_what_to_install(
