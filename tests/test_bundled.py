@@ -12,7 +12,7 @@ from kdflow.data import Dataset
 from kdflow.errors import KdflowError
 from kdflow.evaluate import predict_logits
 from kdflow.models import weights_sha256
-from kdflow.steps import bundled
+from kdflow.steps import bundled, teacher
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,19 @@ def test_on_an_empty_store_distill_imports_it_as_runs_and_finds_them_again(
     assert main(["distill", "--temp", "4", "--epochs", "1", "--views", "2"]) == 0
     assert f"logits: found in {export.info.run_id}" in capsys.readouterr().out
     assert len(client.search_runs(["0"])) == 4
+
+
+def test_auto_says_that_the_bundled_teacher_had_another_holdout(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KdflowError("no further")
+
+    described = bundled.about() | {"dataset_digest": tiny.digest}
+    monkeypatch.setattr(bundled, "about", lambda: described)
+    monkeypatch.setattr(teacher, "run", stop)
+    with pytest.raises(KdflowError, match="no further"):
+        teacher.make("auto", tiny, 0.2)
+    told = capsys.readouterr().out
+    assert "comes with kdflow was trained with holdout=0.1, not 0.2; it does not fit" in told
+    assert "no vgg at its default settings in the store; training one" in told
