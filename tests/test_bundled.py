@@ -1,5 +1,6 @@
 """The bundled teacher, verified on the real CIFAR-10."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -90,7 +91,7 @@ def test_auto_says_that_the_bundled_teacher_had_another_holdout(
     monkeypatch.setattr(bundled, "about", lambda: described)
     monkeypatch.setattr(teacher, "run", stop)
     with pytest.raises(KdflowError, match="no further"):
-        teacher.make("auto", tiny, 0.2)
+        teacher.make("auto", replace(tiny, name="cifar10"), 0.2)
     told = capsys.readouterr().out
     assert "comes with kdflow was trained with holdout=0.1, not 0.2; it does not fit" in told
     assert "no vgg at its default settings in the store; training one" in told
