@@ -200,8 +200,11 @@ def test_logits_that_another_commit_made_are_said_to_be(
     mlflow.MlflowClient().set_tag(exported.info.run_id, "mlflow.source.git.commit", "a" * 40)
     monkeypatch.setattr(tracking, "resolve_tags", resolved)
     made_by([*DISTILL, "--temp", "6"])
-    found = f"logits: found in {exported.info.run_id} (made by commit aaaaaaaa; this is bbbbbbbb)"
-    assert found in capsys.readouterr().out
+    accuracy = exported.data.metrics
+    assert (
+        f"logits: found in {exported.info.run_id}, train accuracy {accuracy['train_accuracy']:.4f},"
+        f" test accuracy {accuracy['test_accuracy']:.4f} (made by commit aaaaaaaa; this is bbbbbbbb)"
+    ) in capsys.readouterr().out
 
 
 def test_a_teacher_can_be_an_export_a_model_or_a_folder(
