@@ -200,10 +200,10 @@ def test_logits_that_another_commit_made_are_said_to_be(
     mlflow.MlflowClient().set_tag(exported.info.run_id, "mlflow.source.git.commit", "a" * 40)
     monkeypatch.setattr(tracking, "resolve_tags", resolved)
     made_by([*DISTILL, "--temp", "6"])
-    accuracy = exported.data.metrics
+    train, test = (exported.data.metrics[f"{split}_accuracy"] for split in ("train", "test"))
     assert (
-        f"logits: found in {exported.info.run_id}, train accuracy {accuracy['train_accuracy']:.4f},"
-        f" test accuracy {accuracy['test_accuracy']:.4f} (made by commit aaaaaaaa; this is bbbbbbbb)"
+        f"logits: found in {exported.info.run_id}, train accuracy {train:.4f}, test accuracy"
+        f" {test:.4f} (made by commit aaaaaaaa; this is bbbbbbbb)"
     ) in capsys.readouterr().out
 
 
