@@ -21,8 +21,9 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean negative log-likelihood of the labels, in nats."""
-    log_probabilities = log_softmax(logits.astype(np.float64), axis=-1)
+    """The mean negative log-likelihood of the labels, in nats; NaN if a logit is infinite."""
+    with np.errstate(invalid="ignore"):
+        log_probabilities = log_softmax(logits.astype(np.float64), axis=-1)
     return float(-log_probabilities[np.arange(len(labels)), labels].mean())
 
 

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
@@ -21,6 +23,10 @@ from kdflow.models import build, features
 def scored() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.normal(0, 3, (400, 5)), rng.integers(5, size=400)
+
+
+def test_nll_of_an_infinite_logit_is_no_number() -> None:
+    assert math.isnan(nll(np.array([[np.inf, 0.0], [1.0, 0.0]]), np.array([0, 0])))
 
 
 def test_accuracy_and_nll_are_scikit_learns(scored: tuple[np.ndarray, np.ndarray]) -> None:
