@@ -34,7 +34,8 @@ def run(config: MainConfig, data: Dataset) -> StepResult:
     with about("pupil"):
         models.check_fit(config.pupil, data.image_shape)
     found = export_logits.find(for_kd, data)
-    hint.plan(for_hint, data)
+    with about("student"):
+        hint.plan(for_hint, data)
     name = f"main {config.student} {config.objective} seed={config.seed}"
     with open_step("main", name, config, data) as run_id:
         _say_how_long(
