@@ -56,17 +56,16 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
         study, is_new = storage.open_study(opened, name, described)
         with _parent(study, is_new, config, base, images) as parent:
             print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
-            upstream = storage.agreed(
-                study,
-                UPSTREAM,
-                is_new,
-                lambda: {
-                    "teacher": (found or export_logits.export(wanted, images, child=True)).source,
-                    "initial": _initial(file, base, images),
-                },
-            )
+            points = file.points[: config.trials]
+
+            def make_upstream() -> dict[str, Any]:
+                storage.enqueue(study, points)  # before a process that joins looks at the queue
+                teacher = found or export_logits.export(wanted, images, child=True)
+                return {"teacher": teacher.source, "initial": _initial(file, base, images)}
+
+            upstream = storage.agreed(study, UPSTREAM, is_new, make_upstream)
             print(f"logits: {upstream['teacher']}; no trial loads a teacher")
-            storage.enqueue(study, file.points[: config.trials])
+            storage.enqueue(study, points)  # what is new, where there are to be more of them
             order = Order(
                 study=config.study,
                 name=name,
