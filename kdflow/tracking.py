@@ -169,7 +169,7 @@ def _active() -> _Outer | None:
 
 def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
     """Mark FAILED the children of `parent` that carry `tags` and are RUNNING, though nobody runs
-    them any more."""
+    them any more, and what they had open themselves."""
     client = mlflow.MlflowClient()
     running = client.search_runs(
         [client.get_run(parent).info.experiment_id],
@@ -177,6 +177,7 @@ def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
     )
     for run in running:
         if tags.items() <= run.data.tags.items():
+            end_abandoned(run.info.run_id, {})
             client.set_terminated(run.info.run_id, RunStatus.to_string(RunStatus.FAILED))
 
 

@@ -233,6 +233,33 @@ def test_two_processes_with_the_same_command_share_one_study(store: Path, tiny_n
     assert len(children) == 6 + 2 + 2  # the trials, the best one's finals, and their baselines
 
 
+def test_what_a_driver_had_open_when_it_was_killed_is_ended_when_the_study_goes_on(
+    store: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    orphans: list[str] = []
+
+    def killed(*_: object) -> dict[str, str]:
+        parent = mlflow.active_run()
+        assert parent is not None
+        above = parent.info.run_id
+        for name in ("an export", "the teacher that it trains"):
+            tags = {"mlflow.parentRunId": above}
+            made = client.create_run(parent.info.experiment_id, tags=tags, run_name=name)
+            above = made.info.run_id
+            orphans.append(above)
+        raise KeyboardInterrupt
+
+    flags = ["--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n"), "--trials", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr("sweeps.driver.sweep._initial", killed)
+        assert sweep("notebook_grid", *flags) == 130
+    assert [client.get_run(orphan).info.status for orphan in orphans] == ["RUNNING"] * 2
+    monkeypatch.setattr(storage, "PATIENCE", 0)
+    assert sweep("notebook_grid", *flags) == 0
+    assert [client.get_run(orphan).info.status for orphan in orphans] == ["FAILED"] * 2
+
+
 def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_first(
     store: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

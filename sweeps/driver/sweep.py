@@ -59,6 +59,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
             points = file.points[: config.trials]
 
             def make_upstream() -> dict[str, Any]:
+                tracking.end_abandoned(parent, {})  # of a process that died in making it
                 storage.enqueue(study, points)  # before a process that joins looks at the queue
                 teacher = found or export_logits.export(wanted, images, child=True)
                 return {"teacher": teacher.source, "initial": _initial(file, base, images)}
