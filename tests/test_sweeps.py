@@ -560,7 +560,7 @@ def test_workers_without_ray_say_what_to_install(
 
 @pytest.mark.parametrize("value", [0.5, None])
 def test_a_map_and_importances_are_drawn_where_trials_differ(
-    value: float | None, monkeypatch: pytest.MonkeyPatch
+    value: float | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn, pages = [], []
     monkeypatch.setattr(tracking, "log_figure", lambda figure, name: drawn.append(name))
@@ -575,6 +575,7 @@ def test_a_map_and_importances_are_drawn_where_trials_differ(
 
     search.optimize(accuracy, n_trials=5)
     pictures.log(search, ["temp", "alpha"])
+    assert ("no map and no importances" in capsys.readouterr().out) == (value is not None)
     always = {"history.png", "slice.png", "intermediate_values.png"}
     assert set(drawn) == always | ({"map.png", "importances.png"} if value is None else set())
     [page] = pages

@@ -41,6 +41,7 @@ def log(study: optuna.Study, mapped: list[str]) -> None:
         del options["map"]
     if not differ:
         del options["importances"]
+        print(f"{study.study_name}: no map and no importances, as all trials came to the same")
     parts: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's, of what is experimental or drawn from few
