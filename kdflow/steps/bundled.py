@@ -25,12 +25,15 @@ def about() -> dict[str, Any]:
     return described
 
 
+def knows(source: str, data: Dataset) -> bool:
+    """Whether the bundled teacher would be what `source` names, if its holdout were right."""
+    return bool(source == "auto" and data.digest == about()["dataset_digest"])
+
+
 def fits(source: str, data: Dataset, holdout: float) -> bool:
     """Whether the bundled teacher is what `source` names. Without a holdout there is no validation
     that a teacher could have seen."""
-    if source != "auto" or data.digest != about()["dataset_digest"]:
-        return False
-    return holdout in (0, about()["config"]["holdout"])
+    return knows(source, data) and holdout in (0, about()["config"]["holdout"])
 
 
 def key() -> str:

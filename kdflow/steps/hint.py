@@ -146,7 +146,7 @@ def find_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
     for model_run in taught_by:
         for found in tracking.find_runs(key_of("hint", wanted, data, teacher=model_run.run_id)):
             try:
-                return verified_model(found)
+                return _fitting_model(found, config, data)
             except KdflowError as error:
                 print(f"init: {error}; it is not used")
     with about("init"):
@@ -177,6 +177,11 @@ def _named_initial(config: DistillConfig, data: Dataset) -> TrainedModel:
             raise KdflowError(
                 f"expected a hint run with the {what} {expected}, got run {found.run_id} with {got}"
             )
+    return _fitting_model(found, config, data)
+
+
+def _fitting_model(found: tracking.FoundRun, config: DistillConfig, data: Dataset) -> TrainedModel:
+    """The model of a hint run, once it is shown to be the student as the code has it now."""
     initial = verified_model(found)
     learning = models.NETWORKS[config.student](data.image_shape, data.classes)
     here, there = ([w.shape for w in network.weights] for network in (learning, initial.network))

@@ -101,7 +101,7 @@ def make(source: str, data: Dataset, holdout: float, *, child: bool = False) -> 
         run_id, how = bundled.import_teacher(data, child=child), "imported the bundled"
     else:
         config = _default_config(source, data, holdout)
-        if source == "auto" and bundled.about()["dataset_digest"] == data.digest:
+        if bundled.knows(source, data):
             print(
                 f"teacher: the one that comes with kdflow was trained with holdout="
                 f"{bundled.about()['config']['holdout']}, not {holdout}; it does not fit"

@@ -14,7 +14,7 @@ from kdflow.errors import KdflowError
 from kdflow.steps import baseline
 from kdflow.steps.compare import metrics_of
 from sweeps.driver import storage
-from sweeps.driver.trials import Final, Order, final_config
+from sweeps.driver.trials import Final, Order, final_config, in_words
 
 HELD = "finals"  # on a study: the names of all finals that it has had
 
@@ -132,9 +132,8 @@ def log_verdicts(settings: list[dict[str, Any]], compared: list[Comparison]) -> 
     best as its metrics and tag too."""
     rows = []
     for values, result in zip(settings, compared, strict=True):
-        words = " ".join(f"{name}={value}" for name, value in values.items())
         print(
-            f"{words}: test accuracy distilled {result.candidate}, from labels alone"
+            f"{in_words(values)}: test accuracy distilled {result.candidate}, from labels alone"
             f" {result.baseline}, difference {result.difference}, p = {result.p_value:.2g}:"
             f" {result.verdict}"
         )

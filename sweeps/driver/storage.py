@@ -35,7 +35,7 @@ PROCESS, SURPLUS = "process", "surplus"
 
 CRASHES = 3  # that a trial may end in before it is not tried again
 MISSED_HEARTBEATS = 3  # after which a trial is taken for dead
-PATIENCE = 60  # seconds that another process has for opening the parent run
+PATIENCE = 60  # seconds that another process has for opening the parent run, and for the logits
 
 
 class Surplus(Exception):

@@ -21,6 +21,11 @@ from sweeps.driver.study import Study, load
 Objective = Callable[[optuna.Trial], float]
 
 
+def in_words(values: dict[str, Any]) -> str:
+    """What the console calls a setting."""
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
 @dataclass(frozen=True)
 class Final:
     """A training of the finals: of a finalist, or of the baseline beside it."""
@@ -32,7 +37,7 @@ class Final:
     @property
     def words(self) -> str:
         """What the console calls it."""
-        setting = " ".join(f"{name}={value}" for name, value in self.values.items())
+        setting = in_words(self.values)
         return f"{setting if self.taught else f'the baseline beside {setting}'}, seed {self.seed},"
 
 
