@@ -3,8 +3,11 @@
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -255,7 +258,6 @@ def test_what_a_driver_had_open_when_it_was_killed_is_ended_when_the_study_goes_
         patched.setattr("sweeps.driver.sweep._initial", killed)
         assert sweep("notebook_grid", *flags) == 130
     assert [client.get_run(orphan).info.status for orphan in orphans] == ["RUNNING"] * 2
-    monkeypatch.setattr(storage, "PATIENCE", 0)
     assert sweep("notebook_grid", *flags) == 0
     assert [client.get_run(orphan).info.status for orphan in orphans] == ["FAILED"] * 2
 
@@ -447,6 +449,42 @@ def test_processes_of_a_study_agree_on_the_first_ones_value(
     monkeypatch.setattr(storage, "PATIENCE", 0)  # as if the maker had died before it had one
     assert agreed(study, "another", False, lambda: "mine") == "mine"
     assert study.user_attrs["another"] == "mine"
+
+
+def test_a_process_waits_for_the_shared_value_while_its_maker_lives(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PATIENCE", 3)
+    monkeypatch.setattr(storage, "SIGN_EVERY", 0.1)
+    begun, joined = threading.Event(), threading.Event()
+
+    def at_length() -> str:
+        begun.set()
+        assert not joined.wait(2 * storage.PATIENCE)  # for longer than anybody waits for the dead
+        return "the maker's"
+
+    def join() -> str:
+        begun.wait()
+        value = agreed(study, "upstream", False, lambda: "the joiner's")
+        joined.set()
+        return str(value)
+
+    with ThreadPoolExecutor() as pool:
+        joiner = pool.submit(join)
+        assert agreed(study, "upstream", True, at_length) == "the maker's"
+        assert joiner.result() == "the maker's"
+
+
+def test_nobody_waits_for_a_maker_that_was_interrupted(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        agreed(study, "upstream", True, interrupted)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    assert agreed(study, "upstream", False, lambda: "mine") == "mine"
 
 
 def test_a_study_that_minimises_is_refused(store: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,10 +33,13 @@ STUDY_TAG, TRIAL_TAG = "kdflow.study", "kdflow.trial"
 PARENT, DESCRIPTION = "run_id", "description"
 # On trials: who runs it; that it was begun when there were enough, or when its setting had been.
 PROCESS, SURPLUS = "process", "surplus"
+# On studies: when the process that makes what all share was alive, or that it is not at it now.
+SIGN_OF_LIFE, ENDED = "sign of life", "ended"
 
 CRASHES = 3  # that a trial may end in before it is not tried again
 MISSED_HEARTBEATS = 3  # after which a trial is taken for dead
-PATIENCE = 60  # seconds that another process has for opening the parent run, and for the logits
+PATIENCE = 60  # seconds without a sign of life after which another process is taken for dead
+SIGN_EVERY = PATIENCE / 3  # seconds
 
 
 class Surplus(Exception):
@@ -149,26 +153,56 @@ def parent_of(study: optuna.Study) -> str | None:
 
 
 def agreed(study: optuna.Study, name: str, is_new: bool, make: Callable[[], Any]) -> Any:
-    """The value that all processes of a study share under `name`: the first one's.
+    """The value that all processes of a study share under `name`: the first one's. As long as the
+    process that makes it gives signs of life, the others wait.
 
     Args:
         is_new: whether this process has made the study; another one waits for that one first.
         make: makes the value, as JSON can hold it, where nobody has.
     """
-    found = None if is_new else _awaited(lambda: study.user_attrs.get(name))
+    sign = f"{name}: {SIGN_OF_LIFE}"
+    found = study.user_attrs.get(name)
+    if found is None and not is_new:
+        print(f"{study.study_name}: waits for another process to make what all trials need")
+        found = _awaited(lambda: study.user_attrs.get(name), lambda: study.user_attrs.get(sign))
     if found is None:
-        made = make()
-        found = study.user_attrs.get(name)  # it may have taken an hour
-        if found is None:
-            study.set_user_attr(name, made)
-            return made
+        with _signs_of_life(study, sign):
+            made = make()
+            found = study.user_attrs.get(name)  # another one may have been as fast
+            if found is None:
+                study.set_user_attr(name, made)
+                return made
     return found
 
 
-def _awaited(look: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + PATIENCE
-    while (found := look()) is None and time.monotonic() < give_up:
+@contextlib.contextmanager
+def _signs_of_life(study: optuna.Study, name: str) -> Iterator[None]:
+    """Until the block ends, tell the study's other processes that it has not; then tell them so."""
+    ended = threading.Event()
+
+    def give() -> None:
+        while not ended.is_set():
+            study.set_user_attr(name, time.time())
+            ended.wait(SIGN_EVERY)
+
+    giver = threading.Thread(target=give, daemon=True)
+    giver.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        giver.join()
+        study.set_user_attr(name, ENDED)
+
+
+def _awaited(look: Callable[[], Any], sign: Callable[[], Any] = lambda: None) -> Any:
+    """What `look` finds at last; None if nothing has changed for `PATIENCE`, or `sign` says that
+    there is nobody to wait for."""
+    last, since = sign(), time.monotonic()
+    while (found := look()) is None and last != ENDED and time.monotonic() - since < PATIENCE:
         time.sleep(0.5)
+        if (latest := sign()) != last:
+            last, since = latest, time.monotonic()
     return found
 
 
