@@ -500,7 +500,9 @@ def test_a_damaged_hint_run_is_refused_by_name_and_made_anew_by_auto(
     assert again.data.tags["kdflow.upstream.teacher"] == teacher.info.run_id
 
 
-def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(first: list[Run]) -> None:
+def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(
+    first: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["--dataset", "digits", "--epochs", "1", "--teacher", "pupil", "--student", "pupil"]
     parent, *made = made_by(["compare", *argv, "--seeds", "2", "--seed", "20", "--init", "auto"])
     hint = parent.data.tags["kdflow.upstream.init"]
@@ -511,6 +513,7 @@ def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(first: l
         if run.data.tags["kdflow.step"] in ("baseline", "distill")
     ]
     assert inits == [None, hint, None, hint]
+    assert "(the 10 epochs of hints are the distilled side's alone)" in capsys.readouterr().out
     again = made_by(["compare", *argv, "--seeds", "2", "--seed", "20", "--init", "auto"])
     assert len(again) == 1  # its pairs are found, hint run and all
 

@@ -7,7 +7,7 @@ from kdflow.compare import Comparison, compare
 from kdflow.config import CompareConfig, DistillConfig
 from kdflow.data import Dataset
 from kdflow.steps import baseline, distill, export_logits, hint
-from kdflow.steps.record import StepResult, link_upstream, open_step
+from kdflow.steps.record import StepResult, TrainedModel, link_upstream, open_step
 
 
 def run(config: CompareConfig, data: Dataset) -> StepResult:
@@ -41,8 +41,17 @@ def run(config: CompareConfig, data: Dataset) -> StepResult:
     print(
         f"{name}: {metric} distilled {result.candidate}, from labels alone {result.baseline},"
         f" difference {result.difference}, p = {result.p_value:.2g}: {result.verdict}"
+        f"{_head_start(upstream.initial)}"
     )
     return StepResult(run_id, metrics)
+
+
+def _head_start(initial: TrainedModel | None) -> str:
+    """A remark on what the distilled side has beyond the other's budget."""
+    if initial is None:
+        return ""
+    epochs = tracking.get_run(initial.source).params["epochs"]
+    return f" (the {epochs} epochs of hints are the distilled side's alone)"
 
 
 def _train_pair(config: CompareConfig, data: Dataset, seed: int) -> tuple[StepResult, StepResult]:
