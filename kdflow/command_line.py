@@ -16,6 +16,14 @@ from kdflow.errors import KdflowError
 
 
 class OneLineParser(argparse.ArgumentParser):
+    """Errors are one line, which names the sub-command that does not understand."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # a sub-command's parser would leave them to the one above
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 

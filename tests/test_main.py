@@ -46,7 +46,7 @@ def test_help_lists_every_parameter_with_its_default(
         ("distill --alpha -0.5", "kdflow distill: alpha: expected greater than or equal to 0"),
         ("distill --teacher=", "kdflow distill: teacher: expected at least 1 character, got ''"),
         ("export_logits --model=", "kdflow export_logits: model: expected at least 1 character"),
-        ("distill --tmep 4", "unrecognized arguments: --tmep 4"),
+        ("distill --tmep 4", "kdflow distill: unrecognized arguments: --tmep 4 (see python"),
         ("distill --tem 4", "unrecognized arguments: --tem 4"),
         ("distill --temp", "argument --temp: expected one argument"),
         ("distill --student giant", "kdflow distill: student: expected 'vgg', 'fast', 'student'"),
