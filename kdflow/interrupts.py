@@ -13,9 +13,12 @@ def end_on_signals() -> None:
     """From now on Ctrl-C and SIGTERM raise KeyboardInterrupt, once: `mlflow run` sends SIGTERM
     after the terminal's own SIGINT."""
 
+    def ignore(*_: object) -> None:
+        """Unlike SIG_IGN, not complained of where a second signal has arrived already."""
+
     def interrupt(*_: object) -> None:
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, ignore)
         raise KeyboardInterrupt
 
     for number in SIGNALS:

@@ -39,6 +39,21 @@ def test_a_signal_takes_effect_at_the_end_of_the_block(number: signal.Signals) -
     assert {signal.getsignal(each) for each in interrupts.SIGNALS} == {signal.default_int_handler}
 
 
+def test_signals_at_the_same_moment_interrupt_once_and_say_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    interrupts.end_on_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)
+    for number in interrupts.SIGNALS:
+        signal.pthread_kill(threading.get_ident(), number)
+    with pytest.raises(KeyboardInterrupt):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.SIGNALS)
+    signal.raise_signal(signal.SIGINT)  # nor does a later one
+    assert said == []
+
+
 @pytest.mark.slow
 def test_ctrl_c_while_a_new_store_is_made_leaves_one_that_opens(store: Path) -> None:
     def interrupt_once_it_is_begun() -> None:
