@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+from sklearn.metrics import cohen_kappa_score
 
 from kdflow.data import Dataset, sha256
 from kdflow.errors import KdflowError
@@ -22,6 +23,7 @@ from kdflow.views import VIEWS, View
 
 SPLITS = ("train", "test")
 DTYPES = ("float16", "float32")
+CLEARLY_BEYOND_CHANCE = 0.4  # a kappa; that of noise can be 0.2 on 60 images
 
 
 class Manifest(BaseModel):
@@ -99,8 +101,8 @@ def write(
 
     Raises:
         KdflowError: the arrays' shape or type is another one, a logit is not finite, they are
-            probabilities, or they fit the training images far worse than the test images; nothing
-            is written.
+            probabilities, or those of one split fit their images far worse than those of the other;
+            nothing is written.
     """
     folder, arrays = Path(folder), {"train": train, "test": test}
     for split, array in arrays.items():
@@ -110,14 +112,8 @@ def write(
                 f"logits: expected {' or '.join(DTYPES)} {expected} on the {split} images, got"
                 f" {array.dtype} {array.shape}"
             )
-        if not np.isfinite(array).all():
-            raise KdflowError(f"logits: expected finite values, got others on the {split} images")
-        if are_probabilities(array):
-            raise KdflowError(f"logits: expected raw ones, got probabilities on the {split} images")
-    accuracies = {
-        split: accuracy(array[0], _labels(dataset, split)) for split, array in arrays.items()
-    }
-    _check_order("logits", accuracies)
+        _check_values("logits", array, f"the {split} logits")
+    _check_order("logits", arrays, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
         teacher=teacher,
@@ -131,7 +127,9 @@ def write(
         dtype=train.dtype.name,  # type: ignore[arg-type]
         class_names=list(dataset.class_names),
         sha256={split: sha256(array) for split, array in arrays.items()},
-        accuracy=accuracies,
+        accuracy={
+            split: accuracy(array[0], _labels(dataset, split)) for split, array in arrays.items()
+        },
     )
     for split, array in arrays.items():
         np.save(folder / f"{split}_logits.npy", array, allow_pickle=False)
@@ -155,9 +153,9 @@ def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
 
     Raises:
         KdflowError: the manifest is missing or malformed, or names another data set; an array is
-            missing, has another shape or type, a changed byte, or a value that is not finite; the
-            accuracy recomputed from it is not the recorded one; or the logits fit the training
-            images far worse than the test images.
+            missing, has another shape or type, a changed byte, a value that is not finite, or
+            probabilities; the accuracy recomputed from it is not the recorded one; or the logits of
+            one split fit their images far worse than those of the other.
     """
     manifest_text = _manifest_text(folder)
     manifest = _parsed(manifest_text, folder)
@@ -169,7 +167,7 @@ def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
             f" (export them with views={views})"
         )
     train, test = (_read_array(folder, manifest, dataset, split) for split in SPLITS)
-    _check_order(f"logits in {folder}", manifest.accuracy)
+    _check_order(f"logits in {folder}", {"train": train, "test": test}, dataset)
     manifest_sha256 = hashlib.sha256(manifest_text.encode()).hexdigest()
     return Logits(folder, manifest, manifest_sha256, train, test)
 
@@ -207,25 +205,34 @@ def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) 
     _expect(folder, f"shape of {name}", shape, array.shape)
     _expect(folder, f"dtype of {name}", manifest.dtype, array.dtype.name)
     _expect(folder, f"SHA-256 of {name}", manifest.sha256.get(split), sha256(array))
-    if not np.isfinite(array).all():
-        count = int((~np.isfinite(array)).sum())
-        raise KdflowError(
-            f"logits in {folder}: expected finite values in {name}, got {count} that are not"
-        )
+    _check_values(f"logits in {folder}", array, name)
     recorded, recomputed = manifest.accuracy.get(split), accuracy(array[0], labels)
     if recorded is None or not math.isclose(recorded, recomputed, abs_tol=1e-9):
         _expect(folder, f"accuracy of {name}", recorded, recomputed)
     return array
 
 
-def _check_order(what: str, accuracy: dict[str, float]) -> None:
-    """Refuse logits that fit the training images far worse than the test images: no teacher does,
-    but rows in the order of a shuffled loader do."""
-    if accuracy["train"] < accuracy["test"] / 2:
+def _check_values(what: str, array: np.ndarray, where: str) -> None:
+    """Refuse values that no student can learn from as logits."""
+    if count := int((~np.isfinite(array)).sum()):
+        raise KdflowError(f"{what}: expected finite values in {where}, got {count} that are not")
+    if are_probabilities(array):
+        raise KdflowError(f"{what}: expected raw ones, got probabilities in {where}")
+
+
+def _check_order(what: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> None:
+    """Refuse logits that fit the labels of one split far worse than those of the other: rows in the
+    order of a shuffled loader do. A teacher may do worse on images that it has not seen, but not
+    so much; one that has learnt little cannot tell."""
+    train, test = (
+        cohen_kappa_score(_labels(dataset, split), arrays[split][0].argmax(axis=-1))
+        for split in SPLITS
+    )
+    if max(train, test) > CLEARLY_BEYOND_CHANCE and (train < test / 2 or test < train / 10):
         raise KdflowError(
-            f"{what}: expected rows in the order of the data set's images, got an accuracy of"
-            f" {accuracy['train']:.4f} on the training images against {accuracy['test']:.4f} on the"
-            " test images"
+            f"{what}: expected rows in the order of the data set's images, got an agreement with"
+            f" their labels (Cohen's kappa, 0 by chance) of {train:.4f} on the training images"
+            f" against {test:.4f} on the test images"
         )
 
 

@@ -9,6 +9,15 @@ import pytest
 from kdflow import logits
 from kdflow.data import Dataset, sha256
 from kdflow.errors import KdflowError
+from kdflow.evaluate import accuracy
+
+TEACHER = {"teacher": "abc", "network": "vgg"}
+
+
+def perfect(dataset: Dataset, split: str) -> np.ndarray:
+    """The logits of a teacher that is always right: (1, images, classes)."""
+    labels = getattr(dataset, f"y_{split}")
+    return 9 * np.eye(dataset.classes, dtype=np.float32)[np.newaxis, labels]
 
 
 def made_for(dataset: Dataset, views: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -49,25 +58,40 @@ def test_what_is_written_is_read_back_as_a_memory_map(folder: Path, tiny: Datase
 
 
 def test_rows_in_another_order_than_the_images_are_refused(tiny: Dataset, tmp_path: Path) -> None:
-    train, test = (np.eye(3, dtype=np.float32)[None, y] for y in (tiny.y_train, tiny.y_test))
-    logits.write(tmp_path / "right", 9 * train, 9 * test, tiny, teacher="abc", network="vgg")
-    read = logits.read(tmp_path / "right", tiny)
-    assert read.manifest.accuracy == {"train": 1.0, "test": 1.0}
-    expected = (
-        r"logits: expected rows in the order of the data set's images, got an accuracy of 0\.\d+ on"
-        r" the training images against 1\.0000 on the test images"
-    )
-    shuffled = np.roll(train, 1, axis=1)  # the labels of `tiny` go round
-    with pytest.raises(KdflowError, match=expected):
-        logits.write(tmp_path / "wrong", 9 * shuffled, 9 * test, tiny, teacher="a", network="b")
+    in_order = {split: perfect(tiny, split) for split in logits.SPLITS}
+    written = logits.write(tmp_path / "right", **in_order, dataset=tiny, **TEACHER)
+    assert written.accuracy == {"train": 1.0, "test": 1.0}
+    for split, kappas in {
+        "train": r"-0\.\d+ on the training images against 1\.0000",
+        "test": r"1\.0000 on the training images against -0\.\d+",
+    }.items():
+        shuffled = np.roll(in_order[split], 1, axis=1)  # the labels of `tiny` go round
+        with pytest.raises(
+            KdflowError,
+            match=rf"^logits: expected rows in the order of the data set's images, got .*{kappas}",
+        ):
+            logits.write(
+                tmp_path / "wrong", **in_order | {split: shuffled}, dataset=tiny, **TEACHER
+            )
     assert not (tmp_path / "wrong").exists()
+
+
+def test_rows_in_another_order_of_two_classes_are_refused(tmp_path: Path) -> None:
+    labels, images = np.tile([0, 1], 20), np.zeros((40, 4, 4, 1), np.uint8)
+    two = Dataset("two", images, labels, images, labels, ("a", "b"))
+    in_order = perfect(two, "train")
+    by_class = in_order[:, np.argsort(labels)]
+    assert accuracy(by_class[0], labels) == 0.5
+    logits.write(tmp_path / "right", in_order, in_order, two, **TEACHER)
+    with pytest.raises(KdflowError, match="expected rows in the order of the data set's images"):
+        logits.write(tmp_path / "wrong", by_class, in_order, two, **TEACHER)
 
 
 def test_probabilities_are_refused(tiny: Dataset, tmp_path: Path) -> None:
     train, test = (np.exp(array.astype(np.float32)) for array in made_for(tiny))
     train, test = (array / array.sum(axis=-1, keepdims=True) for array in (train, test))
-    with pytest.raises(KdflowError, match="expected raw ones, got probabilities on the train"):
-        logits.write(tmp_path / "p", train, test, tiny, teacher="abc", network="vgg")
+    with pytest.raises(KdflowError, match="expected raw ones, got probabilities in the train"):
+        logits.write(tmp_path / "p", train, test, tiny, **TEACHER)
 
 
 def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset) -> None:
@@ -104,7 +128,7 @@ def test_arrays_of_another_shape_or_type_are_not_written(
 def test_logits_that_are_not_finite_are_not_written(tiny: Dataset, tmp_path: Path) -> None:
     train, test = made_for(tiny)
     test[0, 0, 0] = np.nan
-    with pytest.raises(KdflowError, match="expected finite values, got others on the test images"):
+    with pytest.raises(KdflowError, match="expected finite values in the test logits, got 1"):
         logits.write(tmp_path / "new", train, test, tiny, teacher="abc", network="vgg")
     assert not (tmp_path / "new").exists()
 
@@ -156,9 +180,13 @@ def test_a_changed_byte_is_refused(folder: Path, tiny: Dataset) -> None:
             lambda a: np.where(a == a.max(), np.inf, a),
             "expected finite values in train_logits.npy, got 1",
         ),
+        (
+            lambda a: np.full_like(a, 1 / 3),
+            "expected raw ones, got probabilities in train_logits.npy",
+        ),
         (lambda a: -a, "accuracy of train_logits.npy: expected"),
     ],
-    ids=["shape", "dtype", "nan", "inf", "accuracy"],
+    ids=["shape", "dtype", "nan", "inf", "probabilities", "accuracy"],
 )
 def test_unfit_arrays_are_refused_whatever_their_hash(
     folder: Path, tiny: Dataset, change: Callable[[np.ndarray], np.ndarray], message: str
