@@ -62,7 +62,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "vgg": Recipe("sgd", 0.01, 128, 40, dropout=0.3),
     # views 0 to 49 are the mirrored and unmirrored images, shifted by up to 2 pixels
-    "fast": Recipe("speedrun", 0.75, 512, 16, "triangular", augment=50),
+    "fast": Recipe("speedrun", 0.375, 512, 16, "triangular", augment=50),
     "student": Recipe("adam", 0.001, 64, 30, dropout=0.3),
     "pupil": Recipe("adam", 0.001, 64, 20, "triangular", dropout=0.2),
     "fitnet": Recipe("adam", 0.001, 64, 30, "cosine"),

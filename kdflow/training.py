@@ -51,7 +51,7 @@ class SpeedrunSGD(keras.optimizers.SGD):
     later it is."""
 
     def __init__(self, rate: Any, steps: int) -> None:
-        # there 0.0153 a batch of 1,024, which momentum multiplies by 1 / (1 - 0.85)
+        # there 0.0153 a batch of 1,024 at any rate, which momentum multiplies by 1 / (1 - 0.85)
         super().__init__(rate, momentum=0.85, nesterov=True, weight_decay=WEIGHT_DECAY)
         self.steps = steps
 
@@ -89,7 +89,7 @@ SCHEDULES: dict[str, Callable[[float, int], Any]] = {
     "triangular": Triangular,
 }
 
-WEIGHT_DECAY = 0.0089  # per step and unit of learning rate
+WEIGHT_DECAY = 0.0178  # per step and unit of learning rate
 BIAS_RATE = 64
 LOOKAHEAD_STEPS = 5
 LOOKAHEAD_RETURN = 0.95**5  # at the last step
