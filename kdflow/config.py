@@ -328,8 +328,9 @@ class DistillConfig(TrainingConfig, ObjectiveConfig):
     init: str = Field(
         "none",
         min_length=1,
-        description="initial weights: none (random ones), auto (those of the hint run of this"
-        " student and teacher at its default settings, found or made), or the id of a hint run",
+        description="what the student's lower layers start from: none (random weights), auto (the"
+        " hint run of this student and teacher at its default settings, found or made), or the id"
+        " of a hint run",
     )
 
     @property

@@ -258,6 +258,12 @@ def features(network: keras.Model, layer: str) -> keras.Model:
     return keras.Model(network.input, network.get_layer(layer).output, name=name)
 
 
+def start_from(network: keras.Model, lower: keras.Model) -> None:
+    """Give the lower layers of `network` the weights of `lower`, which `features` made of another
+    such network; the layers above keep their own."""
+    features(network, lower.layers[-1].name).set_weights(lower.get_weights())
+
+
 def weights_sha256(model: keras.Model) -> str:
     """The SHA-256 of a model's weights: their shapes, dtypes and bytes, in the model's order."""
     digest = hashlib.sha256()

@@ -130,12 +130,6 @@ def test_booleans_are_read_as_a_person_writes_them(text: str, value: bool) -> No
     assert DistillConfig(evaluate_test=text).evaluate_test is value  # type: ignore[arg-type,call-arg]
 
 
-def test_the_environment_sets_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMP", "99")
-    monkeypatch.setenv("temp", "99")
-    assert DistillConfig().temp == 4  # type: ignore[call-arg]
-
-
 def test_every_parameter_has_a_line_of_help() -> None:
     for step in STEPS.values():
         assert step.__doc__

@@ -20,6 +20,13 @@ def test_flags_become_the_steps_config() -> None:
     assert parse(["teacher"]) == ("teacher", TeacherConfig())  # type: ignore[call-arg]
 
 
+def test_the_environment_sets_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TEMP", "temp", "KDFLOW_TEMP"):
+        monkeypatch.setenv(name, "99")
+    assert parse(["distill"]) == ("distill", DistillConfig())  # type: ignore[call-arg]
+    assert parse(["distill"])[1].model_dump()["temp"] == 4
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_help_lists_every_parameter_with_its_default(
     step: str, capsys: pytest.CaptureFixture[str]

@@ -16,8 +16,9 @@ def runs() -> list[Run]:
 
 
 def test_one_parent_holds_every_step_and_one_table(
-    store: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("KDFLOW_CACHE", str(store / "cache"))
     argv = ["main", "--dataset", "digits", "--temp", "8", "--epochs", "2"]
     assert main(argv) == 0
     parent, *others = made = runs()

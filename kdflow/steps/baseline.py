@@ -15,7 +15,8 @@ def run(config: BaselineConfig, data: Dataset, *, child: bool = False) -> StepRe
 
 def find_or_run(config: BaselineConfig, data: Dataset) -> StepResult:
     """What a run like this one left, or the result of a new child of the open run."""
-    return find_result("baseline", config, data) or run(config, data, child=True)
+    found = find_result("baseline", config.network, config, data)
+    return found or run(config, data, child=True)
 
 
 def beside(config: DistillConfig) -> BaselineConfig:

@@ -11,7 +11,8 @@ from kdflow.steps.train import train_network
 
 
 class Upstream(NamedTuple):
-    """What a distillation builds on: the logits, and the weights to start from, if not random."""
+    """What a distillation builds on: the logits, and the lower layers to start from, if not from
+    random weights."""
 
     teacher: export_logits.TeacherLogits
     initial: TrainedModel | None
@@ -23,29 +24,38 @@ class Upstream(NamedTuple):
         return {"teacher": self.teacher.source} | initial
 
 
-def run(config: DistillConfig, data: Dataset, *, child: bool = False) -> StepResult:
+def run(config: DistillConfig, data: Dataset) -> StepResult:
     found, initial = export_logits.find(config, data), hint.find_initial(config, data)
-    with open_step("distill", name_of(config), config, data, child=child) as run_id:
+    with open_step("distill", name_of(config), config, data) as run_id:
         if found:
             print(f"logits: found in {found.words}; nothing to train or export first")
         teacher = found or export_logits.export(config, data)
-        initial = initial or hint.make_initial(config, data)
-        if initial:
-            print(f"init: starts from the hint run of {initial.words}")
-        return train(run_id, config, data, Upstream(teacher, initial))
+        upstream = Upstream(teacher, initial or hint.make_initial(config, data))
+        _tell_start(upstream)
+        return train(run_id, config, data, upstream)
 
 
 def find_or_run(config: DistillConfig, data: Dataset) -> StepResult:
     """What a run like this one left, or the result of a new child of the open run."""
     upstream = find_or_make_upstream(config, data)
-    found = find_result("distill", config, data, **upstream.sources)
-    return found or run(config, data, child=True)
+    found = find_result("distill", config.network, config, data, **upstream.sources)
+    if found:
+        return found
+    with open_step("distill", name_of(config), config, data, child=True) as run_id:
+        print(f"logits: found in {upstream.teacher.words}")
+        _tell_start(upstream)
+        return train(run_id, config, data, upstream)
 
 
 def find_or_make_upstream(config: DistillConfig, data: Dataset) -> Upstream:
     """What this distillation builds on; what has to be made for it is made inside the open run."""
     teacher = export_logits.find(config, data) or export_logits.export(config, data, child=True)
     return Upstream(teacher, hint.find_initial(config, data) or hint.make_initial(config, data))
+
+
+def _tell_start(upstream: Upstream) -> None:
+    if upstream.initial:
+        print(f"init: starts from the hint run of {upstream.initial.words}")
 
 
 def train(

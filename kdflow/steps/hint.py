@@ -14,11 +14,11 @@ from kdflow.steps import teacher
 from kdflow.steps.record import (
     StepResult,
     TrainedModel,
+    current_model,
     find_result,
     key_of,
     link_upstream,
     open_step,
-    verified_model,
 )
 from kdflow.steps.train import peak_memory_mb, split_images
 
@@ -31,8 +31,11 @@ class Plan(NamedTuple):
     guided_layer: str
 
 
-def run(config: HintConfig, data: Dataset, *, child: bool = False) -> StepResult:
-    planned = plan(config, data)  # what does not fit is refused without a run
+def run(config: HintConfig, data: Dataset) -> StepResult:
+    return _run(config, data, plan(config, data))  # what does not fit is refused without a run
+
+
+def _run(config: HintConfig, data: Dataset, planned: Plan, *, child: bool = False) -> StepResult:
     name = f"hint {config.student} seed={config.seed}"
     with open_step("hint", name, config, data, child=child) as run_id:
         if planned.teacher:
@@ -123,14 +126,16 @@ def find_or_run(config: HintConfig, data: Dataset) -> StepResult:
     """What a run like this one left, or the result of a new child of the open run."""
     planned = plan(config, data)
     if planned.teacher:
-        found = find_result("hint", config, data, teacher=planned.teacher.source)
+        upstream = {"teacher": planned.teacher.source}
+        found = find_result("hint", config.student, config, data, **upstream)
         if found:
             return found
-    return run(config, data, child=True)
+    return _run(config, data, planned, child=True)
 
 
 def find_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
-    """The hint run that `config.init` names; None if it names none, or one that has yet to be made.
+    """The layers that the hint run of `config.init` has trained; None if it names none, or one that
+    has yet to be made.
 
     Raises:
         KdflowError: what it names does not exist, does not fit, or could not be made.
@@ -146,7 +151,7 @@ def find_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
     for model_run in taught_by:
         for found in tracking.find_runs(key_of("hint", wanted, data, teacher=model_run.run_id)):
             try:
-                return _fitting_model(found, config, data)
+                return _guided_layers(found, config, data)
             except KdflowError as error:
                 print(f"init: {error}; it is not used")
     with about("init"):
@@ -155,12 +160,13 @@ def find_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
 
 
 def make_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
-    """Make the hint run that `find_initial` did not find, if `config.init` names one."""
+    """The layers that the hint run which `find_initial` did not find has trained, once it is made;
+    None if `config.init` names none."""
     if config.init == "none":
         return None
     print(f"init: no hint run of {config.student} at its default settings in the store; making one")
     made = run(_default_config(config, data), data)
-    return verified_model(tracking.get_run(made.run_id))
+    return _guided_layers(tracking.get_run(made.run_id), config, data)
 
 
 def _named_initial(config: DistillConfig, data: Dataset) -> TrainedModel:
@@ -177,20 +183,15 @@ def _named_initial(config: DistillConfig, data: Dataset) -> TrainedModel:
             raise KdflowError(
                 f"expected a hint run with the {what} {expected}, got run {found.run_id} with {got}"
             )
-    return _fitting_model(found, config, data)
+    return _guided_layers(found, config, data)
 
 
-def _fitting_model(found: tracking.FoundRun, config: DistillConfig, data: Dataset) -> TrainedModel:
-    """The model of a hint run, once it is shown to be the student as the code has it now."""
-    initial = verified_model(found)
-    learning = models.NETWORKS[config.student](data.image_shape, data.classes)
-    here, there = ([w.shape for w in network.weights] for network in (learning, initial.network))
-    if here != there:
-        raise KdflowError(
-            f"expected a hint run of {config.student} as it is now, got run {found.run_id}, whose"
-            f" weights have other shapes{tracking.other_commit(found)}"
-        )
-    return initial
+def _guided_layers(found: tracking.FoundRun, config: DistillConfig, data: Dataset) -> TrainedModel:
+    """What a hint run has trained: the student up to its guided layer. The layers above have the
+    random weights of that run's seed, which are not for the distillations that start from it."""
+    student = current_model(found, config.student, data)
+    guided = models.features(student.network, found.tags["kdflow.guided_layer"])
+    return student._replace(network=guided)
 
 
 def _default_config(config: DistillConfig, data: Dataset) -> HintConfig:

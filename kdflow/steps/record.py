@@ -66,12 +66,18 @@ def link_upstream(step: str, config: Config, data: Dataset, **upstream: str) -> 
     tracking.set_tags({**roles, "kdflow.key": key_of(step, config, data, **upstream)})
 
 
-def find_result(step: str, config: Config, data: Dataset, **upstream: str) -> StepResult | None:
+def find_result(
+    step: str, network_name: str, config: Config, data: Dataset, **upstream: str
+) -> StepResult | None:
     """What the oldest run with the key of this step and a sound model left, or None if there is no
-    such run."""
+    such run.
+
+    Args:
+        network_name: what this step trains.
+    """
     for found in tracking.find_runs(key_of(step, config, data, **upstream)):
         try:
-            verified_model(found)
+            current_model(found, network_name, data)
         except KdflowError as error:
             print(f"{step}: {error}; it is not used")
         else:
@@ -84,6 +90,22 @@ def key_of(step: str, config: Config, data: Dataset, **upstream: str) -> str:
     """The key of the run that this step would make; see `tracking.run_key`."""
     params = config.model_dump(exclude=NAMED_BY_CONTENT)
     return tracking.run_key(step, params, data.digest, upstream)
+
+
+def current_model(run: tracking.FoundRun, network_name: str, data: Dataset) -> TrainedModel:
+    """The model that a run logged, once it is shown to be that network as the code has it now.
+
+    Raises:
+        KdflowError: it is not, cannot be loaded, or has other weights than those of the run.
+    """
+    there = verified_model(run)
+    here = models.NETWORKS[network_name](data.image_shape, data.classes)
+    if [weight.shape for weight in here.weights] != [w.shape for w in there.network.weights]:
+        raise KdflowError(
+            f"expected {network_name} as it is now, got run {run.run_id}, whose weights have other"
+            f" shapes{tracking.other_commit(run)}"
+        )
+    return there
 
 
 def verified_model(run: tracking.FoundRun) -> TrainedModel:

@@ -33,7 +33,8 @@ def train_network(
     Args:
         run_id, name: of the open run.
         teacher: whose test logits the network's predictions are compared with.
-        initial: the same network with the weights to start from; random ones without it.
+        initial: lower layers of the same network with the weights that those start from; all
+            others start from random ones.
         on_epoch: called with each epoch and its metrics, once they are logged.
         keep: whether the run gets the model and its pictures, or just figures.
     """
@@ -51,7 +52,7 @@ def train_network(
         dropout=config.dropout,
     )
     if initial is not None:
-        network.set_weights(initial.get_weights())
+        models.start_from(network, initial)
     print(f"{config.network}: {network.count_params():,} parameters, {len(train.indices):,} images")
     history = training.fit(
         network,
