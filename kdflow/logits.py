@@ -228,7 +228,7 @@ def _check_order(what: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> 
         cohen_kappa_score(_labels(dataset, split), arrays[split][0].argmax(axis=-1))
         for split in SPLITS
     )
-    if max(train, test) > CLEARLY_BEYOND_CHANCE and (train < test / 2 or test < train / 10):
+    if max(train, test) > CLEARLY_BEYOND_CHANCE and (train < test / 2 or test < train / 20):
         raise KdflowError(
             f"{what}: expected rows in the order of the data set's images, got an agreement with"
             f" their labels (Cohen's kappa, 0 by chance) of {train:.4f} on the training images"

@@ -60,6 +60,8 @@ def test_it_is_the_automatic_teacher_of_cifar10_with_its_own_holdout(
     assert not bundled.fits("fast", cifar10, 0.1)
     assert not bundled.fits("auto", cifar10, 0.2)
     assert not bundled.fits("auto", tiny, 0.1)
+    # the same images from a file, whose classes have other names
+    assert not bundled.fits("auto", replace(cifar10, name="mine.npz"), 0.1)
 
 
 @pytest.mark.slow

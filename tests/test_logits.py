@@ -11,7 +11,9 @@ from kdflow.data import Dataset, sha256
 from kdflow.errors import KdflowError
 from kdflow.evaluate import accuracy
 
-TEACHER = {"teacher": "abc", "network": "vgg"}
+
+def write(folder: Path, train: np.ndarray, test: np.ndarray, dataset: Dataset) -> logits.Manifest:
+    return logits.write(folder, train, test, dataset, teacher="abc", network="vgg", holdout=0.1)
 
 
 def perfect(dataset: Dataset, split: str) -> np.ndarray:
@@ -31,7 +33,7 @@ def made_for(dataset: Dataset, views: int = 2) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def folder(tiny: Dataset, tmp_path: Path) -> Path:
     train, test = made_for(tiny)
-    logits.write(tmp_path / "logits", train, test, tiny, teacher="abc", network="vgg", holdout=0.1)
+    write(tmp_path / "logits", train, test, tiny)
     return tmp_path / "logits"
 
 
@@ -59,7 +61,7 @@ def test_what_is_written_is_read_back_as_a_memory_map(folder: Path, tiny: Datase
 
 def test_rows_in_another_order_than_the_images_are_refused(tiny: Dataset, tmp_path: Path) -> None:
     in_order = {split: perfect(tiny, split) for split in logits.SPLITS}
-    written = logits.write(tmp_path / "right", **in_order, dataset=tiny, **TEACHER)
+    written = write(tmp_path / "right", **in_order, dataset=tiny)
     assert written.accuracy == {"train": 1.0, "test": 1.0}
     for split, kappas in {
         "train": r"-0\.\d+ on the training images against 1\.0000",
@@ -70,9 +72,7 @@ def test_rows_in_another_order_than_the_images_are_refused(tiny: Dataset, tmp_pa
             KdflowError,
             match=rf"^logits: expected rows in the order of the data set's images, got .*{kappas}",
         ):
-            logits.write(
-                tmp_path / "wrong", **in_order | {split: shuffled}, dataset=tiny, **TEACHER
-            )
+            write(tmp_path / "wrong", **in_order | {split: shuffled}, dataset=tiny)
     assert not (tmp_path / "wrong").exists()
 
 
@@ -82,16 +82,16 @@ def test_rows_in_another_order_of_two_classes_are_refused(tmp_path: Path) -> Non
     in_order = perfect(two, "train")
     by_class = in_order[:, np.argsort(labels)]
     assert accuracy(by_class[0], labels) == 0.5
-    logits.write(tmp_path / "right", in_order, in_order, two, **TEACHER)
+    write(tmp_path / "right", in_order, in_order, two)
     with pytest.raises(KdflowError, match="expected rows in the order of the data set's images"):
-        logits.write(tmp_path / "wrong", by_class, in_order, two, **TEACHER)
+        write(tmp_path / "wrong", by_class, in_order, two)
 
 
 def test_probabilities_are_refused(tiny: Dataset, tmp_path: Path) -> None:
     train, test = (np.exp(array.astype(np.float32)) for array in made_for(tiny))
     train, test = (array / array.sum(axis=-1, keepdims=True) for array in (train, test))
     with pytest.raises(KdflowError, match="expected raw ones, got probabilities in the train"):
-        logits.write(tmp_path / "p", train, test, tiny, **TEACHER)
+        write(tmp_path / "p", train, test, tiny)
 
 
 def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset) -> None:
@@ -121,7 +121,7 @@ def test_arrays_of_another_shape_or_type_are_not_written(
     tiny: Dataset, tmp_path: Path, train: np.ndarray, test: np.ndarray, got: str
 ) -> None:
     with pytest.raises(KdflowError, match=f"^logits: expected float16 or float32 .*{got}"):
-        logits.write(tmp_path / "logits", train, test, tiny, teacher="t", network="n")
+        write(tmp_path / "logits", train, test, tiny)
     assert not (tmp_path / "logits").exists()
 
 
@@ -129,7 +129,7 @@ def test_logits_that_are_not_finite_are_not_written(tiny: Dataset, tmp_path: Pat
     train, test = made_for(tiny)
     test[0, 0, 0] = np.nan
     with pytest.raises(KdflowError, match="expected finite values in the test logits, got 1"):
-        logits.write(tmp_path / "new", train, test, tiny, teacher="abc", network="vgg")
+        write(tmp_path / "new", train, test, tiny)
     assert not (tmp_path / "new").exists()
 
 

@@ -52,7 +52,7 @@ def run(config: ExportLogitsConfig, data: Dataset, *, child: bool = False) -> St
         model = found or teacher.make(config.model, data, config.holdout, child=child)
         link_upstream("export_logits", config, data, model=model.source)
         started = time.perf_counter()
-        if bundled.fits(config.model, data, config.holdout) and config.views == bundled.VIEWS:
+        if bundled.fits(config.model, data, config.holdout) and config.views <= bundled.VIEWS:
             print("logits: these come with kdflow too")
             manifest = logits.read(bundled.LOGITS, data, views=bundled.VIEWS).manifest
             tracking.log_folder(bundled.LOGITS, tracking.LOGITS_FOLDER)
