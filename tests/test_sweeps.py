@@ -6,10 +6,10 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
@@ -30,6 +31,7 @@ from sweeps.__main__ import main
 from sweeps.driver import finals, pictures, storage, trials, workers
 from sweeps.driver.config import trial_config
 from sweeps.driver.storage import (
+    _awaited,
     agreed,
     counted,
     enqueue,
@@ -108,7 +110,10 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_goes_on_under_it(
     assert float(tags["best.alpha"]) == best.params["alpha"]
     assert metrics["best_val_accuracy"] == best.value
     assert (metrics["trials_complete"], metrics["epochs_spent"]) == (3, 6)
-    assert tags["kdflow.verdict"] in ("BEATS", "INCONCLUSIVE", "WORSE")
+    clear = {(True, True): "BEATS", (False, False): "WORSE"}
+    sides = (metrics["difference_low"] > 0, metrics["difference_high"] > 0)
+    assert tags["kdflow.verdict"] == clear.get(sides, "INCONCLUSIVE")
+    assert runs[parent].data.params.keys().isdisjoint({"temp", "alpha"})  # each trial has its own
     artifacts = {item.path for item in mlflow.MlflowClient().list_artifacts(parent)}
     assert artifacts >= {"history.png", "slice.png", "intermediate_values.png", "study.html"}
     assert artifacts >= {"trials.csv", "finals.csv", "verdicts.csv", "config.json"}
@@ -297,9 +302,12 @@ def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_fi
         assert run.data.tags["kdflow.upstream.teacher"] == export.info.run_id
 
 
-def test_a_study_may_search_what_students_start_from(store: Path, tiny_npz: Path) -> None:
+def test_a_study_may_search_what_students_start_from(
+    store: Path, tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from kdflow.__main__ import main as kdflow
 
+    monkeypatch.setenv("KDFLOW_CACHE", str(store / "cache"))
     assert kdflow(f"teacher --dataset {tiny_npz} --arch student --epochs 1".split()) == 0
     [teacher] = all_runs()
     flags = ["--dataset", str(tiny_npz), "--teacher", teacher.info.run_id, "--epochs", "2"]
@@ -393,15 +401,16 @@ def test_a_setting_that_always_ends_in_an_accident_does_not_hold_up_the_study(
     ]
 
 
-def test_an_interrupt_never_uses_up_a_setting(study: optuna.Study) -> None:
+def test_interrupts_never_use_up_a_setting(study: optuna.Study) -> None:
     enqueue(study, [{"x": 0.0}])
+    endings = [*[KeyboardInterrupt] * (2 + storage.CRASHES), *[MemoryError] * storage.CRASHES]
+    for ending in endings:
 
-    def interrupted(trial: optuna.Trial) -> float:
-        raise KeyboardInterrupt
+        def ended(trial: optuna.Trial, ending: type[BaseException] = ending) -> float:
+            raise ending
 
-    for _ in range(2 + storage.CRASHES):
-        with pytest.raises(KeyboardInterrupt):
-            work_off(study, interrupted, None)
+        with pytest.raises(ending):
+            work_off(study, ended, None)
     work_off(study, lambda trial: trial.suggest_float("x", 0, 1), None)
     assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE]
 
@@ -433,7 +442,7 @@ def test_a_retried_trial_does_not_pass_for_one_that_its_new_process_has_begun(
     dead = begun_elsewhere(sign_of_life=False)
     dead.set_user_attr(storage.PROCESS, ["host", 1])
     dead.set_user_attr("run_id", "its run")
-    try_again(study, study.trials[0])
+    try_again(study, study.trials[0], crashed=True)
     assert study.trials[1].user_attrs == {}
 
 
@@ -452,27 +461,51 @@ def test_processes_of_a_study_agree_on_the_first_ones_value(
 
 
 def test_a_process_waits_for_the_shared_value_while_its_maker_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr(storage, "time", clock)
+
+    def lives_for(seconds: int) -> Callable[[], float]:
+        return lambda: min(now, seconds) // storage.SIGN_EVERY
+
+    made = _awaited(lambda: "made" if now >= 3600 else None, lives_for(3600))
+    assert (made, now) == ("made", 3600)
+    assert _awaited(lambda: None, lives_for(7200)) is None
+    assert 7200 < now <= 7200 + storage.PATIENCE + 1
+
+
+def test_a_maker_gives_signs_of_life_until_it_has_ended(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "PATIENCE", 3)
-    monkeypatch.setattr(storage, "SIGN_EVERY", 0.1)
-    begun, joined = threading.Event(), threading.Event()
+    monkeypatch.setattr(storage, "SIGN_EVERY", 0.01)
+    sign, written = "upstream: sign of life", threading.Event()
+    write, signs = study.set_user_attr, []
 
-    def at_length() -> str:
-        begun.set()
-        assert not joined.wait(2 * storage.PATIENCE)  # for longer than anybody waits for the dead
-        return "the maker's"
+    def unreachable_at_first(name: str, value: object) -> None:
+        if name == sign:
+            signs.append(value)
+            if len(signs) == 1:
+                raise StorageInternalError("no answer")
+        write(name, value)
+        if name == sign:
+            written.set()
 
-    def join() -> str:
-        begun.wait()
-        value = agreed(study, "upstream", False, lambda: "the joiner's")
-        joined.set()
-        return str(value)
+    monkeypatch.setattr(study, "set_user_attr", unreachable_at_first)
 
-    with ThreadPoolExecutor() as pool:
-        joiner = pool.submit(join)
-        assert agreed(study, "upstream", True, at_length) == "the maker's"
-        assert joiner.result() == "the maker's"
+    def make() -> str:
+        assert written.wait(60)
+        assert study.user_attrs[sign] in signs[1:]
+        return "made"
+
+    assert agreed(study, "upstream", True, make) == "made"
+    assert study.user_attrs[sign] == storage.ENDED
 
 
 def test_nobody_waits_for_a_maker_that_was_interrupted(
@@ -503,7 +536,7 @@ def test_a_trial_that_was_taken_for_dead_does_not_end_the_search(
         if trial.number == 0:  # another process takes it for dead, and has it done again
             opened = study._storage
             opened.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-            try_again(study, study.trials[0])
+            try_again(study, study.trials[0], crashed=True)
             if writes:
                 trial.set_user_attr("run_id", "a run")
         return value
@@ -568,6 +601,16 @@ def test_a_storage_that_does_not_answer_is_one_line(
     assert "secret" not in refused
     assert "sec@ret" not in refused
     assert refused.count("\n") == 1
+    assert all_runs() == []
+
+
+def test_a_study_of_a_dropout_that_the_student_does_not_have_is_refused(
+    store: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n", views=18)]
+    assert main(["augmented", *given, "--student", "dense"]) == 1
+    expected = "student: dense: expected dropout=0, as it has no such layer, got 0.1"
+    assert expected in capsys.readouterr().err
     assert all_runs() == []
 
 

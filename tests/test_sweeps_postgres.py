@@ -101,7 +101,7 @@ def test_a_worker_killed_in_mid_trial_costs_no_trial_and_leaves_no_run_open(
         )
     name = "notebook_grid tiny.npz"
     try:
-        victim = _wait_for(lambda: _a_running_trial(studies, name))
+        victim = _wait_for(lambda: _stopped_in_mid_trial(studies, name))
         os.kill(victim.user_attrs[storage.PROCESS][1], signal.SIGKILL)
         status = process.wait(PATIENCE)
     finally:
@@ -126,14 +126,20 @@ def test_a_worker_killed_in_mid_trial_costs_no_trial_and_leaves_no_run_open(
     assert len(runs) == 1 + len(children)
 
 
-def _a_running_trial(studies: RDBStorage, name: str) -> optuna.trial.FrozenTrial | None:
-    """A trial in the middle of its training."""
+def _stopped_in_mid_trial(studies: RDBStorage, name: str) -> optuna.trial.FrozenTrial | None:
+    """A trial in the middle of its training, whose process stands still."""
     try:
         study = optuna.load_study(study_name=name, storage=studies)
     except KeyError:
         return None
-    running = study.get_trials(states=[TrialState.RUNNING])
-    return next((trial for trial in running if len(trial.intermediate_values) > 2), None)
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        if len(trial.intermediate_values) > 2:
+            pid = trial.user_attrs[storage.PROCESS][1]
+            os.kill(pid, signal.SIGSTOP)
+            if studies.get_trial(trial._trial_id).state == TrialState.RUNNING:
+                return trial
+            os.kill(pid, signal.SIGCONT)  # it was at its end
+    return None
 
 
 def _answers(address: str) -> bool:

@@ -33,6 +33,8 @@ STUDY_TAG, TRIAL_TAG = "kdflow.study", "kdflow.trial"
 PARENT, DESCRIPTION = "run_id", "description"
 # On trials: who runs it; that it was begun when there were enough, or when its setting had been.
 PROCESS, SURPLUS = "process", "surplus"
+# On Optuna's own side of a trial: how many accidents its setting has ended in so far.
+CRASHED = "crashed"
 # On studies: when the process that makes what all share was alive, or that it is not at it now.
 SIGN_OF_LIFE, ENDED = "sign of life", "ended"
 
@@ -182,7 +184,8 @@ def _signs_of_life(study: optuna.Study, name: str) -> Iterator[None]:
 
     def give() -> None:
         while not ended.is_set():
-            study.set_user_attr(name, time.time())
+            with contextlib.suppress(OptunaError, SQLAlchemyError):  # the next one may be written
+                study.set_user_attr(name, time.time())
             ended.wait(SIGN_EVERY)
 
     giver = threading.Thread(target=give, daemon=True)
@@ -234,25 +237,33 @@ def enqueue(
             study.enqueue_trial(point)
 
 
-def try_again(study: optuna.Study, trial: FrozenTrial, crashes: int | None = None) -> None:
+def try_again(study: optuna.Study, trial: FrozenTrial, *, crashed: bool) -> None:
     """Have a trial that did not come to its end done again, by whoever is next.
 
     Args:
-        crashes: after how many it is given up; never if None.
+        crashed: whether an accident ended it, and not an interrupt; a setting that has ended in
+            more than `CRASHES` of them is given up.
     """
-    trial.system_attrs = {
+    crashes = trial.system_attrs.get(CRASHED, 0) + crashed
+    if crashes > CRASHES:
+        return
+    kept = {
         name: value
         for name, value in trial.system_attrs.items()
         if not name.startswith("completed_rung")  # the new one reaches them by itself
     }
-    trial.user_attrs = {}
+    trial.system_attrs, trial.user_attrs = {**kept, CRASHED: crashes}, {}
     with _experimental():
-        RetryHeartbeatStaleTrialCallback(max_retry=crashes)(study, trial)
+        RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
 def _after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
-    try_again(study, trial, CRASHES)
-    tracking.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
+    try_again(study, trial, crashed=True)
+    try:
+        tracking.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
+    except Exception as error:  # Optuna has more dead trials to go through
+        reason = " ".join(str(error).split())
+        print(f"trial {trial.number}: its run could not be ended: {reason}")
 
 
 def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:
@@ -336,9 +347,7 @@ def work_off(
             failures.append(failure)
             frozen = study.trials[trial.number]
             if frozen.state == TrialState.RUNNING:
-                try_again(
-                    study, frozen, None if isinstance(failure, KeyboardInterrupt) else CRASHES
-                )
+                try_again(study, frozen, crashed=not isinstance(failure, KeyboardInterrupt))
             raise
 
     ended_before = False

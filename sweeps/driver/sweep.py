@@ -43,6 +43,9 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
         opened = storage.open_storage(url, config.heartbeat)
         images = data.load(base.dataset)
         check_fit(base, images)
+        for searched in file.space:
+            for value in file.extremes(searched):
+                check_fit(with_values(base, {searched: value}), images)
         wanted = with_values(base, {"views": max_views(file, base)})
         found = export_logits.find(wanted, images)
         teacher_words = found.source if found and logits.is_folder(base.teacher) else base.teacher
@@ -54,7 +57,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
             "heartbeat": config.heartbeat,  # or one process would take another's trials for dead
         }
         study, is_new = storage.open_study(opened, name, described)
-        with _parent(study, is_new, config, base, images) as parent:
+        with _parent(study, is_new, config, file, base, images) as parent:
             print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
             points = file.points[: config.trials]
 
@@ -98,10 +101,10 @@ def _hold_finals(
     held = finals.create(order)
     print(f"finals: {len(settings)} of the settings, {config.repeats} seeds, and baselines")
     carry_out(order)
+    finals.count(study, held)
     table = finals.results(order, held)
     tracking.log_text(table.to_csv(index=False), "finals.csv")
     finals.log_verdicts(settings, finals.verdicts(table, config.repeats))
-    finals.count(study, held)
 
 
 def _log_trials(study: optuna.Study, file: Study) -> None:
@@ -140,13 +143,14 @@ def _parent(
     study: optuna.Study,
     is_new: bool,
     config: SweepConfig,
+    file: Study,
     base: DistillConfig,
     images: data.Dataset,
 ) -> Iterator[str]:
     """The run that all of a study's runs are children of, open; yields its id. A study that goes on
-    goes on under its first one."""
+    goes on under its first one. What is searched is no parameter of it."""
     first = None if is_new else storage.parent_of(study)
-    values = config.model_dump() | base.model_dump(exclude={"evaluate_test"})
+    values = config.model_dump() | base.model_dump(exclude={"evaluate_test", *file.space})
     values["storage"] = str(storage.parsed(config.storage))  # without a password
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as runs:
