@@ -306,9 +306,9 @@ def test_compare_trains_pairs_as_children_and_reuses_what_exists(
     assert metrics["difference_mean"] == pytest.approx(np.mean(gains))
     half = 4.302653 * np.std(gains, ddof=1) / np.sqrt(3)
     assert metrics["difference_high"] - metrics["difference_mean"] == pytest.approx(half, rel=1e-5)
-    clear = {(True, True): "BEATS", (False, False): "WORSE"}
-    sides = (metrics["difference_low"] > 0, metrics["difference_high"] > 0)
-    assert parent.data.tags["kdflow.verdict"] == clear.get(sides, "INCONCLUSIVE")
+    low, high = metrics["difference_low"], metrics["difference_high"]
+    expected = "BEATS" if low > 0 else "WORSE" if high < 0 else "INCONCLUSIVE"
+    assert parent.data.tags["kdflow.verdict"] == expected
     table = mlflow.load_table("comparison.json", run_ids=[parent.info.run_id])
     assert table["distilled_run"].tolist() == [run.info.run_id for run in taught]
     assert artifact(parent, "comparison.png").stat().st_size > 0
