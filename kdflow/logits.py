@@ -23,7 +23,6 @@ from kdflow.views import VIEWS, View
 
 SPLITS = ("train", "test")
 DTYPES = ("float16", "float32")
-CLEARLY_BEYOND_CHANCE = 0.4  # a kappa; that of noise can be 0.2 on 60 images
 
 
 class Manifest(BaseModel):
@@ -223,12 +222,14 @@ def _check_values(what: str, array: np.ndarray, where: str) -> None:
 def _check_order(what: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> None:
     """Refuse logits that fit the labels of one split far worse than those of the other: rows in the
     order of a shuffled loader do. A teacher may do worse on images that it has not seen, but not
-    so much; one that has learnt little cannot tell."""
+    so much; one that has learnt nothing cannot tell."""
+    # four standard deviations of what chance gives, with two equal classes, less with more
+    chance = 4 / math.sqrt(min(len(_labels(dataset, split)) for split in SPLITS))
     train, test = (
         cohen_kappa_score(_labels(dataset, split), arrays[split][0].argmax(axis=-1))
         for split in SPLITS
     )
-    if max(train, test) > CLEARLY_BEYOND_CHANCE and (train < test / 2 or test < train / 20):
+    if max(train, test) > chance and (train < test / 2 or test < train / 20):
         raise KdflowError(
             f"{what}: expected rows in the order of the data set's images, got an agreement with"
             f" their labels (Cohen's kappa, 0 by chance) of {train:.4f} on the training images"

@@ -87,6 +87,21 @@ def test_rows_in_another_order_of_two_classes_are_refused(tmp_path: Path) -> Non
         write(tmp_path / "wrong", by_class, in_order, two)
 
 
+def test_rows_of_a_weak_teacher_in_another_order_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(100), 20)
+    images = np.zeros((2000, 2, 2, 1), np.uint8)
+    many = Dataset("many", images, labels, images, labels, tuple(map(str, range(100))))
+    guessed = np.where(rng.random(2000) < 0.3, labels, rng.integers(100, size=2000))
+    in_order = np.eye(100, dtype=np.float32)[np.newaxis, guessed] * 9
+    assert accuracy(in_order[0], labels) == pytest.approx(0.307, abs=0.03)
+    write(tmp_path / "right", in_order, in_order, many)
+    shuffled = rng.permutation(in_order, axis=1)
+    for train, test in ((shuffled, in_order), (in_order, shuffled)):
+        with pytest.raises(KdflowError, match="expected rows in the order of the data set's"):
+            write(tmp_path / "wrong", train, test, many)
+
+
 def test_probabilities_are_refused(tiny: Dataset, tmp_path: Path) -> None:
     train, test = (np.exp(array.astype(np.float32)) for array in made_for(tiny))
     train, test = (array / array.sum(axis=-1, keepdims=True) for array in (train, test))
