@@ -5,19 +5,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdflow.command_line import OneLineParser, add_flags, exit_status, loading_quietly
-from kdflow.config import STEPS, Config, first_problem
+from kdflow.cli.arguments import OneLineParser, add_flags
+from kdflow.cli.process import exit_status, loading_quietly
+from kdflow.config.base import Config, first_problem
+from kdflow.steps import STEPS
 
 
 def build_parser() -> OneLineParser:
     """One sub-command per step, one flag per field of its config."""
     parser = OneLineParser(prog="python -m kdflow", description="Knowledge distillation on MLflow.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="step")
-    for name, config in STEPS.items():
-        step = steps.add_parser(
-            name, help=config.__doc__, description=config.__doc__, allow_abbrev=False
-        )
-        add_flags(step, config, depends_on="the data set")
+    for name, step in STEPS.items():
+        words = step.config.__doc__
+        command = steps.add_parser(name, help=words, description=words, allow_abbrev=False)
+        add_flags(command, step.config, depends_on="the data set and the network")
     return parser
 
 
@@ -27,17 +28,18 @@ def parse(argv: list[str] | None) -> tuple[str, Config]:
     values: dict[str, Any] = vars(parser.parse_args(argv))
     step = values.pop("step")
     try:
-        return step, STEPS[step](**values)
+        return step, STEPS[step].config(**values)
     except ValidationError as error:
         parser.exit(2, f"kdflow {step}: {first_problem(error)}\n")
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
     step, config = parse(argv)
 
     def run() -> None:
         with loading_quietly():
-            from kdflow.steps import run_step  # Keras and MLflow, only once the input is valid
+            from kdflow.steps.run import run_step  # Keras and MLflow, only for valid input
 
         run_step(step, config)
 

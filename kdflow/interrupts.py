@@ -1,20 +1,21 @@
-"""What Ctrl-C and SIGTERM do: end every open run as KILLED, and never leave a store half made."""
+"""Ctrl-C and SIGTERM: end every open run as KILLED, and never leave a store half made."""
 
 import contextlib
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def end_on_signals() -> None:
-    """From now on Ctrl-C and SIGTERM raise KeyboardInterrupt, once: `mlflow run` sends SIGTERM
-    after the terminal's own SIGINT."""
+    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM and ignore later ones: `mlflow run`
+    sends SIGTERM after the terminal's own SIGINT."""
 
     def ignore(*_: object) -> None:
-        """Unlike SIG_IGN, not complained of where a second signal has arrived already."""
+        """Unlike SIG_IGN, no complaint if a second signal has already arrived."""
 
     def interrupt(*_: object) -> None:
         for number in SIGNALS:
@@ -27,7 +28,11 @@ def end_on_signals() -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """A signal that comes inside the block takes effect at its end."""
+    """Delay a signal that arrives inside the block until the block ends. Outside the main thread,
+    where Python delivers no signals, nothing has to be delayed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     held: list[int] = []
     before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in SIGNALS}
     try:
@@ -40,13 +45,13 @@ def held_back() -> Iterator[None]:
 
 
 def correct_status_later(run_id: str) -> None:
-    """Start the process that makes an interrupted `mlflow run` KILLED: once this one has ended,
-    MLflow 3.17 marks it FAILED, whatever its status is by then."""
+    """Start a process that sets an interrupted `mlflow run` to KILLED after this process has ended:
+    MLflow 3.17 marks that run FAILED, whatever its status is by then."""
     subprocess.Popen(
         [
             sys.executable,
             "-c",
-            f"from kdflow import tracking; tracking.correct_to_killed('{run_id}')",
+            f"from kdflow.tracking import runs; runs.correct_to_killed('{run_id}')",
         ],
         start_new_session=True,
         stdin=subprocess.DEVNULL,

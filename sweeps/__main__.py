@@ -5,9 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kdflow.command_line import OneLineParser, add_flags, exit_status, loading_quietly
-from kdflow.config import DistillConfig, first_problem
+from kdflow.cli.arguments import OneLineParser, add_flags
+from kdflow.cli.process import exit_status, loading_quietly
+from kdflow.config.base import first_problem
 from kdflow.errors import KdflowError
+from kdflow.steps.distill import DistillConfig
 from sweeps.driver.config import NOT_A_USERS, SweepConfig, trial_config
 from sweeps.driver.study import Study, load, names
 
@@ -29,7 +31,7 @@ def build_parser() -> OneLineParser:
     add_flags(
         parser.add_argument_group("every trial, see python -m kdflow distill --help"),
         DistillConfig,
-        depends_on="the data set",
+        depends_on="the data set and the network",
         without=NOT_A_USERS,
     )
     return parser
@@ -56,11 +58,12 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> None:
         with loading_quietly():
-            from kdflow import tracking
+            from kdflow.tracking.store import how_to_see
             from sweeps.driver import sweep  # Keras and MLflow, only once the input is valid
 
         run_id = sweep.run(config, study, base)
-        print(f"run {run_id}; compare runs with: {tracking.how_to_see()}")
+        if run_id:
+            print(f"run {run_id}; compare runs with: {how_to_see()}")
 
     return exit_status("sweeps", run)
 

@@ -1,48 +1,16 @@
-"""One module per entry point, each the story of its step told in order."""
+"""One module per entry point: its parameters, what it needs, what it does."""
 
-from collections.abc import Callable
-from typing import Any
+from kdflow.needs import Step
+from kdflow.steps.assistant import ASSISTANT
+from kdflow.steps.baseline import BASELINE
+from kdflow.steps.compare import COMPARE
+from kdflow.steps.distill import DISTILL
+from kdflow.steps.export_logits import EXPORT_LOGITS
+from kdflow.steps.hint import HINT
+from kdflow.steps.main import MAIN
+from kdflow.steps.teacher import TEACHER
 
-from kdflow import data, models, tracking
-from kdflow.config import Config, TrainingConfig
-from kdflow.errors import about
-from kdflow.steps import (
-    assistant,
-    baseline,
-    compare,
-    distill,
-    export_logits,
-    hint,
-    main,
-    teacher,
-)
-from kdflow.steps.record import StepResult
-
-RUN: dict[str, Callable[[Any, data.Dataset], StepResult]] = {
-    "teacher": teacher.run,
-    "export_logits": export_logits.run,
-    "baseline": baseline.run,
-    "hint": hint.run,
-    "distill": distill.run,
-    "compare": compare.run,
-    "assistant": assistant.run,
-    "main": main.run,
+STEPS: dict[str, Step] = {
+    step.name: step
+    for step in (TEACHER, EXPORT_LOGITS, BASELINE, HINT, DISTILL, COMPARE, ASSISTANT, MAIN)
 }
-
-
-def run_step(step: str, config: Config) -> StepResult:
-    """Load the data that `config` names, run the step, and say how to see the result."""
-    tracking.open_store()
-    dataset = data.load(config.dataset)
-    check_fit(config, dataset)
-    result = RUN[step](config, dataset)
-    print(f"run {result.run_id}; compare runs with: {tracking.how_to_see()}")
-    return result
-
-
-def check_fit(config: Config, dataset: data.Dataset) -> None:
-    """Refuse, before a run is opened, data that cannot be split or trained on as asked."""
-    data.split(dataset.y_train, config.holdout)
-    if isinstance(config, TrainingConfig):
-        with about(config.network_field):
-            models.check_fit(config.network, dataset.image_shape, config.dropout)

@@ -1,95 +1,116 @@
-"""Distil along a chain of networks, each from the logits of the one before it, and set the last
-beside what it is worth without the chain (Mirzadeh et al. 2020, "Improved Knowledge Distillation
-via Teacher Assistant")."""
+"""Distil along a chain of networks, each from the logits of the one before it, and compare the last
+with what it is worth without the chain (Mirzadeh et al. 2020, "Improved Knowledge Distillation via
+Teacher Assistant")."""
 
-import math
-from typing import Any
+from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
-from kdflow import evaluate, models, plots, tracking
-from kdflow.config import (
-    AssistantConfig,
-    DistillConfig,
-    ObjectiveConfig,
-    SeveralConfig,
-)
-from kdflow.data import Dataset
-from kdflow.errors import about
-from kdflow.steps import baseline, distill, export_logits
-from kdflow.steps.record import StepResult, link_upstream, open_step
+from pydantic import Field, field_validator
 
-FIGURES = ("parameters", "test_accuracy", "teacher_agreement", "test_nll", "test_ece")
+from kdflow.catalogue.networks import NETWORKS
+from kdflow.config.objective import ObjectiveConfig, SeveralConfig
+from kdflow.needs import LogitsOf, Need, Step, Training, training
+from kdflow.steps.baseline import beside
+from kdflow.steps.distill import DistillConfig
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from kdflow.dataset import Dataset
+    from kdflow.results.records import StepResult, TeacherLogits
+    from kdflow.tracking.runs import Run
 
 
-def run(config: AssistantConfig, data: Dataset) -> StepResult:
-    return run_with_ledger(config, data)[0]
+class AssistantConfig(SeveralConfig):
+    """Distil along a chain of networks, each from the logits of the one before it."""
+
+    chain: str = Field(
+        "auto,student,pupil",
+        description="the teacher (auto, a network's name or the id of a run that logged a model),"
+        " then the networks that learn, separated by commas",
+    )
+
+    @field_validator("chain")
+    @classmethod
+    def _at_least_two(cls, chain: str) -> str:
+        teacher, *students = (part.strip() for part in chain.split(","))
+        unknown = [student for student in students if student not in NETWORKS]
+        if not teacher or not students or unknown:
+            raise ValueError(
+                f"expected a teacher and one or more of {', '.join(NETWORKS)}, separated by commas"
+            )
+        return ",".join([teacher, *students])
+
+    @property
+    def networks(self) -> list[str]:
+        """The teacher, then the networks that learn."""
+        return self.chain.split(",")
 
 
-def run_with_ledger(
-    config: AssistantConfig, data: Dataset, *, child: bool = False
-) -> tuple[StepResult, list[Row]]:
-    """The result of the chain, and its ledger: the teacher, each hop, the two controls."""
+def title(config: AssistantConfig) -> str:
+    return f"assistant {config.chain} {config.objective} seed={config.seed}"
+
+
+def needs(config: AssistantConfig, dataset: Dataset) -> dict[str, Need]:
     first, *students = config.networks
-    for student in students:
-        with about("chain"):
-            models.check_fit(student, data.image_shape)
-    first_hop = hop(config, students[0], first)
-    found = export_logits.find(first_hop, data, parameter="chain")
-    name = f"assistant {config.chain} {config.objective} seed={config.seed}"
-    with open_step("assistant", name, config, data, child=child) as run_id:
-        teacher = found or export_logits.export(first_hop, data)
-        link_upstream("assistant", config, data, teacher=teacher.source)
-        ledger = [_teacher_row(teacher, data)]
-        source = first
-        for student in students:
-            result = distill.find_or_run(hop(config, student, source), data)
-            ledger.append(row(student, f"taught by {ledger[-1]['network']}", result))
-            source = result.run_id
-        alone = baseline.find_or_run(baseline.beside(hop(config, student, first)), data)
-        straight = distill.find_or_run(hop(config, student, first), data)
-        ledger.append(row(student, "control: labels alone", alone))
-        ledger.append(row(student, f"control: taught by {ledger[0]['network']}", straight))
-        log_ledger(ledger, name)
-        metrics = {
-            "test_accuracy": result.metrics["test_accuracy"],
-            "test_accuracy_alone": alone.metrics["test_accuracy"],
-            "test_accuracy_straight": straight.metrics["test_accuracy"],
-        }
-        tracking.log_metrics(metrics)
-    return StepResult(run_id, metrics), ledger
+    inputs: dict[str, Need] = {
+        "teacher": LogitsOf(first, config.holdout, config.views, parameter="chain")
+    }
+    source: str | Training = first
+    for number, student in enumerate(students, start=1):
+        source = hop(config, student, source, parameter="chain")
+        inputs[f"hop_{number}"] = source
+    alone, straight = controls(config, students[-1], first, parameter="chain")
+    return inputs | {"alone": alone, "straight": straight}
 
 
-def row(network: str, how: str, result: StepResult) -> Row:
-    """A line of a ledger: what a run's network is and is worth. NaN stands for what the run does
-    not say."""
-    figures = {name: result.metrics.get(name, math.nan) for name in FIGURES}
-    return {"network": network, "how": how, **figures, "run": result.run_id}
+def run(
+    run: Run,
+    config: AssistantConfig,
+    dataset: Dataset,
+    *,
+    teacher: TeacherLogits,
+    alone: StepResult,
+    straight: StepResult,
+    **hops: StepResult,
+) -> dict[str, float]:
+    from kdflow.steps.ledger import log_ledger, row, teacher_row
+
+    ledger = [teacher_row(teacher, dataset)]
+    for network, result in zip(config.networks[1:], hops.values(), strict=True):
+        ledger.append(row(network, f"taught by {ledger[-1]['network']}", result))
+    ledger.append(row(network, "control: labels alone", alone))
+    ledger.append(row(network, f"control: taught by {ledger[0]['network']}", straight))
+    log_ledger(run, ledger, title(config))
+    metrics = {
+        "test_accuracy": result.metrics["test_accuracy"],
+        "test_accuracy_alone": alone.metrics["test_accuracy"],
+        "test_accuracy_straight": straight.metrics["test_accuracy"],
+    }
+    run.log(metrics)
+    return metrics
 
 
-def log_ledger(ledger: list[Row], title: str) -> None:
-    """Print a ledger, and log it on the open run as a table and as a chart."""
-    table = pd.DataFrame(ledger)
-    table["parameters"] = table["parameters"].map("{:,.0f}".format, na_action="ignore")
-    for name in ("network", "how"):
-        table[name] = table[name].str.ljust(table[name].str.len().max())
-    text = table.to_string(index=False, na_rep="-", float_format="%.4f")
-    print(f"{title}:\n{text}")
-    tracking.log_table(pd.DataFrame(ledger).to_dict("list"), "ledger.json")
-    tracking.log_figure(plots.ledger(ledger, title), "ledger.png")
-
-
-def _teacher_row(teacher: export_logits.TeacherLogits, data: Dataset) -> Row:
-    manifest = teacher.logits.manifest
-    figures = evaluate.final_metrics(teacher.logits.test[0], data.y_test)
-    if manifest.parameters is not None:
-        figures["parameters"] = float(manifest.parameters)
-    return row(manifest.network, "teacher", StepResult(teacher.source, figures))
-
-
-def hop(config: SeveralConfig, student: str, teacher: str) -> DistillConfig:
-    """The distillation of one student, as the whole chain is asked for."""
+def distillation(config: SeveralConfig, student: str, teacher: str) -> DistillConfig:
+    """The distillation of one student, with the objective and budget that all have."""
     objective = config.model_dump(include=set(ObjectiveConfig.model_fields))
-    return DistillConfig(student=student, teacher=teacher, **objective, **config.budget)  # type: ignore[arg-type]
+    values: dict[str, Any] = {"student": student, "teacher": teacher, **objective, **config.budget}
+    return DistillConfig(**values)
+
+
+def hop(config: SeveralConfig, student: str, source: str | Training, *, parameter: str) -> Training:
+    """The distillation of one student from a teacher, or from a run that has yet to be made."""
+    teacher = source if isinstance(source, str) else "auto"
+    values = distillation(config, student, teacher).model_dump() | {"teacher": source}
+    return training("distill", parameter=parameter, **values)
+
+
+def controls(
+    config: SeveralConfig, student: str, teacher: str, *, parameter: str
+) -> tuple[Training, Training]:
+    """A student from labels alone, and straight from the first teacher."""
+    straight = distillation(config, student, teacher)
+    alone = training("baseline", parameter=parameter, **beside(straight).model_dump())
+    return alone, training("distill", parameter=parameter, **straight.model_dump())
+
+
+ASSISTANT = Step("assistant", AssistantConfig, title, run, needs, verb="run", is_parent=True)

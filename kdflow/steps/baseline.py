@@ -1,22 +1,39 @@
-"""Train the student from labels alone."""
+"""Train the student from labels alone: what distillation has to beat."""
 
-from kdflow.config import BaselineConfig, DistillConfig
-from kdflow.data import Dataset
-from kdflow.steps.record import StepResult, find_result, link_upstream, open_step
-from kdflow.steps.train import train_network
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from kdflow.config.base import NetworkName
+from kdflow.config.training import LabelsConfig
+from kdflow.needs import Step
+from kdflow.steps.checks import check_network
+
+if TYPE_CHECKING:
+    from kdflow.dataset import Dataset
+    from kdflow.steps.distill import DistillConfig
+    from kdflow.tracking.runs import Run
 
 
-def run(config: BaselineConfig, data: Dataset, *, child: bool = False) -> StepResult:
-    name = f"baseline {config.student} seed={config.seed}"
-    with open_step("baseline", name, config, data, child=child) as run_id:
-        link_upstream("baseline", config, data)
-        return train_network(run_id, name, config, data, view_count=config.augment)
+class BaselineConfig(LabelsConfig):
+    """Train the student from labels alone: what distillation has to beat."""
+
+    network_field = "student"
+
+    student: NetworkName = Field("student", description="the network to train")
 
 
-def find_or_run(config: BaselineConfig, data: Dataset) -> StepResult:
-    """What a run like this one left, or the result of a new child of the open run."""
-    found = find_result("baseline", config.network, config, data)
-    return found or run(config, data, child=True)
+def title(config: BaselineConfig) -> str:
+    return f"baseline {config.student} seed={config.seed}"
+
+
+def run(run: Run, config: BaselineConfig, dataset: Dataset) -> dict[str, float]:
+    from kdflow.steps.training import train_network
+    from kdflow.training.objective import Labels
+
+    return train_network(run, config, dataset, Labels(), title(config))
 
 
 def beside(config: DistillConfig) -> BaselineConfig:
@@ -24,3 +41,6 @@ def beside(config: DistillConfig) -> BaselineConfig:
     and augmentation."""
     shared = config.model_dump(include=set(BaselineConfig.model_fields))
     return BaselineConfig(**shared, augment=config.views)
+
+
+BASELINE = Step("baseline", BaselineConfig, title, run, check=check_network)

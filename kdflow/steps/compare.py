@@ -1,66 +1,99 @@
 """Train baseline and distilled student with the same seeds, and say whether distillation helps."""
 
-from typing import Any
+from __future__ import annotations
 
-from kdflow import plots, tracking
-from kdflow.compare import Comparison, compare
-from kdflow.config import CompareConfig, DistillConfig
-from kdflow.data import Dataset
-from kdflow.steps import baseline, distill, export_logits, hint
-from kdflow.steps.record import StepResult, TrainedModel, link_upstream, open_step
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from kdflow.config.base import SEED_LIMIT
+from kdflow.config.objective import ReuseConfig
+from kdflow.needs import Need, Step, training
+from kdflow.steps import distill
+from kdflow.steps.baseline import beside
+from kdflow.steps.checks import check_network
+from kdflow.steps.distill import DistillConfig
+
+if TYPE_CHECKING:
+    from kdflow.dataset import Dataset
+    from kdflow.evaluate.compare import Comparison
+    from kdflow.results.records import StepResult, TeacherLogits, TrainedModel
+    from kdflow.tracking.runs import Run
 
 
-def run(config: CompareConfig, data: Dataset) -> StepResult:
-    found, initial = export_logits.find(config, data), hint.find_initial(config, data)
-    name = f"compare {config.student} {config.objective}{config.start} seeds={config.seeds}"
+class CompareConfig(DistillConfig, ReuseConfig):
+    """Train baseline and distilled student with the same seeds, and say whether distillation
+    helps."""
+
+    seeds: int = Field(5, ge=2, description="how many seeds, from seed on")
+
+    @field_validator("seeds")
+    @classmethod
+    def _all_are_seeds(cls, seeds: int, info: ValidationInfo) -> int:
+        first = info.data.get("seed", 0)
+        if first + seeds > SEED_LIMIT:
+            raise ValueError(f"expected at most {SEED_LIMIT - first} from seed {first} on")
+        return seeds
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds that are compared."""
+        return range(self.seed, self.seed + self.seeds)
+
+
+def title(config: CompareConfig) -> str:
+    return f"compare {config.student} {config.objective}{config.start} seeds={config.seeds}"
+
+
+def needs(config: CompareConfig, dataset: Dataset) -> dict[str, Need]:
+    inputs = distill.needs(config, dataset)
+    for seed in config.all_seeds:
+        student = DistillConfig(**config.model_dump(exclude={"seeds", "reuse"}) | {"seed": seed})
+        for step, each in {"baseline": beside(student), "distill": student}.items():
+            need = training(step, parameter="student", **each.model_dump())
+            inputs[f"{step}_{seed}"] = need
+    return inputs
+
+
+def run(
+    run: Run,
+    config: CompareConfig,
+    dataset: Dataset,
+    *,
+    teacher: TeacherLogits,
+    init: TrainedModel | None = None,
+    **trainings: StepResult,
+) -> dict[str, float]:
+    from kdflow.evaluate import plots
+    from kdflow.evaluate.compare import compare
+
     metric = "test_accuracy" if config.evaluate_test else "val_accuracy"
-    with open_step("compare", name, config, data) as run_id:
-        teacher = found or export_logits.export(config, data)
-        upstream = distill.Upstream(teacher, initial or hint.make_initial(config, data))
-        link_upstream("compare", config, data, **upstream.sources)
-        pairs = [
-            _train_pair(config, data, seed)
-            for seed in range(config.seed, config.seed + config.seeds)
-        ]
-        alone = [baseline_result.metrics[metric] for baseline_result, _ in pairs]
-        taught = [distill_result.metrics[metric] for _, distill_result in pairs]
-        result = compare(taught, alone)
-        table: dict[str, list[Any]] = {
-            "seed": list(range(config.seed, config.seed + config.seeds)),
-            "baseline": alone,
-            "distilled": taught,
-            "baseline_run": [pair[0].run_id for pair in pairs],
-            "distilled_run": [pair[1].run_id for pair in pairs],
-        }
-        tracking.log_table(table, "comparison.json")
-        title = f"{name}: {metric}"
-        tracking.log_figure(plots.comparison(result, alone, taught, title), "comparison.png")
-        tracking.set_tags({"kdflow.verdict": result.verdict})
-        metrics = metrics_of(result)
-        tracking.log_metrics(metrics)
-    print(
-        f"{name}: {metric} distilled {result.candidate}, from labels alone {result.baseline},"
-        f" difference {result.difference}, p = {result.p_value:.2g}: {result.verdict}"
-        f"{_head_start(upstream.initial)}"
+    baselines = [trainings[f"baseline_{seed}"] for seed in config.all_seeds]
+    students = [trainings[f"distill_{seed}"] for seed in config.all_seeds]
+    alone, taught = ([result.metrics[metric] for result in side] for side in (baselines, students))
+    result = compare(taught, alone)
+    table: dict[str, list[Any]] = {
+        "seed": list(config.all_seeds),
+        "baseline": alone,
+        "distilled": taught,
+        "baseline_run": [baseline.run_id for baseline in baselines],
+        "distilled_run": [student.run_id for student in students],
+    }
+    run.log_table(table, "comparison.json")
+    figure = plots.comparison(result, alone, taught, f"{title(config)}: {metric}")
+    run.log_figure(figure, "comparison.png")
+    run.set_tags({"kdflow.verdict": result.verdict})
+    metrics = metrics_of(result)
+    run.log(metrics)
+    head_start = (
+        f" (the {init.epochs} epochs of hints are the distilled side's alone)" if init else ""
     )
-    return StepResult(run_id, metrics)
-
-
-def _head_start(initial: TrainedModel | None) -> str:
-    """A remark on what the distilled side has beyond the other's budget."""
-    if initial is None:
-        return ""
-    epochs = tracking.get_run(initial.source).params["epochs"]
-    return f" (the {epochs} epochs of hints are the distilled side's alone)"
-
-
-def _train_pair(config: CompareConfig, data: Dataset, seed: int) -> tuple[StepResult, StepResult]:
-    """Baseline and student of one seed, with the same budget and augmentation: found, or trained as
-    children of the open run."""
-    given = config.model_dump(exclude={"seeds"}) | {"seed": seed}
-    for_student = DistillConfig(**given)
-    alone = baseline.find_or_run(baseline.beside(for_student), data)
-    return alone, distill.find_or_run(for_student, data)
+    print(
+        f"{title(config)}: {metric} distilled {result.candidate}, from labels alone"
+        f" {result.baseline}, difference {result.difference}, p = {result.p_value:.2g}:"
+        f" {result.verdict}{head_start}"
+    )
+    return metrics
 
 
 def metrics_of(result: Comparison) -> dict[str, float]:
@@ -74,3 +107,8 @@ def metrics_of(result: Comparison) -> dict[str, float]:
     for name, (mean, low, high) in estimates.items():
         metrics |= {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
     return metrics
+
+
+COMPARE = Step(
+    "compare", CompareConfig, title, run, needs, check_network, verb="run", is_parent=True
+)

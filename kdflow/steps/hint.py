@@ -1,230 +1,184 @@
-"""Train the student's lower layers on a teacher's hints; find the hint run whose weights a
-distillation starts from, or make it."""
+"""Train the student's lower layers on a teacher's hints: FitNets, stage one."""
+
+from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
+from pydantic import Field
 
-from kdflow import hints, logits, models, plots, tracking, training
-from kdflow.config import DistillConfig, HintConfig, is_automatic
-from kdflow.data import Dataset, cache_folder
+from kdflow.config.base import BatchSize, Config, Epochs, LearningRate, NetworkName, Seed
+from kdflow.config.training import Settings
 from kdflow.errors import KdflowError, about
-from kdflow.steps import teacher
-from kdflow.steps.record import (
-    StepResult,
-    TrainedModel,
-    current_model,
-    find_result,
-    key_of,
-    link_upstream,
-    open_step,
-)
-from kdflow.steps.train import peak_memory_mb, split_images
+from kdflow.needs import ModelOf, Need, Step
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from kdflow.dataset import Dataset
+    from kdflow.results.records import TrainedModel
+    from kdflow.reuse import Planned
+    from kdflow.tracking.runs import Run
 
 
-class Plan(NamedTuple):
-    """What a hint run is made of: the teacher, if it is in the store already, and the layers."""
+class HintConfig(Config):
+    """Train the student's lower layers to give what a teacher's hint layer gives: FitNets, stage
+    one."""
 
-    teacher: TrainedModel | None
-    hint_layer: str
-    guided_layer: str
-
-
-def run(config: HintConfig, data: Dataset) -> StepResult:
-    return _run(config, data, plan(config, data))  # what does not fit is refused without a run
-
-
-def _run(config: HintConfig, data: Dataset, planned: Plan, *, child: bool = False) -> StepResult:
-    name = f"hint {config.student} seed={config.seed}"
-    with open_step("hint", name, config, data, child=child) as run_id:
-        if planned.teacher:
-            print(f"teacher: found {planned.teacher.words}")
-        taught_by = planned.teacher or teacher.make(config.teacher, data, config.holdout)
-        teaching = taught_by.network
-        link_upstream("hint", config, data, teacher=taught_by.source)
-        train, validation = split_images(config, data)
-        network = models.build(
-            config.student, data.x_train[train.indices], data.classes, seed=config.seed
-        )
-        guided = models.features(network, planned.guided_layer)
-        print(
-            f"hints: {planned.hint_layer} of {teaching.name} for {planned.guided_layer} of"
-            f" {network.name}; each image passes {teaching.name} once"
-        )
-        started = time.perf_counter()
-        with hints.cached(
-            models.features(teaching, planned.hint_layer), _images(config, data), cache_folder()
-        ) as cached:
-            print(
-                f"hints: computed in {time.perf_counter() - started:.1f} s, kept on disk until the"
-                " training ends"
-            )
-            history = training.fit_hint(
-                guided,
-                train,
-                validation,
-                train_hints=cached[0],
-                validation_hints=cached[-1],
-                learning_rate=config.learning_rate,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                on_epoch=lambda epoch, metrics: tracking.log_metrics(metrics, epoch),
-            )
-        final = {"parameters": float(network.count_params()), "peak_memory_mb": peak_memory_mb()}
-        tracking.log_metrics(final)
-        tracking.set_tags(
-            {
-                "kdflow.hint_layer": planned.hint_layer,
-                "kdflow.guided_layer": planned.guided_layer,
-                "kdflow.weights_sha256": models.weights_sha256(network),
-            }
-        )
-        tracking.log_model(network)
-        tracking.log_figure(plots.hint_curves(history, name), "learning_curves.png")
-    result = StepResult(run_id, history[-1] | final)
-    print(
-        f"{name}: validation error of the hints {result.metrics['val_hint_loss']:.4f}, accuracy of"
-        f" the nearest class mean {result.metrics['val_probe_accuracy']:.4f}; start from it with"
-        f" distill init={run_id}"
+    student: NetworkName = Field("student", description="the network to train")
+    teacher: str = Field(
+        "auto",
+        min_length=1,
+        description="whose hints to learn from: auto (the data set's default teacher, found or"
+        " made), a network's name, or the id of a model's run or of its export",
     )
-    return result
+    hint_layer: str = Field(
+        "auto",
+        min_length=1,
+        description="the teacher's layer to learn from; auto is its network's own",
+    )
+    guided_layer: str = Field(
+        "auto",
+        min_length=1,
+        description="the student's layer that learns, with maps as high and wide as the hint"
+        " layer's; auto is its network's own",
+    )
+    epochs: Epochs = 10
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 0.001
+    seed: Seed = 0
+
+    @property
+    def settings(self) -> Settings:
+        """How the layers are trained."""
+        return Settings("adam", self.learning_rate, self.epochs, self.batch_size, self.seed)
 
 
-def plan(config: HintConfig, data: Dataset) -> Plan:
-    """What the hint run of `config` would be made of.
+def title(config: HintConfig) -> str:
+    return f"hint {config.student} seed={config.seed}"
+
+
+def needs(config: HintConfig, dataset: Dataset) -> dict[str, Need]:
+    from kdflow.results.layers import model_source
+
+    with about("teacher"):
+        source = model_source(config.teacher)
+    return {"teacher": ModelOf(source, config.holdout, parameter="teacher")}
+
+
+def resolved(config: HintConfig, inputs: Mapping[str, Planned], dataset: Dataset) -> HintConfig:
+    """The config with the layers that `auto` stands for.
 
     Raises:
-        KdflowError: the teacher does not fit, a layer is unknown or has no maps, the two layers
-            differ in height or width, or the disk has too little room for the hints.
+        KdflowError: a layer is unknown or has no maps.
     """
+    from kdflow import network
+
+    teaching = _teaching(inputs["teacher"], dataset)
     with about("student"):
-        models.check_fit(config.student, data.image_shape)
-    with about("teacher"):
-        source = _model_source(config.teacher)
-        found = teacher.find_verified(source, data, config.holdout)
-    teaching = found.network if found else teacher.untrained(source, data, config.holdout)
-    learning = models.NETWORKS[config.student](data.image_shape, data.classes)
-    hint_layer = models.feature_layer(teaching, config.hint_layer, "hint_layer")
-    guided_layer = models.feature_layer(learning, config.guided_layer, "guided_layer")
-    hint_maps = models.feature_maps(teaching)
-    hint_shape, guided_shape = hint_maps[hint_layer], models.feature_maps(learning)[guided_layer]
+        network.check_fit(config.student, dataset.image_shape)
+    learning = network.untrained(config.student, dataset.image_shape, dataset.classes)
+    return config.model_copy(
+        update={
+            "hint_layer": network.feature_layer(teaching, config.hint_layer, "hint_layer"),
+            "guided_layer": network.feature_layer(learning, config.guided_layer, "guided_layer"),
+        }
+    )
+
+
+def check(config: HintConfig, dataset: Dataset, inputs: Mapping[str, Planned]) -> None:
+    """Refuse layers that differ in height or width, and a disk with too little room."""
+    from kdflow import network
+    from kdflow.artifacts import hints
+    from kdflow.cache import cache_folder
+
+    teaching = _teaching(inputs["teacher"], dataset)
+    learning = network.untrained(config.student, dataset.image_shape, dataset.classes)
+    hint_maps = network.feature_maps(teaching)
+    hint_shape = hint_maps[config.hint_layer]
+    guided_shape = network.feature_maps(learning)[config.guided_layer]
     if hint_shape[:2] != guided_shape[:2]:
         fitting = [name for name, shape in hint_maps.items() if shape[:2] == guided_shape[:2]]
         raise KdflowError(
             "hint_layer, guided_layer: expected maps of equal height and width, got"
-            f" {hint_layer} of {teaching.name} with {hint_shape[0]}x{hint_shape[1]} and"
-            f" {guided_layer} of {learning.name} with {guided_shape[0]}x{guided_shape[1]}, which"
-            f" fits {', '.join(fitting) or 'no layer'} of {teaching.name}"
+            f" {config.hint_layer} of {teaching.name} with {hint_shape[0]}x{hint_shape[1]} and"
+            f" {config.guided_layer} of {learning.name} with {guided_shape[0]}x{guided_shape[1]},"
+            f" which fits {', '.join(fitting) or 'no layer'} of {teaching.name}"
         )
-    hints.check_room(cache_folder(), sum(map(len, _images(config, data))), hint_shape)
-    return Plan(found, hint_layer, guided_layer)
+    hints.check_room(cache_folder(), sum(map(len, _images(config, dataset))), hint_shape)
 
 
-def find_or_run(config: HintConfig, data: Dataset) -> StepResult:
-    """What a run like this one left, or the result of a new child of the open run."""
-    planned = plan(config, data)
-    if planned.teacher:
-        upstream = {"teacher": planned.teacher.source}
-        found = find_result("hint", config.student, config, data, **upstream)
-        if found:
-            return found
-    return _run(config, data, planned, child=True)
+def run(
+    run: Run, config: HintConfig, dataset: Dataset, *, teacher: TrainedModel
+) -> dict[str, float]:
+    from kdflow import network
+    from kdflow.artifacts import hints
+    from kdflow.cache import cache_folder
+    from kdflow.evaluate import plots
+    from kdflow.steps.training import peak_memory_mb, split_images
+    from kdflow.training.hint import fit_hint
 
-
-def find_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
-    """The layers that the hint run of `config.init` has trained; None if it names none, or one that
-    has yet to be made.
-
-    Raises:
-        KdflowError: what it names does not exist, does not fit, or could not be made.
-    """
-    if config.init == "none":
-        return None
-    if config.init != "auto":
-        with about("init"):
-            return _named_initial(config, data)
-    with about("teacher"):
-        wanted = _default_config(config, data)
-        taught_by = teacher.find(wanted.teacher, data, wanted.holdout)
-    for model_run in taught_by:
-        for found in tracking.find_runs(key_of("hint", wanted, data, teacher=model_run.run_id)):
-            try:
-                return _guided_layers(found, config, data)
-            except KdflowError as error:
-                print(f"init: {error}; it is not used")
-    with about("init"):
-        plan(wanted, data)
-    return None
-
-
-def make_initial(config: DistillConfig, data: Dataset) -> TrainedModel | None:
-    """The layers that the hint run which `find_initial` did not find has trained, once it is made;
-    None if `config.init` names none."""
-    if config.init == "none":
-        return None
-    print(f"init: no hint run of {config.student} at its default settings in the store; making one")
-    made = run(_default_config(config, data), data)
-    return _guided_layers(tracking.get_run(made.run_id), config, data)
-
-
-def _named_initial(config: DistillConfig, data: Dataset) -> TrainedModel:
-    found = tracking.get_run(config.init, "none, auto or the id of a hint run")
-    if found.step != "hint":
-        raise KdflowError(f"expected a hint run, got the {found.step} run {found.run_id}")
-    wanted_and_found = {
-        "student": (config.student, found.params["student"]),
-        "data set digest": (data.digest, found.tags["kdflow.dataset_digest"]),
-        "holdout": (config.holdout, float(found.params["holdout"])),
-    }
-    for what, (expected, got) in wanted_and_found.items():
-        if expected != got:
-            raise KdflowError(
-                f"expected a hint run with the {what} {expected}, got run {found.run_id} with {got}"
-            )
-    return _guided_layers(found, config, data)
-
-
-def _guided_layers(found: tracking.FoundRun, config: DistillConfig, data: Dataset) -> TrainedModel:
-    """What a hint run has trained: the student up to its guided layer. The layers above have the
-    random weights of that run's seed, which are not for the distillations that start from it."""
-    student = current_model(found, config.student, data)
-    guided = models.features(student.network, found.tags["kdflow.guided_layer"])
-    return student._replace(network=guided)
-
-
-def _default_config(config: DistillConfig, data: Dataset) -> HintConfig:
-    """The hint run whose weights `init=auto` means."""
-    return HintConfig(  # type: ignore[call-arg]
-        dataset=data.name,
-        holdout=config.holdout,
-        student=config.student,
-        teacher=_model_source(config.teacher),
+    train, validation = split_images(run, config, dataset)
+    student = network.build(config.student, train, dataset.classes, seed=config.seed)
+    guided = network.features(student, config.guided_layer)
+    hinting = network.features(teacher.network, config.hint_layer)
+    print(
+        f"hints: {config.hint_layer} of {teacher.network.name} for {config.guided_layer} of"
+        f" {student.name}; each image passes {teacher.network.name} once"
     )
-
-
-def _model_source(source: str) -> str:
-    """What names the teacher's model where `source` names its logits."""
-    if is_automatic(source):
-        return source
-    if logits.is_folder(source):
-        raise KdflowError(
-            "expected auto, a network's name or a run id, since hints come from a layer of"
-            f" the model; got the folder of logits {source}"
+    started = time.perf_counter()
+    history = []
+    with hints.cached(hinting, _images(config, dataset), cache_folder()) as cached:
+        print(
+            f"hints: computed in {time.perf_counter() - started:.1f} s, kept on disk until the"
+            " training ends"
         )
-    found = tracking.get_run(source)
-    if found.step != "export_logits":
-        return source
-    model = found.tags.get("kdflow.upstream.model", "none")
-    if model == "none" or model.startswith("sha256:"):
-        raise KdflowError(
-            f"expected a teacher that kdflow trained, since hints come from a layer of the model;"
-            f" got {source}, the export of another one"
-        )
-    return model
+        for epoch, metrics in fit_hint(
+            guided,
+            train,
+            validation,
+            train_hints=cached[0],
+            validation_hints=cached[-1],
+            settings=config.settings,
+        ):
+            run.log(metrics, epoch)
+            history.append(metrics)
+    final = {"parameters": float(student.count_params()), "peak_memory_mb": peak_memory_mb()}
+    run.log(final)
+    run.set_tags(
+        {
+            "kdflow.hint_layer": config.hint_layer,
+            "kdflow.guided_layer": config.guided_layer,
+            "kdflow.weights_sha256": network.weights_sha256(student),
+        }
+    )
+    run.log_model(student)
+    run.log_figure(plots.hint_curves(history, title(config)), "learning_curves.png")
+    last = history[-1] | final
+    print(
+        f"{title(config)}: validation error of the hints {last['val_hint_loss']:.4f}, accuracy of"
+        f" the nearest class mean {last['val_probe_accuracy']:.4f}; start from it with"
+        f" distill init={run.run_id}"
+    )
+    return last
 
 
-def _images(config: HintConfig, data: Dataset) -> list[np.ndarray]:
+def _teaching(planned: Planned, dataset: Dataset) -> keras.Model:
+    """The teacher's network, with random weights if it has yet to be made: for its shapes."""
+    from kdflow import network
+    from kdflow.steps.teacher import TeacherConfig
+
+    if planned.result is not None:
+        return planned.result.network
+    assert isinstance(planned.config, TeacherConfig)
+    return network.untrained(planned.config.arch, dataset.image_shape, dataset.classes)
+
+
+def _images(config: HintConfig, dataset: Dataset) -> list[np.ndarray]:
     """The images that hints are needed of. Without a holdout the test set is the validation."""
-    return [data.x_train] if config.holdout else [data.x_train, data.x_test]
+    return [dataset.x_train] if config.holdout else [dataset.x_train, dataset.x_test]
+
+
+HINT = Step("hint", HintConfig, title, run, needs, check, resolved)

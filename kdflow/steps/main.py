@@ -1,92 +1,104 @@
 """The whole story in one command: teacher, logits, student from labels alone, hints, distillation
-without and with them, and a smaller network through the student as its assistant."""
+without and with them, and a smaller network that the student teaches as an assistant."""
 
-from kdflow import models, tracking
-from kdflow.config import (
-    AssistantConfig,
-    BaselineConfig,
-    HintConfig,
-    MainConfig,
-    SeveralConfig,
-)
-from kdflow.data import Dataset, split
-from kdflow.errors import about
-from kdflow.steps import assistant, baseline, distill, export_logits, hint
-from kdflow.steps.record import StepResult, link_upstream, open_step
-from kdflow.training import WORTH_TELLING, Images, seconds_per_image
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from kdflow.config.base import NetworkName
+from kdflow.config.objective import SeveralConfig
+from kdflow.needs import LogitsOf, Need, Step, training
+from kdflow.steps.assistant import controls, distillation, hop
+
+if TYPE_CHECKING:
+    from kdflow.dataset import Dataset
+    from kdflow.results.records import StepResult, TeacherLogits
+    from kdflow.tracking.runs import Run
 
 
-def run(config: MainConfig, data: Dataset) -> StepResult:
-    for_kd = assistant.hop(config, config.student, config.teacher)
-    for_baseline = baseline.beside(for_kd)
-    for_pupil = baseline.beside(assistant.hop(config, config.pupil, config.teacher))
-    for_hint = HintConfig(
-        dataset=config.dataset,
-        holdout=config.holdout,
-        student=config.student,
-        teacher=config.teacher,
-        **config.budget,  # type: ignore[arg-type]
+class MainConfig(SeveralConfig):
+    """The whole story as runs under one: teacher, logits, baseline, hints, distillation without and
+    with them, a chain of assistants, one table."""
+
+    student: NetworkName = Field(
+        "student",
+        description="the network to train; its guided layer has to fit the teacher's hint layer",
     )
-    networks = f"{config.teacher},{config.student},{config.pupil}"
-    several = config.model_dump(include=set(SeveralConfig.model_fields))
-    for_chain = AssistantConfig(chain=networks, **several)
+    teacher: str = Field(
+        "auto",
+        description="who teaches: auto (the data set's default teacher, found or made), a network's"
+        " name, or the id of a run that logged a model",
+    )
+    pupil: NetworkName = Field(
+        "pupil", description="the network that the student, once taught, teaches as an assistant"
+    )
 
-    with about("pupil"):
-        models.check_fit(config.pupil, data.image_shape)
-    found = export_logits.find(for_kd, data)
-    with about("student"):
-        hint.plan(for_hint, data)
-    name = f"main {config.student} {config.objective} seed={config.seed}"
-    with open_step("main", name, config, data) as run_id:
-        _say_how_long(
-            [
-                (for_baseline, 3 * for_baseline.epochs + for_hint.epochs),
-                (for_pupil, 3 * for_pupil.epochs),
-            ],
-            data,
-        )
-        teacher = found or export_logits.export(for_kd, data, child=True)
-        link_upstream("main", config, data, teacher=teacher.source)
-        alone = baseline.find_or_run(for_baseline, data)
-        hinted = hint.find_or_run(for_hint, data)
-        taught = distill.find_or_run(for_kd, data)
-        with_hint = for_kd.model_copy(update={"init": hinted.run_id})
-        both = distill.find_or_run(with_hint, data)
-        through_assistant, chain = assistant.run_with_ledger(for_chain, data, child=True)
-        ledger = [
-            chain[0],
-            assistant.row(config.student, "labels alone", alone),
-            assistant.row(config.student, "KD", taught),
-            assistant.row(config.student, "hint + KD", both),
-            *chain[2:],
-        ]
-        assistant.log_ledger(ledger, name)
-        metrics = {
-            "baseline_test_accuracy": alone.metrics["test_accuracy"],
-            "kd_test_accuracy": taught.metrics["test_accuracy"],
-            "hint_kd_test_accuracy": both.metrics["test_accuracy"],
-            "assistant_test_accuracy": through_assistant.metrics["test_accuracy"],
-        }
-        tracking.log_metrics(metrics)
-    return StepResult(run_id, metrics)
+    @field_validator("teacher")
+    @classmethod
+    def _a_single_one(cls, teacher: str) -> str:
+        if not teacher.strip() or "," in teacher:
+            raise ValueError("expected a single teacher")
+        return teacher
 
 
-def _say_how_long(plan: list[tuple[BaselineConfig, int]], data: Dataset) -> None:
-    """Tell what trainings will take, if that is long, by a sample of each.
+def title(config: MainConfig) -> str:
+    return f"main {config.student} {config.objective} seed={config.seed}"
 
-    Args:
-        plan: networks, and how many epochs each has, from labels or from logits or hints, which are
-            all taken to cost the same.
-    """
-    seconds = 0.0
-    for config, epochs in plan:
-        train, _ = split(data.y_train, config.holdout)
-        network = models.build(config.network, data.x_train, data.classes, seed=config.seed)
-        images = Images(data.x_train, data.y_train, train)
-        seconds += epochs * len(train) * seconds_per_image(network, images, config.batch_size)
-    if seconds > WORTH_TELLING:
-        print(
-            f"main: {sum(epochs for _, epochs in plan)} epochs, about {seconds / 60:.0f} minutes on"
-            " this machine; what the store has already takes none, and a teacher that has to be"
-            " trained comes on top, as do logits that have to be exported"
-        )
+
+def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
+    alone, kd = controls(config, config.student, config.teacher, parameter="student")
+    shared = {"dataset": config.dataset, "holdout": config.holdout, **config.budget}
+    hint = training(
+        "hint", parameter="student", student=config.student, teacher=config.teacher, **shared
+    )
+    with_hint = distillation(config, config.student, config.teacher).model_dump() | {"init": hint}
+    pupil_alone, straight = controls(config, config.pupil, config.teacher, parameter="pupil")
+    return {
+        "teacher": LogitsOf(config.teacher, config.holdout, config.views, parameter="teacher"),
+        "alone": alone,
+        "hint": hint,
+        "kd": kd,
+        "hint_kd": training("distill", parameter="student", **with_hint),
+        "pupil": hop(config, config.pupil, kd, parameter="pupil"),
+        "pupil_alone": pupil_alone,
+        "pupil_straight": straight,
+    }
+
+
+def run(
+    run: Run,
+    config: MainConfig,
+    dataset: Dataset,
+    *,
+    teacher: TeacherLogits,
+    **trainings: StepResult,
+) -> dict[str, float]:
+    from kdflow.steps.ledger import log_ledger, row, teacher_row
+
+    first = teacher_row(teacher, dataset)
+    rows = {
+        "alone": (config.student, "labels alone"),
+        "kd": (config.student, "KD"),
+        "hint_kd": (config.student, "hint + KD"),
+        "pupil": (config.pupil, f"taught by {config.student}"),
+        "pupil_alone": (config.pupil, "control: labels alone"),
+        "pupil_straight": (config.pupil, f"control: taught by {first['network']}"),
+    }
+    ledger = [first] + [row(*named, trainings[role]) for role, named in rows.items()]
+    log_ledger(run, ledger, title(config))
+    metrics = {
+        f"{name}_test_accuracy": trainings[role].metrics["test_accuracy"]
+        for name, role in {
+            "baseline": "alone",
+            "kd": "kd",
+            "hint_kd": "hint_kd",
+            "assistant": "pupil",
+        }.items()
+    }
+    run.log(metrics)
+    return metrics
+
+
+MAIN = Step("main", MainConfig, title, run, needs, verb="run", is_parent=True)

@@ -4,18 +4,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdflow.config import DistillConfig, first_problem
+from kdflow.config.base import first_problem
+from kdflow.config.objective import ReusePolicy
 from kdflow.errors import KdflowError
+from kdflow.steps.distill import DistillConfig
 from sweeps.driver.study import Study
 
 # Trials never read the test set, and the finals always do.
 NOT_A_USERS = ("evaluate_test",)
-# Whoever searched the others would choose another teacher, other images or a lucky seed, or train
-# one student as suits another.
+# Not searchable: what would choose another teacher, other images or a lucky seed, or train one
+# student with what suits another.
 SEARCHABLE = [
     name
     for name in DistillConfig.model_fields
-    if name not in (*NOT_A_USERS, "dataset", "holdout", "seed", "student", "teacher")
+    if name not in (*NOT_A_USERS, "plan_only", "dataset", "holdout", "seed", "student", "teacher")
 ]
 
 
@@ -29,13 +31,13 @@ class SweepConfig(BaseModel):
     study_name: str = Field(
         "auto",
         min_length=1,
-        description="the name under which the study goes on when it is run again; auto is that of"
-        " the study and of the data set",
+        description="the name under which the study is resumed; auto is the study's file and the"
+        " data set",
     )
     storage: str = Field(
         "sqlite:///sweeps/studies.db",
         min_length=1,
-        description="where Optuna keeps the study: an SQLAlchemy URL, of PostgreSQL for several"
+        description="where Optuna keeps the study: an SQLAlchemy URL; PostgreSQL for several"
         " machines",
     )
     sampler_seed: int = Field(0, ge=0, lt=2**32, description="what the sampler draws from")
@@ -55,8 +57,13 @@ class SweepConfig(BaseModel):
         20,
         ge=1,
         le=3600,
-        description="seconds between signs of life of a trial; after three without one it is taken"
-        " for dead and tried again",
+        description="seconds between heartbeats of a trial; after three missing ones it is marked"
+        " failed and retried",
+    )
+    reuse: ReusePolicy = Field(
+        "same_code",
+        description="which earlier trainings count in the finals: same_code (those that this very"
+        " code made), any, or never",
     )
 
     @property

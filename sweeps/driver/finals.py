@@ -8,12 +8,13 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
-from kdflow import tracking
-from kdflow.compare import Comparison, compare, holm
 from kdflow.errors import KdflowError
-from kdflow.steps import baseline
+from kdflow.evaluate.compare import Comparison, compare, holm
+from kdflow.sources import code_of
+from kdflow.steps.baseline import beside
 from kdflow.steps.compare import metrics_of
-from sweeps.driver import storage
+from kdflow.tracking.runs import Run
+from sweeps.driver import storage, trial_queue
 from sweeps.driver.trials import Final, Order, final_config, in_words
 
 HELD = "finals"  # on a study: the names of all finals that it has had
@@ -41,16 +42,20 @@ def trainings(order: Order, settings: list[dict[str, Any]], repeats: int) -> tup
     seeds. The trials' seed is not among them: it is the one that the settings were chosen on."""
     seeds = range(order.config.seed + 1, order.config.seed + 1 + repeats)
     finalists = [Final(values, seed, taught=True) for values in settings for seed in seeds]
-    beside = {
-        baseline.beside(final_config(order, final)): Final(final.values, final.seed, taught=False)
+    controls = {
+        beside(final_config(order, final)): Final(final.values, final.seed, taught=False)
         for final in finalists
     }
-    return (*finalists, *beside.values())
+    return (*finalists, *controls.values())
 
 
 def name_of(order: Order, finals: tuple[Final, ...]) -> str:
-    """The name of the finals in Optuna's storage: other finalists are another one."""
-    described = json.dumps([[final.values, final.seed, final.taught] for final in finals])
+    """The name of the finals in Optuna's storage: other finalists have another one, as have the
+    same ones with other code unless `reuse` is any."""
+    named: list[Any] = [[final.values, final.seed, final.taught] for final in finals]
+    if order.reuse != "any":
+        named.append(code_of(order.config))
+    described = json.dumps(named)
     return f"{order.name} finals {hashlib.sha256(described.encode()).hexdigest()[:8]}"
 
 
@@ -71,21 +76,21 @@ def results(order: Order, study: optuna.Study) -> pd.DataFrame:
             " without that setting there is no verdict"
         )
     alone = {
-        baseline.beside(final_config(order, final)): trials[index]
+        beside(final_config(order, final)): trials[index]
         for index, final in enumerate(order.finals)
         if not final.taught
     }
     rows = []
     for index, final in enumerate(order.finals):
         if final.taught:
-            beside = alone[baseline.beside(final_config(order, final))]
+            control = alone[beside(final_config(order, final))]
             rows.append(
                 {
                     **final.values,
                     "seed": final.seed,
-                    "baseline": beside.value,
+                    "baseline": control.value,
                     "distilled": trials[index].value,
-                    "baseline_run": beside.user_attrs["run_id"],
+                    "baseline_run": control.user_attrs["run_id"],
                     "distilled_run": trials[index].user_attrs["run_id"],
                 }
             )
@@ -106,30 +111,30 @@ def create(order: Order) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
     )
-    study.set_user_attr(storage.PARENT, order.parent)
+    study.set_user_attr(trial_queue.PARENT, order.parent)
     points = [{"final": index} for index in range(len(order.finals))]
-    storage.enqueue(study, points, failed_too=True)
+    trial_queue.enqueue(study, points, failed_too=True)
     return study
 
 
-def count(study: optuna.Study, held: optuna.Study) -> None:
-    """Record on the study and on the open run how many finals the study has had: each of other
+def count(study: optuna.Study, held: optuna.Study, run: Run) -> None:
+    """Record on the study and on its parent run how many finals the study has had: each of other
     finalists reads the test set once more, for which no verdict is corrected."""
     names = study.user_attrs.get(HELD, [])
     if held.study_name not in names:
         names = [*names, held.study_name]
         study.set_user_attr(HELD, names)
-    tracking.log_metrics({"finals_held": float(len(names))})
+    run.log({"finals_held": float(len(names))})
     if len(names) > 1:
         print(
-            f"finals: these are number {len(names)} of this study; each verdict is as if there had"
-            " been no others, so that one of several BEATS more easily by chance"
+            f"finals: number {len(names)} of this study. Each verdict ignores the others, so that"
+            " one of several BEATS more easily by chance"
         )
 
 
-def log_verdicts(settings: list[dict[str, Any]], compared: list[Comparison]) -> None:
-    """Print the verdict on each finalist, and log them on the open run: all as a table, that on the
-    best as its metrics and tag too."""
+def log_verdicts(run: Run, settings: list[dict[str, Any]], compared: list[Comparison]) -> None:
+    """Print the verdict on each finalist, and log them: all as a table, the best one's as metrics
+    and tag of the run too."""
     rows = []
     for values, result in zip(settings, compared, strict=True):
         print(
@@ -138,6 +143,6 @@ def log_verdicts(settings: list[dict[str, Any]], compared: list[Comparison]) -> 
             f" {result.verdict}"
         )
         rows.append({**values, **metrics_of(result), "verdict": result.verdict})
-    tracking.log_text(pd.DataFrame(rows).to_csv(index=False), "verdicts.csv")
-    tracking.log_metrics(metrics_of(compared[0]))
-    tracking.set_tags({"kdflow.verdict": compared[0].verdict})
+    run.log_text(pd.DataFrame(rows).to_csv(index=False), "verdicts.csv")
+    run.log(metrics_of(compared[0]))
+    run.set_tags({"kdflow.verdict": compared[0].verdict})

@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as static
 
-from kdflow import tracking
+from kdflow.tracking.runs import Run
 
 PLOTS = {
     "history": "plot_optimization_history",
@@ -21,8 +21,8 @@ PLOTS = {
 PAGE = "study.html"
 
 
-def log(study: optuna.Study, mapped: list[str]) -> None:
-    """Draw a study with at least one complete trial, and log the pictures on the open run.
+def log(run: Run, study: optuna.Study, mapped: list[str]) -> None:
+    """Draw a study with at least one complete trial, and log the pictures.
 
     Args:
         mapped: the two parameters that the map is of; of any other number none is drawn, nor where
@@ -49,9 +49,9 @@ def log(study: optuna.Study, mapped: list[str]) -> None:
             axes = getattr(static, PLOTS[name])(study, **given)
             figure = np.ravel(axes)[0].figure
             figure.set_size_inches(max(9, 6 * np.size(axes)), 6)
-            tracking.log_figure(figure, f"{name}.png")
+            run.log_figure(figure, f"{name}.png")
             plt.close(figure)
             interactive = getattr(optuna.visualization, PLOTS[name])(study, **given)
             parts.append(interactive.to_html(full_html=False, include_plotlyjs=not parts))
     title = f"<title>{study.study_name}</title>"
-    tracking.log_text(f'<meta charset="utf-8">{title}\n' + "\n".join(parts), PAGE)
+    run.log_text(f'<meta charset="utf-8">{title}\n' + "\n".join(parts), PAGE)

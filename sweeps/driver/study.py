@@ -1,4 +1,4 @@
-"""What a study's file states, and how it is found."""
+"""What the file of a study states, and how it is found."""
 
 import importlib
 import itertools
@@ -32,7 +32,7 @@ class Study:
         points: if there are any, these settings are tried, in this order, and nothing is sampled.
         sampler: makes a new one from a seed.
         base: what differs from `distill`'s defaults in every trial.
-        pruner: gives up trials that lag behind; the default one gives up none.
+        pruner: stops trials that lag behind; the default one stops none.
     """
 
     space: Mapping[str, BaseDistribution]
@@ -46,6 +46,10 @@ class Study:
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """The values of a trial, by the parameter's name."""
         return {name: _suggest(trial, name, space) for name, space in self.space.items()}
+
+    def described_search(self) -> dict[str, str]:
+        """The sampler and the pruner as text: equal for equal settings."""
+        return {"sampler": _settings(self.sampler(0)), "pruner": _settings(self.pruner)}
 
     def described_space(self) -> dict[str, str]:
         """The space as text, by the parameter's name: equal for equal spaces."""
@@ -98,6 +102,16 @@ def _suggest(trial: optuna.Trial, name: str, space: BaseDistribution) -> Any:
         case CategoricalDistribution():
             return trial.suggest_categorical(name, space.choices)
     raise _unknown(name, space)
+
+
+def _settings(thing: object) -> str:
+    """A sampler or pruner as its class and its settings; what it has drawn or seen is left out."""
+    plain = {
+        name.lstrip("_"): value
+        for name, value in sorted(vars(thing).items())
+        if isinstance(value, (bool, int, float, str))
+    }
+    return f"{type(thing).__name__}({', '.join(f'{k}={v}' for k, v in plain.items())})"
 
 
 def _unknown(name: str, space: object) -> TypeError:

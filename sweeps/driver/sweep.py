@@ -1,4 +1,4 @@
-"""A sweep, told in order: the study, its logits, its trials, its finals, and what came out."""
+"""A sweep in its order: the plan, the study, its logits, its trials, its finals, the outcome."""
 
 import contextlib
 import os
@@ -11,26 +11,35 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from kdflow import data, logits, tracking
-from kdflow.config import DistillConfig, canonical, is_automatic
-from kdflow.errors import KdflowError
-from kdflow.steps import check_fit, export_logits, hint
-from sweeps.driver import finals, pictures, storage, workers
+from kdflow import network
+from kdflow.artifacts import logits
+from kdflow.config.base import canonical, neutral_value
+from kdflow.config.training import is_automatic
+from kdflow.dataset import Dataset
+from kdflow.errors import KdflowError, about
+from kdflow.needs import LayersOf, LogitsOf
+from kdflow.reuse import Planned, Resolver, lines
+from kdflow.steps.distill import DistillConfig
+from kdflow.steps.estimate import about_how_long
+from kdflow.steps.run import ALL_STEPS, load
+from kdflow.tracking import find, runs, store
+from sweeps.driver import finals, pictures, sharing, storage, trial_queue, workers
 from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.study import Study
 from sweeps.driver.trials import Order, max_views
 
-UPSTREAM = "upstream"  # on a study: the logits that teach in it, and what `init` stands for
+UPSTREAM = "upstream"  # on a study: its teacher's logits, and what each `init` stands for
 
 
-def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
-    """Search, have the finals, and log the outcome; returns the id of the study's parent run.
+def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
+    """Search, hold the finals, and log the outcome; returns the id of the study's parent run, or
+    None if only the plan was asked for.
 
     Args:
         base: what all trials have in common.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps tell what there is to tell
-    base = _wherever_it_runs(base)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
+    base = _with_absolute_paths(base)
     with_values(base, {"seed": base.seed + config.repeats})  # the finals' last
     if file.points and config.trials > len(file.points):
         raise KdflowError(
@@ -38,58 +47,85 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str:
             f" {config.trials}"
         )
     url = storage.parsed(config.storage)
-    with workers.hired(config) as carry_out:
-        tracking.open_store()
-        opened = storage.open_storage(url, config.heartbeat)
-        images = data.load(base.dataset)
-        check_fit(base, images)
-        for searched in file.space:
-            for value in file.extremes(searched):
-                check_fit(with_values(base, {searched: value}), images)
-        wanted = with_values(base, {"views": max_views(file, base)})
-        found = export_logits.find(wanted, images)
-        teacher_words = found.source if found and logits.is_folder(base.teacher) else base.teacher
+    with workers.start_workers(config) as carry_out:
+        store.open_store()
+        dataset = load(base.dataset, base.holdout)
+        resolver = Resolver(ALL_STEPS, dataset, config.reuse)
+        upstream = _planned(file, base, resolver)
+        print("plan:", *_lines(upstream, dataset), sep="\n")
+        if base.plan_only:
+            return None
         name = config.study_name
         if name == "auto":
             name = f"{config.study} {Path(base.dataset).name}"
-        described = _description(file, base, images) | {
-            "teacher": teacher_words,
-            "heartbeat": config.heartbeat,  # or one process would take another's trials for dead
-        }
-        study, is_new = storage.open_study(opened, name, described)
-        with _parent(study, is_new, config, file, base, images) as parent:
+        opened = storage.open_storage(url, config.heartbeat)
+        study, is_new = sharing.open_study(
+            opened, name, _description(config, file, base, dataset, upstream), _added(file, base)
+        )
+        with _parent(study, is_new, config, file, base, dataset) as parent:
             print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
+            resolver.parent = parent.run_id
             points = file.points[: config.trials]
 
             def make_upstream() -> dict[str, Any]:
-                tracking.end_abandoned(parent, {})  # of a process that died in making it
-                storage.enqueue(study, points)  # before a process that joins looks at the queue
-                teacher = found or export_logits.export(wanted, images, child=True)
-                return {"teacher": teacher.source, "initial": _initial(file, base, images)}
+                runs.end_abandoned(parent.run_id, {})  # of a process that died in making it
+                trial_queue.enqueue(study, points)  # before a process that joins reads the queue
+                made = {role: resolver.obtain(each).source for role, each in upstream.items()}
+                return {"teacher": made.pop("teacher"), "initial": {"none": "none", **made}}
 
-            upstream = storage.agreed(study, UPSTREAM, is_new, make_upstream)
-            print(f"logits: {upstream['teacher']}; no trial loads a teacher")
-            storage.enqueue(study, points)  # what is new, where there are to be more of them
+            shared = sharing.agreed(study, UPSTREAM, is_new, make_upstream)
+            print(f"logits: {shared['teacher']}; no trial loads a teacher")
+            trial_queue.enqueue(study, points)  # the new ones, of a larger budget than before
             order = Order(
                 study=config.study,
                 name=name,
                 storage=storage.text_of(url),
                 heartbeat=config.heartbeat,
                 sampler_seed=config.sampler_seed,
-                config=_taught_by(upstream["teacher"], base),
-                initial=upstream["initial"],
-                parent=parent,
+                config=_taught_by(shared["teacher"], base),
+                initial=shared["initial"],
+                parent=parent.run_id,
                 budget=None if file.points else config.trials,
+                reuse=config.reuse,
             )
             carry_out(order)
             settings = finals.best_settings(study, config.best)
-            _log_trials(study, file)
-            tracking.set_tags({f"best.{key}": canonical(it) for key, it in settings[0].items()})
-            _hold_finals(study, order, config, settings, carry_out)
-    return parent
+            _log_trials(parent, study, file)
+            parent.set_tags({f"best.{key}": canonical(it) for key, it in settings[0].items()})
+            _hold_finals(parent, study, order, config, settings, carry_out)
+    return parent.run_id
+
+
+def _planned(file: Study, base: DistillConfig, resolver: Resolver) -> dict[str, Planned]:
+    """What all trials share: the teacher's logits, with the views of the trial that needs most, and
+    for each value of `init` the hint run that it means.
+
+    Raises:
+        KdflowError: one cannot be had, or a trial cannot be trained on these images.
+    """
+    shape = resolver.dataset.image_shape
+    for name in file.space:
+        for value in file.extremes(name):
+            config = with_values(base, {name: value})
+            with about("student"):
+                network.check_fit(config.student, shape, config.dropout)
+    needed = LogitsOf(base.teacher, base.holdout, max_views(file, base), parameter="teacher")
+    planned = {"teacher": resolver.plan(needed)}
+    for value in getattr(file.space.get("init"), "choices", [base.init]):
+        if value != "none":
+            layers = LayersOf(value, base.student, base.teacher, base.holdout, parameter="init")
+            planned[value] = resolver.plan(layers)
+    return planned
+
+
+def _lines(upstream: dict[str, Planned], dataset: Dataset) -> Iterator[str]:
+    how_long = about_how_long(dataset)
+    for planned in upstream.values():
+        yield from lines(planned, how_long)
 
 
 def _hold_finals(
+    parent: runs.Run,
     study: optuna.Study,
     order: Order,
     config: SweepConfig,
@@ -101,20 +137,20 @@ def _hold_finals(
     held = finals.create(order)
     print(f"finals: {len(settings)} of the settings, {config.repeats} seeds, and baselines")
     carry_out(order)
-    finals.count(study, held)
+    finals.count(study, held, parent)
     table = finals.results(order, held)
-    tracking.log_text(table.to_csv(index=False), "finals.csv")
-    finals.log_verdicts(settings, finals.verdicts(table, config.repeats))
+    parent.log_text(table.to_csv(index=False), "finals.csv")
+    finals.log_verdicts(parent, settings, finals.verdicts(table, config.repeats))
 
 
-def _log_trials(study: optuna.Study, file: Study) -> None:
-    """The trials as a table and as pictures, and what they came to, on the open run."""
+def _log_trials(parent: runs.Run, study: optuna.Study, file: Study) -> None:
+    """The trials as a table and as pictures, and their best result, on the parent run."""
     table = study.trials_dataframe(
         attrs=("number", "state", "value", "params", "duration", "user_attrs")
     )
-    tracking.log_text(table.to_csv(index=False), "trials.csv")
-    pictures.log(study, _mapped(file))
-    trials = storage.counted(study)
+    parent.log_text(table.to_csv(index=False), "trials.csv")
+    pictures.log(parent, study, _mapped(file))
+    trials = trial_queue.counted(study)
     epochs = sum(len(trial.intermediate_values) for trial in trials)
     states = Counter(trial.state for trial in trials)
     figures = {
@@ -124,10 +160,10 @@ def _log_trials(study: optuna.Study, file: Study) -> None:
         "trials_failed": states[TrialState.FAIL],
         "epochs_spent": epochs,
     }
-    tracking.log_metrics({key: float(value) for key, value in figures.items()})
+    parent.log({key: float(value) for key, value in figures.items()})
     print(
-        f"{study.study_name}: {states[TrialState.COMPLETE]} of {len(trials)} trials ran to their"
-        f" end, {epochs} epochs; best validation accuracy {study.best_value:.4f} with"
+        f"{study.study_name}: {states[TrialState.COMPLETE]} of {len(trials)} trials are complete,"
+        f" {epochs} epochs; best validation accuracy {study.best_value:.4f} with"
         f" {', '.join(f'{key}={value}' for key, value in study.best_params.items())}"
     )
 
@@ -145,62 +181,85 @@ def _parent(
     config: SweepConfig,
     file: Study,
     base: DistillConfig,
-    images: data.Dataset,
-) -> Iterator[str]:
-    """The run that all of a study's runs are children of, open; yields its id. A study that goes on
-    goes on under its first one. What is searched is no parameter of it."""
-    first = None if is_new else storage.parent_of(study)
-    values = config.model_dump() | base.model_dump(exclude={"evaluate_test", *file.space})
+    dataset: Dataset,
+) -> Iterator[runs.Run]:
+    """The run that all of a study's runs are children of. A study that is resumed has its first
+    one. The process that owns it ends it; one that joins another process leaves its status. What
+    is searched is no parameter of it."""
+    first = None if is_new else sharing.parent_of(study)
+    hidden = {"evaluate_test", *file.space}
+    of_trials = {name: value for name, value in base.used().items() if name not in hidden}
+    values = config.model_dump() | of_trials
     values["storage"] = str(storage.parsed(config.storage))  # without a password
     params = {name: canonical(value) for name, value in values.items()}
-    with contextlib.ExitStack() as runs:
+    with contextlib.ExitStack() as opened:
         if first is None:
-            run_id = runs.enter_context(tracking.open_run(study.study_name, "sweep", images))
-            study.set_user_attr(storage.PARENT, run_id)
-            tracking.log_params(params)
-            tracking.log_json(values, "config.json")
-            yield run_id
+            run = opened.enter_context(runs.open_run(study.study_name, "sweep", dataset, {}))
+            study.set_user_attr(trial_queue.PARENT, run.run_id)
+            run.log_params(params)
+            run.log_json(values, "config.json")
+            opened.enter_context(sharing.heartbeat(study, sharing.OWNER))
+            yield run
             return
-        if not tracking.exists(first):
+        if not find.exists(first):
             raise KdflowError(
                 f"study_name: expected a study whose run is in the store, got {study.study_name!r}"
                 f" of run {first}; give this one another study_name"
             )
-        print(f"{study.study_name}: goes on under run {first}")
+        is_joining = sharing.has_owner(study)
+        print(f"{study.study_name}: {'joins' if is_joining else 'resumes'} run {first}")
         if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has opened one more
-            runs.enter_context(tracking.open_run(study.study_name, "sweep", images))
-            tracking.log_params(params)
-            tracking.set_tags({"kdflow.upstream.sweep": first})
-        runs.enter_context(tracking.reopened(first))
-        yield first
+            asked = opened.enter_context(runs.open_run(study.study_name, "sweep", dataset, {}))
+            asked.log_params(params)
+            asked.set_tags({"kdflow.upstream.sweep": first})
+        if is_joining:
+            yield runs.Run(first)
+            return
+        opened.enter_context(sharing.heartbeat(study, sharing.OWNER))
+        yield opened.enter_context(runs.reopened(first))
 
 
-def _description(file: Study, base: DistillConfig, images: data.Dataset) -> dict[str, Any]:
-    """What makes trials of one study comparable: it has to stay the same when the study goes on."""
-    fixed = base.model_dump(exclude={"dataset", "teacher", "evaluate_test", *file.space})
-    return {**file.described_space(), **fixed, "the data set's digest": images.digest}
+def _description(
+    config: SweepConfig,
+    file: Study,
+    base: DistillConfig,
+    dataset: Dataset,
+    upstream: dict[str, Planned],
+) -> dict[str, Any]:
+    """What makes trials of one study comparable: it has to stay the same when it is resumed."""
+    teacher = upstream["teacher"].result
+    is_folder = teacher is not None and teacher.source.startswith("sha256:")
+    return {
+        **file.described_space(),
+        **file.described_search(),
+        **_fixed(file, base),
+        "the data set's digest": dataset.digest,
+        "teacher": teacher.source if is_folder else base.teacher,
+        "heartbeat": config.heartbeat,  # or one process would mark another's trials failed
+    }
 
 
-def _initial(file: Study, base: DistillConfig, images: data.Dataset) -> dict[str, str]:
-    """For each value of `init` in the trials, what it stands for; hint runs are made if need be."""
-    meant = {"none": "none"}
-    for value in getattr(file.space.get("init"), "choices", [base.init]):
-        if value != "none":
-            config = with_values(base, {"init": value})
-            initial = hint.find_initial(config, images) or hint.make_initial(config, images)
-            assert initial
-            meant[value] = initial.source
-    return meant
+def _added(file: Study, base: DistillConfig) -> dict[str, Any]:
+    """The part of a description that studies may lack which began before it was recorded."""
+    neutral = {name: neutral_value(base, name) for name in _fixed(file, base)}
+    known = {name: value for name, value in neutral.items() if value is not None}
+    return file.described_search() | known
+
+
+def _fixed(file: Study, base: DistillConfig) -> dict[str, Any]:
+    """The parameters that all trials share."""
+    named_otherwise = {"dataset", "teacher", "evaluate_test", "plan_only"}
+    return base.model_dump(exclude=named_otherwise | set(file.space))
 
 
 def _taught_by(source: str, base: DistillConfig) -> DistillConfig:
     """The trials' config with the very logits that were found or made, so that no worker looks for
-    others; a folder is named by its content, and stays named by its path."""
+    others; a folder, which the description names by content, stays named by its path."""
     return base if source.startswith("sha256:") else with_values(base, {"teacher": source})
 
 
-def _wherever_it_runs(base: DistillConfig) -> DistillConfig:
-    """Paths as absolute ones: a worker may have another working folder."""
+def _with_absolute_paths(base: DistillConfig) -> DistillConfig:
+    """A worker may have another working folder."""
     paths = {}
     if base.dataset.endswith(".npz"):
         paths["dataset"] = str(Path(base.dataset).resolve())

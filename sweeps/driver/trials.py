@@ -1,5 +1,5 @@
-"""What a worker does, in the driver's process or in another one: trials and finals, until there are
-enough."""
+"""What a worker does, in the driver's process or in another one: run trials and finals until there
+are enough."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,22 @@ from typing import Any
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
-from kdflow import data, tracking
-from kdflow.config import DistillConfig
-from kdflow.errors import KdflowError, Stopped
-from kdflow.steps import baseline, distill, export_logits, hint
-from kdflow.steps.record import TrainedModel, open_step
-from sweeps.driver import storage
+from kdflow.dataset import Dataset
+from kdflow.errors import KdflowError
+from kdflow.needs import LogitsOf, training
+from kdflow.results.records import TeacherLogits, TrainedModel
+from kdflow.reuse import Resolver
+from kdflow.steps import distill
+from kdflow.steps.baseline import beside
+from kdflow.steps.distill import DistillConfig
+from kdflow.steps.run import ALL_STEPS, load
+from kdflow.steps.training import begin, end
+from kdflow.tracking import runs, store
+from sweeps.driver import storage, trial_queue
 from sweeps.driver.config import with_values
 from sweeps.driver.sampling import SeededByTrial
-from sweeps.driver.study import Study, load
+from sweeps.driver.study import Study
+from sweeps.driver.study import load as load_study
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -43,7 +50,7 @@ class Final:
 
 @dataclass(frozen=True)
 class Order:
-    """All that a worker has to know, wherever it runs.
+    """What a worker has to know, wherever it runs.
 
     Attributes:
         study: the file in `sweeps/`.
@@ -53,7 +60,8 @@ class Order:
         initial: for each value of `init`, the id of the hint run that it means.
         parent: the id of the run that all runs are children of.
         budget: how many trials there are to be; None if it is those that were enqueued.
-        finals: if there are any, they are to be trained, and not trials.
+        reuse: which earlier trainings count in the finals.
+        finals: if there are any, they are trained instead of trials.
     """
 
     study: str
@@ -65,89 +73,104 @@ class Order:
     initial: dict[str, str]
     parent: str
     budget: int | None
+    reuse: str
     finals: tuple[Final, ...] = ()
 
 
 def work(order: Order) -> None:
     """Run trials, or finals, until those of the order have ended, here or elsewhere."""
-    tracking.open_store()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps tell what there is to tell
-    file = load(order.study)
+    store.open_store()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
+    file = load_study(order.study)
     study = optuna.load_study(
         study_name=order.name,
         storage=storage.open_storage(storage.parsed(order.storage), order.heartbeat),
         sampler=SeededByTrial(file.sampler, order.sampler_seed),
         pruner=file.pruner,
     )
-    images = data.load(order.config.dataset)
-    objective = _final(order, images) if order.finals else _trial(order, file, images)
+    dataset = load(order.config.dataset, order.config.holdout)
+    resolver = Resolver(ALL_STEPS, dataset, order.reuse)
+    resolver.parent = order.parent
+    objective = _final(order, resolver) if order.finals else _trial(order, file, resolver)
 
-    def told(trial: optuna.Trial) -> float:
+    def reported(trial: optuna.Trial) -> float:
+        tags = trial_queue.tags_of(trial.study, trial.number)
         try:
-            return objective(trial)
+            with runs.inside(order.parent, tags):
+                return objective(trial)
         except KdflowError as error:
             print(f"{'training' if order.finals else 'trial'} {trial.number}: {error}")
             raise
 
-    storage.work_off(study, told, order.budget)
+    trial_queue.work_off(study, reported, order.budget)
 
 
-def _trial(order: Order, file: Study, images: data.Dataset) -> Objective:
+def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
     """Train one setting on the teacher's logits, which are read and verified here, once."""
-    views = max_views(file, order.config)
-    teacher = export_logits.find(with_values(order.config, {"views": views}), images)
-    if teacher is None:
+    base, views = order.config, max_views(file, order.config)
+    needed = LogitsOf(base.teacher, base.holdout, views, parameter="teacher")
+    if resolver.plan(needed).result is None:
         raise KdflowError(f"teacher: expected logits in {order.config.teacher}, got none")
-    initial: dict[str, TrainedModel | None] = {
-        value: hint.find_initial(with_values(order.config, {"init": run_id}), images)
-        for value, run_id in order.initial.items()
-    }
 
     def objective(trial: optuna.Trial) -> float:
         values = file.suggest(trial)
         config = with_values(order.config, values)
-        upstream = distill.Upstream(teacher, initial[config.init])
-        tags = storage.tags_of(trial.study, trial.number)
-        name = f"trial {trial.number}: {distill.name_of(config)}"
-
-        def report(epoch: int, metrics: dict[str, float]) -> None:
-            try:
-                trial.report(metrics["val_accuracy"], epoch)
-            except UpdateFinishedTrialError as taken_for_dead:
-                raise Stopped from taken_for_dead
-            if epoch < config.epochs and trial.should_prune():
-                print(f"{name}: given up after {epoch} of {config.epochs} epochs")
-                raise Stopped
-
-        try:
-            with (
-                tracking.inside(order.parent, tags),
-                open_step("distill", name, config, images, child=True) as run_id,
-            ):
-                trial.set_user_attr("run_id", run_id)
-                result = distill.train(
-                    run_id, config, images, upstream, on_epoch=report, keep=False
-                )
-        except Stopped as stopped:
-            raise optuna.TrialPruned from stopped
-        return result.metrics["val_accuracy"]
+        config = with_values(config, {"init": order.initial[config.init]})
+        title = f"trial {trial.number}: {distill.title(config)}"
+        planned = resolver.with_inputs("distill", config)
+        with resolver.opened(planned, title) as (run, upstream):
+            trial.set_user_attr("run_id", run.run_id)
+            accuracy = _trained(trial, run, config, resolver.dataset, title, **upstream)
+        if accuracy is None:
+            raise optuna.TrialPruned
+        return accuracy
 
     return objective
 
 
-def _final(order: Order, images: data.Dataset) -> Objective:
+def _trained(
+    trial: optuna.Trial,
+    run: runs.Run,
+    config: DistillConfig,
+    dataset: Dataset,
+    title: str,
+    *,
+    teacher: TeacherLogits,
+    init: TrainedModel | None = None,
+) -> float | None:
+    """The last validation accuracy; None if the trial was pruned, or marked failed elsewhere, and
+    its run ends KILLED."""
+    objective = distill.objective(config, teacher)
+    network, epochs = begin(run, config, dataset, objective, init.network if init else None)
+    for epoch, metrics in epochs:
+        run.log(metrics, epoch)
+        try:
+            trial.report(metrics["val_accuracy"], epoch)
+            is_pruned = epoch < config.epochs and trial.should_prune()
+        except UpdateFinishedTrialError:  # its heartbeats were missed
+            is_pruned = True
+        if is_pruned:
+            print(f"{title}: pruned after {epoch} of {config.epochs} epochs")
+            run.status = runs.KILLED
+            return None
+    final = end(run, config, dataset, network)
+    print(f"{title}: validation accuracy {metrics['val_accuracy']:.4f}")
+    return float((metrics | final)["val_accuracy"])
+
+
+def _final(order: Order, resolver: Resolver) -> Objective:
     """Train one finalist, or the baseline beside it, with one seed, unless there is such a run."""
 
     def objective(trial: optuna.Trial) -> float:
         final = order.finals[trial.suggest_int("final", 0, len(order.finals) - 1)]
-        tags = storage.tags_of(trial.study, trial.number)
-        with tracking.inside(order.parent, tags):
-            if final.taught:
-                result = distill.find_or_run(final_config(order, final), images)
-            else:
-                result = baseline.find_or_run(baseline.beside(final_config(order, final)), images)
+        config = final_config(order, final)
+        if final.taught:
+            need = training("distill", **config.model_dump())
+        else:
+            need = training("baseline", **beside(config).model_dump())
+        result = resolver.obtain(resolver.plan(need))
         trial.set_user_attr("run_id", result.run_id)
-        return result.metrics["test_accuracy"]
+        return float(result.metrics["test_accuracy"])
 
     return objective
 

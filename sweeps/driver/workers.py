@@ -5,25 +5,26 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 
-from kdflow import interrupts, tracking
+from kdflow import interrupts
 from kdflow.errors import KdflowError
+from kdflow.tracking import store as tracking
 from sweeps.driver import storage
 from sweeps.driver.config import SweepConfig
 from sweeps.driver.trials import Order, work
 
 CarryOut = Callable[[Order], None]
 
-PATIENCE = 30  # seconds, for a cluster to answer and for interrupted workers to end their trials
+PATIENCE = 30  # seconds for a cluster to answer, and for interrupted workers to end their trials
 INHERITED = ("MLFLOW_TRACKING_", "PG", "KDFLOW_", "KERAS_BACKEND")  # of environment variables
 DEATHS = 5  # of workers, for each that there is to be, before something else must be wrong
 
 
 @contextlib.contextmanager
-def hired(config: SweepConfig) -> Iterator[CarryOut]:
-    """What has an order worked off, for as long as the block lasts.
+def start_workers(config: SweepConfig) -> Iterator[CarryOut]:
+    """The function that carries out an order, usable inside the block.
 
     Raises:
-        KdflowError: Ray is needed, and is not there or has not what a worker needs.
+        KdflowError: Ray is needed and not installed, or lacks the resources that a worker needs.
     """
     if not config.uses_ray:
         yield work
@@ -37,7 +38,7 @@ def hired(config: SweepConfig) -> Iterator[CarryOut]:
             " constraints.txt -e '.[ray]'"
         ) from error
     try:
-        _knock(config.ray_address)
+        _check_address(config.ray_address)
         ray.init(
             address="local" if config.ray_address == "none" else config.ray_address,
             logging_level="WARNING",
@@ -57,8 +58,8 @@ def hired(config: SweepConfig) -> Iterator[CarryOut]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Fail if nobody listens at `address`, which Ray would try for minutes."""
+def _check_address(address: str) -> None:
+    """Fail if nothing listens at `address`, which Ray would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
@@ -76,7 +77,7 @@ def _check_resources(config: SweepConfig) -> None:
                 f"{name.lower()}s_per_trial: expected at most {largest:.0f}, all that the largest"
                 f" machine has, got {count}"
             )
-    for store, url in (("storage", config.storage), ("tracking store", tracking.store_uri())):
+    for store, url in (("storage", config.storage), ("tracking store", tracking.uri())):
         if len(nodes) > 1 and url.startswith("sqlite:"):
             raise KdflowError(
                 f"{store}: expected a server, which all {len(nodes)} machines of the cluster"
@@ -91,8 +92,8 @@ def _check_resources(config: SweepConfig) -> None:
 
 
 def _carry_out(order: Order, config: SweepConfig) -> None:
-    """Have workers work off an order. One that dies is replaced: its trial is tried again once it
-    has given no sign of life for long enough."""
+    """Have workers carry out an order. One that dies is replaced: its trial is retried once its
+    heartbeat has been missing long enough."""
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
@@ -113,13 +114,13 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
                         f"workers: expected at most {DEATHS * config.workers} to die, got one more:"
                         f" {' '.join(str(error).split())}"
                     ) from error
-                print("workers: one has died; another one takes its place")
+                print("workers: one has died and is replaced")
                 at_work.append(worker.remote(order))
             except RayTaskError as error:
                 if isinstance(error.cause, KdflowError):
                     raise error.cause from None
                 raise
-    except BaseException:  # the others end their trials as interrupted ones, if they are let
+    except BaseException:  # the other workers end their trials as interrupted ones
         for each in at_work:
             ray.cancel(each)
         ray.wait(at_work, num_returns=len(at_work), timeout=PATIENCE)
@@ -127,9 +128,9 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
 
 
 def _environment(cpus: int) -> dict[str, str]:
-    """So that workers beside each other use as many threads as there are cores, and one store, for
-    which they have the driver's passwords."""
-    store = tracking.store_uri()
+    """The environment of workers: together they use as many threads as there are cores, and they
+    reach the driver's stores with its passwords."""
+    store = tracking.uri()
     if store.startswith("sqlite:"):
         store = storage.text_of(storage.parsed(store))
     return {

@@ -1,5 +1,5 @@
-"""A teacher's hints: what its hint layer gives for each image. They are computed once, kept on disk
-in half precision while a student learns from them, and gone afterwards.
+"""A teacher's hints: the output of its hint layer for each image. They are computed once, kept on
+disk in half precision while a student learns from them, and deleted afterwards.
 """
 
 import contextlib

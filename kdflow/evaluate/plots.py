@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdflow.compare import Comparison
+from kdflow.evaluate.compare import Comparison
 
 
 def learning_curves(history: Sequence[dict[str, float]], title: str) -> Figure:

@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sklearn.metrics import cohen_kappa_score
 
-from kdflow.data import Dataset, sha256
-from kdflow.errors import KdflowError
-from kdflow.evaluate import accuracy
+from kdflow.dataset import Dataset, sha256
+from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.evaluate.metrics import accuracy
 from kdflow.views import VIEWS, View
 
 SPLITS = ("train", "test")
@@ -99,12 +99,17 @@ def write(
             first ones of `views.VIEWS`, the images in the data set's own order.
 
     Raises:
-        KdflowError: the arrays' shape or type is another one, a logit is not finite, they are
-            probabilities, or those of one split fit their images far worse than those of the other;
-            nothing is written.
+        KdflowError: the arrays' shape or type is another one, there are more views than exist, a
+            logit is not finite, they are probabilities, or those of one split fit their images far
+            worse than those of the other; nothing is written.
     """
     folder, arrays = Path(folder), {"train": train, "test": test}
     for split, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise KdflowError(
+                f"logits: expected a NumPy array on the {split} images, got a"
+                f" {type(array).__name__}"
+            )
         expected = (len(train), len(_labels(dataset, split)), dataset.classes)
         if array.shape != expected or array.dtype.name not in DTYPES:
             raise KdflowError(
@@ -112,6 +117,12 @@ def write(
                 f" {array.dtype} {array.shape}"
             )
         _check_values("logits", array, f"the {split} logits")
+    if train.dtype != test.dtype:
+        raise KdflowError(
+            f"logits: expected one type for both splits, got {train.dtype} and {test.dtype}"
+        )
+    if not 1 <= len(train) <= len(VIEWS):
+        raise KdflowError(f"logits: expected 1 to {len(VIEWS)} views, got {len(train)}")
     _check_order("logits", arrays, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
@@ -151,17 +162,18 @@ def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
         views: how many views are needed, at least; the folder may hold more.
 
     Raises:
-        KdflowError: the manifest is missing or malformed, or names another data set; an array is
+        Unfit: the manifest is missing or malformed, or names another data set; an array is
             missing, has another shape or type, a changed byte, a value that is not finite, or
             probabilities; the accuracy recomputed from it is not the recorded one; or the logits of
             one split fit their images far worse than those of the other.
+        Unreachable: a file cannot be read, though it may be sound.
     """
     manifest_text = _manifest_text(folder)
     manifest = _parsed(manifest_text, folder)
     _expect(folder, "data set digest", dataset.digest, manifest.dataset_digest)
     _expect(folder, "class names", list(dataset.class_names), manifest.class_names)
     if manifest.views[:views] != list(VIEWS[:views]):
-        raise KdflowError(
+        raise Unfit(
             f"logits in {folder}: expected the first {views} views, got {len(manifest.views)}"
             f" (export them with views={views})"
         )
@@ -174,10 +186,12 @@ def read(folder: Path, dataset: Dataset, *, views: int = 1) -> Logits:
 def _manifest_text(folder: Path) -> str:
     try:
         return (folder / "manifest.json").read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Unfit(f"logits in {folder}: expected a manifest.json, got none") from error
     except OSError as error:
-        raise KdflowError(f"logits in {folder}: expected a manifest.json, got none") from error
+        raise Unreachable(f"logits in {folder}: manifest.json cannot be read: {error}") from error
     except UnicodeDecodeError as error:
-        raise KdflowError(f"logits in {folder}: expected text in manifest.json, {error}") from error
+        raise Unfit(f"logits in {folder}: expected text in manifest.json, {error}") from error
 
 
 def _parsed(text: str, folder: Path) -> Manifest:
@@ -186,9 +200,7 @@ def _parsed(text: str, folder: Path) -> Manifest:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "it"
-        raise KdflowError(
-            f"logits in {folder}: manifest.json: {where}: {problem['msg']}"
-        ) from error
+        raise Unfit(f"logits in {folder}: manifest.json: {where}: {problem['msg']}") from error
 
 
 def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) -> np.ndarray:
@@ -196,10 +208,10 @@ def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) 
     labels = _labels(dataset, split)
     try:
         array = np.lib.format.open_memmap(folder / name, mode="r")  # which refuses pickles
-    except (OSError, ValueError) as error:
-        raise KdflowError(
-            f"logits in {folder}: expected an array in {name}, got {error}"
-        ) from error
+    except (FileNotFoundError, ValueError) as error:
+        raise Unfit(f"logits in {folder}: expected an array in {name}, got {error}") from error
+    except OSError as error:
+        raise Unreachable(f"logits in {folder}: {name} cannot be read: {error}") from error
     shape = (len(manifest.views), len(labels), dataset.classes)
     _expect(folder, f"shape of {name}", shape, array.shape)
     _expect(folder, f"dtype of {name}", manifest.dtype, array.dtype.name)
@@ -211,12 +223,19 @@ def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) 
     return array
 
 
+def digest(logits: Logits, views: int) -> str:
+    """The SHA-256 of what a student learns from in these logits: the first views of the training
+    images, and view 0 of the test images, with which its predictions are compared."""
+    described = [logits.manifest.dtype, sha256(logits.train[:views]), sha256(logits.test[0])]
+    return hashlib.sha256(repr(described).encode()).hexdigest()
+
+
 def _check_values(what: str, array: np.ndarray, where: str) -> None:
     """Refuse values that no student can learn from as logits."""
     if count := int((~np.isfinite(array)).sum()):
-        raise KdflowError(f"{what}: expected finite values in {where}, got {count} that are not")
+        raise Unfit(f"{what}: expected finite values in {where}, got {count} that are not")
     if are_probabilities(array):
-        raise KdflowError(f"{what}: expected raw ones, got probabilities in {where}")
+        raise Unfit(f"{what}: expected raw ones, got probabilities in {where}")
 
 
 def _check_order(what: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> None:
@@ -230,7 +249,7 @@ def _check_order(what: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> 
         for split in SPLITS
     )
     if max(train, test) > chance and (train < test / 2 or test < train / 20):
-        raise KdflowError(
+        raise Unfit(
             f"{what}: expected rows in the order of the data set's images, got an agreement with"
             f" their labels (Cohen's kappa, 0 by chance) of {train:.4f} on the training images"
             f" against {test:.4f} on the test images"
@@ -239,7 +258,7 @@ def _check_order(what: str, arrays: dict[str, np.ndarray], dataset: Dataset) -> 
 
 def _expect(folder: Path, what: str, expected: object, found: object) -> None:
     if expected != found:
-        raise KdflowError(f"logits in {folder}: {what}: expected {expected}, got {found}")
+        raise Unfit(f"logits in {folder}: {what}: expected {expected}, got {found}")
 
 
 def _labels(dataset: Dataset, split: str) -> np.ndarray:

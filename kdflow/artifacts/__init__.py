@@ -1,0 +1,1 @@
+"""What passes between steps on disk: verified on reading, written whole or not at all."""

@@ -1,0 +1,33 @@
+"""What the catalogue states of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdflow.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A data set of the catalogue, or a kind of file that holds one.
+
+    Attributes:
+        name: what a user types; of a kind of file, what is to be typed, in words.
+        load: from what the user typed to the images.
+        teacher: the network that teaches where none is named and none comes with kdflow.
+        recipe: changes of every network's recipe.
+        suffix: what the names of these files end with; None if there is just one such data set.
+    """
+
+    name: str
+    load: Callable[[str], Dataset]
+    teacher: str = "vgg"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    suffix: str | None = None
+
+    def matches(self, typed: str) -> bool:
+        """Whether a user who typed this means this record."""
+        return typed.endswith(self.suffix) if self.suffix else typed == self.name

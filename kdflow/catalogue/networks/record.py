@@ -1,0 +1,65 @@
+"""What the catalogue states of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+ImageShape = tuple[int, int, int]
+
+
+class Recipe(NamedTuple):
+    """How a network is trained unless the user says otherwise."""
+
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    schedule: str = "constant"
+    augment: int = 1
+    label_smoothing: float = 0.0
+
+
+class Spec(NamedTuple):
+    """What a builder gets.
+
+    Attributes:
+        image_shape: (height, width, channels).
+        classes: the number of logits.
+        dropout: the rate of the dropout before the last layer.
+        sample: returns that many training images at most, uint8 (n, height, width, channels), for
+            layers whose weights are computed from images; None where only shapes matter.
+    """
+
+    image_shape: ImageShape
+    classes: int
+    dropout: float = 0.0
+    sample: Callable[[int], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the catalogue.
+
+    Attributes:
+        build: from a `Spec` to a Keras model from raw uint8 pixels to logits.
+        recipe: how it is trained; CIFAR-10's settings are every data set's unless stated below.
+        recipes: changes of the recipe by the data set's name.
+        feature_layer: the layer that is the hint layer when the network teaches and the guided
+            layer when it learns; None if the network has no maps.
+        dropout: the default rate of the dropout before the last layer; None if there is none.
+        smallest_side: the fewest pixels that an image may be high and wide.
+    """
+
+    name: str
+    build: Callable[[Spec], keras.Model]
+    recipe: Recipe
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    feature_layer: str | None = None
+    dropout: float | None = None
+    smallest_side: int = 1

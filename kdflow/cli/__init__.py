@@ -1,0 +1,1 @@
+"""The command lines of kdflow and of its sweeps."""

@@ -1,0 +1,45 @@
+"""Flags made from a config's fields, and errors of one line."""
+
+import argparse
+from typing import NoReturn
+
+from pydantic import BaseModel
+
+from kdflow.config.base import canonical
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Errors are one line, which names the sub-command that does not know the argument."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # a sub-command's parser would leave them to the one above
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_flags(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    config: type[BaseModel],
+    *,
+    depends_on: str,
+    without: tuple[str, ...] = (),
+) -> None:
+    """A flag for each field of `config`; one that is not given leaves no value.
+
+    Args:
+        depends_on: what the fields without a default depend on, in words.
+        without: fields that get no flag.
+    """
+    for field, info in config.model_fields.items():
+        if field not in without:
+            default = f"depends on {depends_on}" if info.is_required() else canonical(info.default)
+            parser.add_argument(
+                f"--{field}",
+                default=argparse.SUPPRESS,
+                metavar="VALUE",
+                help=f"{info.description} (default: {default})".replace("%", "%%"),
+            )

@@ -1,0 +1,122 @@
+"""What every step takes, and how a parameter is written as text."""
+
+from collections.abc import Collection
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+
+from kdflow.catalogue.datasets import DATASETS, find_dataset
+from kdflow.catalogue.networks import NETWORKS
+
+MAX_VIEWS = 162
+SEED_LIMIT = 2**31
+
+# Says how a step is run, not what its result is: neither logged nor in a key.
+HOW_TO_RUN = {"plan_only", "reuse"}
+
+
+def one_of(choices: Collection[str]) -> AfterValidator:
+    """The validator of a parameter that is one of `choices`."""
+
+    def check(value: str) -> str:
+        if value not in choices:
+            quoted = [f"'{choice}'" for choice in choices]
+            raise ValueError(f"expected {', '.join(quoted[:-1])} or {quoted[-1]}")
+        return value
+
+    return AfterValidator(check)
+
+
+NetworkName = Annotated[str, one_of(NETWORKS)]
+Views = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
+Epochs = Annotated[int, Field(ge=1, lt=2**31, description="passes over the training images")]
+BatchSize = Annotated[int, Field(ge=1, lt=2**31, description="images per optimiser step")]
+LearningRate = Annotated[float, Field(gt=0, description="the optimiser's step size")]
+Seed = Annotated[
+    int,
+    Field(ge=0, lt=SEED_LIMIT, description="initial weights, dropout and the order of the images"),
+]
+
+
+class Config(BaseModel):
+    """What every step takes.
+
+    A field whose `json_schema_extra` has `neutral` was added to a step that had runs already: at
+    that value it is left out of the run's key, so that the earlier runs are still found.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
+
+    dataset: str = Field(
+        "cifar10",
+        description=", ".join(record.name for record in DATASETS[:-1])
+        + f" or {DATASETS[-1].name}, your own images",
+    )
+    holdout: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="share of the training images kept for validation; 0 trains on all of them"
+        " and watches the test set, as the notebook does",
+    )
+    plan_only: bool = Field(
+        False, description="print what would be reused, trained and exported, and stop"
+    )
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, dataset: str) -> str:
+        if not find_dataset(dataset):
+            names = [record.name for record in DATASETS]
+            raise ValueError(f"expected {', '.join(names[:-1])} or {names[-1]}")
+        return dataset
+
+    def used(self) -> dict[str, Any]:
+        """The parameters that shape the result, by name: those that a run logs."""
+        return self.model_dump(exclude=HOW_TO_RUN)
+
+    def keyed(self) -> dict[str, Any]:
+        """The parameters that tell one result from another: without those that are at the neutral
+        value at which they change nothing."""
+        return {
+            name: value for name, value in self.used().items() if value != neutral_value(self, name)
+        }
+
+
+def neutral_value(config: BaseModel, name: str) -> Any:
+    """The value at which a parameter is left out of keys; None for most parameters."""
+    extra = type(config).model_fields[name].json_schema_extra
+    return extra.get("neutral") if isinstance(extra, dict) else None
+
+
+def canonical(value: Any) -> str:
+    """A parameter as text, one text per value: `8` for 8.0, `true` for True."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def first_problem(error: ValidationError) -> str:
+    """One line on the first thing that validation refused: the parameter, what was expected, what
+    was received."""
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name}: no value given"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: no such parameter"
+    expected = problem["msg"]
+    for opening in ("Value error, ", "Input should be ", "String should have "):
+        expected = expected.removeprefix(opening)
+    return f"{name}: expected {expected.removeprefix('expected ')}, got {problem['input']!r}"

@@ -1,0 +1,1 @@
+"""What a network is worth: metrics, comparisons with verdicts, and their plots."""

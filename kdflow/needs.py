@@ -1,0 +1,128 @@
+"""What a step is, and what it can build on, as data: no Keras, no store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kdflow.config.base import Config
+
+if TYPE_CHECKING:
+    from kdflow.dataset import Dataset
+    from kdflow.reuse import Planned
+
+
+@dataclass(frozen=True)
+class Need:
+    """A result that a step builds on.
+
+    Attributes:
+        parameter: the parameter of the asking step that names it, for messages; empty where the
+            user did not name it.
+    """
+
+    parameter: str = field(default="", compare=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class ModelOf(Need):
+    """A model that classifies.
+
+    Attributes:
+        source: auto, a network's name, the id of a run that logged a model, a `.keras` file, or
+            what MLflow calls `runs:/...` and `models:/...`.
+        holdout: what it has to be trained with; at 0 there is no validation to keep apart.
+    """
+
+    source: str
+    holdout: float
+
+
+@dataclass(frozen=True)
+class LogitsOf(Need):
+    """A teacher's verified logits.
+
+    Attributes:
+        source: as of `ModelOf`, the id of an export's run, or a folder of logits.
+        holdout: as of `ModelOf`.
+        views: how many views are needed; an export may hold more.
+    """
+
+    source: str
+    holdout: float
+    views: int
+
+
+@dataclass(frozen=True)
+class LayersOf(Need):
+    """The lower layers of a student that a hint run has trained.
+
+    Attributes:
+        source: auto (the hint run at its default settings), or a hint run's id.
+        student: the network.
+        teacher: whose hints, as a step that distils names its teacher.
+        holdout: what it has to be trained with.
+    """
+
+    source: str
+    student: str
+    teacher: str
+    holdout: float
+
+
+@dataclass(frozen=True)
+class Training(Need):
+    """The figures of a training that is compared with others.
+
+    Attributes:
+        step: which step makes it.
+        values: its parameters, over that step's defaults, as pairs. One that is itself a `Training`
+            stands for the id of that run, which may have yet to be made.
+    """
+
+    step: str
+    values: tuple[tuple[str, Any], ...]
+
+
+def training(step: str, *, parameter: str = "", **values: Any) -> Training:
+    """The figures of the run of `step` with these parameters."""
+    return Training(step, tuple(sorted(values.items())), parameter=parameter)
+
+
+def _no_needs(config: Any, dataset: Dataset) -> dict[str, Need]:
+    return {}
+
+
+def _no_check(config: Any, dataset: Dataset, inputs: Mapping[str, Planned]) -> None:
+    pass
+
+
+def _as_asked(config: Any, inputs: Mapping[str, Planned], dataset: Dataset) -> Any:
+    return config
+
+
+@dataclass(frozen=True)
+class Step:
+    """An entry point.
+
+    Attributes:
+        config: its parameters.
+        title: from the config to the run's name.
+        run: from (run, config, dataset, **results of its needs) to the run's last metrics.
+        needs: from (config, dataset) to what it builds on, by the role's name.
+        check: refuses, before a run is opened, what cannot work; gets the plan of each need.
+        resolved: the config with each `auto` replaced that depends on what is planned.
+        verb: what the plan says is to be done.
+        is_parent: whether every run that is made for it is a child of its run.
+    """
+
+    name: str
+    config: type[Config]
+    title: Callable[[Any], str]
+    run: Callable[..., dict[str, float]]
+    needs: Callable[[Any, Dataset], dict[str, Need]] = _no_needs
+    check: Callable[[Any, Dataset, Mapping[str, Planned]], None] = _no_check
+    resolved: Callable[[Any, Mapping[str, Planned], Dataset], Any] = _as_asked
+    verb: str = "train"
+    is_parent: bool = False

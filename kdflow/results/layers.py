@@ -1,0 +1,87 @@
+"""The lower layers of a student that a hint run has trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kdflow import network
+from kdflow.artifacts import logits
+from kdflow.config.training import is_automatic
+from kdflow.dataset import Dataset
+from kdflow.errors import KdflowError, about
+from kdflow.needs import LayersOf
+from kdflow.results.records import TrainedModel, current_model
+from kdflow.tracking.find import FoundRun, get_run
+
+if TYPE_CHECKING:
+    from kdflow.reuse import Resolver
+
+
+def named(need: LayersOf, dataset: Dataset) -> None:
+    """No path names a hint run's layers."""
+
+
+def candidates(need: LayersOf, resolver: Resolver) -> list[FoundRun]:
+    """The hint run that the user named, or those at the default settings."""
+    if need.source == "auto":
+        step, values = made_by(need, resolver.dataset)
+        return resolver.same_runs(step, resolver.steps[step].config(**values))
+    run = get_run(need.source, "none, auto or the id of a hint run")
+    if run.step != "hint":
+        raise KdflowError(f"expected a hint run, got the {run.step} run {run.run_id}")
+    wanted_and_found = {
+        "student": (need.student, run.params["student"]),
+        "data set digest": (resolver.dataset.digest, run.tags["kdflow.dataset_digest"]),
+        "holdout": (need.holdout, float(run.params["holdout"])),
+    }
+    for what, (expected, got) in wanted_and_found.items():
+        if expected != got:
+            raise KdflowError(
+                f"expected a hint run with the {what} {expected}, got run {run.run_id} with {got}"
+            )
+    return [run]
+
+
+def opened(need: LayersOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
+    """The student up to its guided layer. The layers above have the random weights of the hint
+    run's seed, which are not for the distillations that start from it."""
+    student = current_model(run, need.student, dataset)
+    guided = network.features(student.network, run.tags["kdflow.guided_layer"])
+    return student._replace(
+        network=guided,
+        weights_sha256=network.weights_sha256(guided),
+        words=f"hint run of {student.words}",
+    )
+
+
+def made_by(need: LayersOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
+    """The hint run of this student and teacher at its default settings."""
+    with about("teacher"):
+        teacher = model_source(need.teacher)
+    return "hint", {
+        "dataset": dataset.name,
+        "holdout": need.holdout,
+        "student": need.student,
+        "teacher": teacher,
+    }
+
+
+def model_source(source: str) -> str:
+    """What names the teacher's model where `source` names its logits."""
+    if is_automatic(source):
+        return source
+    if logits.is_folder(source):
+        raise KdflowError(
+            "expected auto, a network's name or a run id, since hints come from a layer of"
+            f" the model; got the folder of logits {source}"
+        )
+    run = get_run(source)
+    if run.step != "export_logits":
+        return source
+    model = run.tags.get("kdflow.upstream.model", "none")
+    if model == "none" or model.startswith("sha256:"):
+        raise KdflowError(
+            f"expected a teacher that kdflow trained, since hints come from a layer of the model;"
+            f" got {source}, the export of another one"
+        )
+    return model

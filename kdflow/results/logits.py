@@ -1,0 +1,89 @@
+"""Teachers' logits: an export's, of one view or more, or a folder's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdflow import bundle
+from kdflow.artifacts import logits
+from kdflow.config.training import is_automatic
+from kdflow.dataset import Dataset
+from kdflow.errors import Unfit
+from kdflow.needs import LogitsOf, ModelOf
+from kdflow.results import models
+from kdflow.results.records import TeacherLogits, remark
+from kdflow.tracking.artifacts import logits_folder
+from kdflow.tracking.find import FoundRun, find_runs, get_run
+
+if TYPE_CHECKING:
+    from kdflow.reuse import Resolver
+
+
+def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
+    """The logits in a folder."""
+    if is_automatic(need.source) or not logits.is_folder(need.source):
+        return None
+    read = logits.read(Path(need.source), dataset, views=need.views)
+    _check_holdout(read.manifest.holdout, need.holdout)
+    return TeacherLogits(f"sha256:{read.manifest_sha256}", read, need.views)
+
+
+def candidates(need: LogitsOf, resolver: Resolver) -> list[FoundRun]:
+    """The export that the user named, or the exports of the model."""
+    if not is_automatic(need.source) and get_run(need.source).step == "export_logits":
+        return [get_run(need.source)]
+    of_models = models.candidates(_model(need), resolver)
+    return [export for run in of_models for export in _exports(run.run_id, resolver.dataset)]
+
+
+def _exports(source: str, dataset: Dataset) -> list[FoundRun]:
+    return find_runs(
+        {
+            "kdflow.step": "export_logits",
+            "kdflow.upstream.model": source,
+            "kdflow.dataset_digest": dataset.digest,
+        }
+    )
+
+
+def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
+    """The logits of an export, verified; one with more views than needed serves."""
+    read = logits.read(logits_folder(run), dataset, views=need.views)
+    _check_holdout(read.manifest.holdout, need.holdout)
+    return TeacherLogits(run.run_id, read, need.views, remark(run))
+
+
+def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
+    """An export of the model. The bundled logits come with all their views."""
+    model = _model(need)
+    is_bundled = bundle.fits(need.source, dataset, model.holdout)
+    return "export_logits", {
+        "dataset": dataset.name,
+        "holdout": model.holdout,
+        "model": need.source,
+        "views": max(need.views, bundle.VIEWS) if is_bundled else need.views,
+    }
+
+
+def _model(need: LogitsOf) -> ModelOf:
+    """The model whose logits they are. A run's model keeps its own holdout."""
+    if is_automatic(need.source):
+        return ModelOf(need.source, need.holdout)
+    trained_with = float(get_run(need.source).params["holdout"])
+    _check_holdout(trained_with, need.holdout)
+    return ModelOf(need.source, trained_with)
+
+
+def _check_holdout(trained_with: float | None, holdout: float) -> None:
+    """With holdout=0 there is no validation to keep apart; otherwise both must share one split."""
+    if trained_with is None:
+        print(
+            "logits: their manifest does not say what the teacher was trained on; validation"
+            " accuracy means little if it has seen the validation images"
+        )
+    elif holdout and trained_with != holdout:
+        raise Unfit(
+            f"expected one trained with holdout={holdout}, as this run, so that neither"
+            f" trains on the other's validation images; got holdout={trained_with}"
+        )

@@ -1,0 +1,132 @@
+"""What a result is handed over as, and the checks that several kinds share."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import keras
+
+from kdflow import network
+from kdflow.artifacts import logits
+from kdflow.catalogue.networks import NETWORKS
+from kdflow.dataset import Dataset
+from kdflow.errors import Unfit
+from kdflow.sources import code_sha256
+from kdflow.tracking import artifacts
+from kdflow.tracking.find import FoundRun, other_code
+
+
+class TrainedModel(NamedTuple):
+    """A network, and where it is from.
+
+    Attributes:
+        source: the id of its run, or `sha256:` and the hash of its weights.
+        weights_sha256: verified.
+        holdout: the share of training images that it was not trained on, where known.
+        words: what the console calls it.
+        epochs: how many it was trained for, where known.
+    """
+
+    source: str
+    network: keras.Model
+    weights_sha256: str
+    holdout: float | None
+    words: str
+    epochs: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """What names it in keys."""
+        return self.weights_sha256
+
+
+@dataclass(frozen=True)
+class TeacherLogits:
+    """Verified logits.
+
+    Attributes:
+        source: the id of an export's run, or `sha256:` and the hash of a folder's manifest.
+        views: how many of their views are used.
+        remark: on the code that made them.
+    """
+
+    source: str
+    logits: logits.Logits
+    views: int
+    remark: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """What names them in keys: the content of the views that are used."""
+        return logits.digest(self.logits, self.views)
+
+    @property
+    def words(self) -> str:
+        """What the console calls them."""
+        manifest = self.logits.manifest
+        return (
+            f"logits of {manifest.network}, {self.source}, train accuracy"
+            f" {manifest.accuracy['train']:.4f}, test accuracy"
+            f" {manifest.accuracy['test']:.4f}{self.remark}"
+        )
+
+
+class StepResult(NamedTuple):
+    """A finished step: its run, and that run's last metrics."""
+
+    run_id: str
+    metrics: dict[str, float]
+    title: str = ""
+
+    @property
+    def source(self) -> str:
+        """The run's id."""
+        return self.run_id
+
+    @property
+    def words(self) -> str:
+        """What the console calls it."""
+        return f"{self.title}, run {self.run_id}"
+
+
+def verified_model(run: FoundRun) -> TrainedModel:
+    """The model that a run logged, once its weights are shown to be those of that run.
+
+    Raises:
+        Unfit: it cannot be loaded, or has other weights.
+        Unreachable: it cannot be read, though it may be sound.
+    """
+    model = artifacts.load_model(run)
+    expected, found = run.tags["kdflow.weights_sha256"], network.weights_sha256(model)
+    if expected != found:
+        raise Unfit(f"expected weights with SHA-256 {expected} in run {run.run_id}, got {found}")
+    accuracy = run.metrics.get("test_accuracy")
+    accuracy_words = f", test accuracy {accuracy:.4f}" if accuracy is not None else ""
+    words = f"{model.name}, run {run.run_id}{accuracy_words}{remark(run)}"
+    holdout, epochs = float(run.params["holdout"]), int(float(run.params["epochs"]))
+    return TrainedModel(run.run_id, model, found, holdout, words, epochs)
+
+
+def current_model(run: FoundRun, name: str, dataset: Dataset) -> TrainedModel:
+    """The model that a run logged, once it is shown to compute what the network of that name
+    computes in this version of the code.
+
+    Raises:
+        Unfit: it does not, cannot be loaded, or has other weights than those of the run.
+        Unreachable: it cannot be read, though it may be sound.
+    """
+    there = verified_model(run)
+    here = network.untrained(name, dataset.image_shape, dataset.classes)
+    if network.architecture_sha256(here) != network.architecture_sha256(there.network):
+        raise Unfit(
+            f"expected {name} as it is now, got run {run.run_id}, whose network has other layers or"
+            f" settings{remark(run)}"
+        )
+    return there
+
+
+def remark(run: FoundRun) -> str:
+    """A remark on the code that made a run, empty if it is what runs now."""
+    trained = run.params.get("arch") or run.params.get("student")
+    loss = run.params.get("loss")
+    return other_code(run, code_sha256(trained if trained in NETWORKS else None, loss))

@@ -1,0 +1,19 @@
+"""What several steps refuse before a run is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from kdflow.config.training import TrainingConfig
+
+if TYPE_CHECKING:
+    from kdflow.dataset import Dataset
+    from kdflow.reuse import Planned
+
+
+def check_network(config: TrainingConfig, dataset: Dataset, inputs: Mapping[str, Planned]) -> None:
+    """Refuse images that the network cannot take, and a dropout that it does not have."""
+    from kdflow import network
+
+    network.check_fit(config.network, dataset.image_shape, config.dropout)

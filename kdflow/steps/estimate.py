@@ -1,0 +1,49 @@
+"""How long the trainings of a plan will take on this machine."""
+
+from collections.abc import Callable
+
+from kdflow import network
+from kdflow.config.training import TrainingConfig
+from kdflow.dataset import Dataset, Images, split
+from kdflow.reuse import Planned
+from kdflow.steps.hint import HintConfig
+from kdflow.training.speed import multiply_adds, seconds_per_image
+
+WORTH_MEASURING = 1e12  # multiply-adds of a whole training: some ten seconds on two cores
+
+
+def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
+    """From a planned step to an estimate in words: measured on a few batches where it is long,
+    empty where the step trains nothing."""
+    measured: dict[tuple[str, int], float] = {}
+
+    def words(planned: Planned) -> str:
+        config = planned.config
+        assert planned.step
+        if planned.step.is_parent:
+            return ""
+        if isinstance(config, TrainingConfig):
+            name = config.network
+        elif isinstance(config, HintConfig):
+            name = config.student
+        else:
+            return ""
+        train = Images(dataset.x_train, dataset.y_train, split(dataset.y_train, config.holdout)[0])
+        model = network.build(name, train, dataset.classes, seed=0)
+        shown = config.epochs * len(train.indices)
+        if shown * multiply_adds(model) < WORTH_MEASURING:
+            return ", under a minute"
+        settings = name, config.batch_size
+        if settings not in measured:
+            measured[settings] = seconds_per_image(model, train, config.batch_size)
+        return f", about {_rounded(shown * measured[settings])}"
+
+    return words
+
+
+def _rounded(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,43 @@
+"""Run a step that a user asked for: load the data, plan, show the plan, carry it out."""
+
+from kdflow.catalogue.datasets import find_dataset
+from kdflow.config.base import Config
+from kdflow.dataset import Dataset, split
+from kdflow.errors import KdflowError
+from kdflow.needs import Step
+from kdflow.reuse import Resolver, lines
+from kdflow.steps import STEPS
+from kdflow.steps.bundled import BUNDLED
+from kdflow.steps.estimate import about_how_long
+from kdflow.tracking import store
+
+ALL_STEPS: dict[str, Step] = {**STEPS, "bundled": BUNDLED}
+
+
+def load(name: str, holdout: float) -> Dataset:
+    """The images that a step works on, which can be split as asked.
+
+    Raises:
+        KdflowError: they cannot be loaded, or are too few for the holdout.
+    """
+    record = find_dataset(name)
+    if record is None:
+        raise KdflowError(f"dataset: expected a data set of the catalogue, got {name!r}")
+    dataset = record.load(name)
+    split(dataset.y_train, holdout)
+    return dataset
+
+
+def run_step(name: str, config: Config) -> str | None:
+    """Run a step, and say how to see the result; returns the id of its run, or None if only the
+    plan was asked for."""
+    store.open_store()
+    dataset = load(config.dataset, config.holdout)
+    resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
+    planned = resolver.plan_step(name, config)
+    print("plan:", *lines(planned, about_how_long(dataset)), sep="\n")
+    if config.plan_only:
+        return None
+    run_id, _ = resolver.make(planned)
+    print(f"run {run_id}; compare runs with: {store.how_to_see()}")
+    return run_id

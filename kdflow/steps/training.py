@@ -1,0 +1,120 @@
+"""Train one network and log it: what the steps `teacher`, `baseline` and `distill` share."""
+
+import resource
+import sys
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from kdflow import network as networks
+from kdflow.artifacts.logits import Logits
+from kdflow.config.base import Config
+from kdflow.config.training import TrainingConfig
+from kdflow.dataset import Dataset, Images, split
+from kdflow.evaluate import metrics, plots
+from kdflow.tracking.runs import Run
+from kdflow.training.loop import Epoch, fit
+from kdflow.training.objective import Objective
+
+
+def train_network(
+    run: Run,
+    config: TrainingConfig,
+    dataset: Dataset,
+    objective: Objective,
+    title: str,
+    *,
+    teacher: Logits | None = None,
+    initial: keras.Model | None = None,
+) -> dict[str, float]:
+    """Build, train, evaluate once, log; returns the last metrics.
+
+    Args:
+        teacher: whose test logits the network's predictions are compared with.
+        initial: lower layers of the same network with the weights that those start from; all
+            others start from random ones.
+    """
+    network, epochs = begin(run, config, dataset, objective, initial)
+    history = []
+    for epoch, measured in epochs:
+        run.log(measured, epoch)
+        history.append(measured)
+    final = end(run, config, dataset, network, teacher)
+    run.set_tags({"kdflow.weights_sha256": networks.weights_sha256(network)})
+    run.log_model(network)
+    run.log_figure(plots.learning_curves(history, title), "learning_curves.png")
+    last = history[-1] | final
+    print(f"{title}: {_in_words(last)}")
+    if teacher and config.evaluate_test:
+        print(
+            f"its teacher, {teacher.manifest.network}: test accuracy"
+            f" {teacher.manifest.accuracy['test']:.4f}, agrees with the student on"
+            f" {last['teacher_agreement']:.4f} of the test images"
+        )
+    return last
+
+
+def begin(
+    run: Run,
+    config: TrainingConfig,
+    dataset: Dataset,
+    objective: Objective,
+    initial: keras.Model | None = None,
+) -> tuple[keras.Model, Iterator[Epoch]]:
+    """The network, and its epochs, which are trained as they are taken from the iterator."""
+    train, validation = split_images(run, config, dataset)
+    network = networks.build(
+        config.network, train, dataset.classes, seed=config.seed, dropout=config.dropout
+    )
+    if initial is not None:
+        networks.start_from(network, initial)
+    print(f"{config.network}: {network.count_params():,} parameters, {len(train.indices):,} images")
+    return network, fit(network, train, validation, objective, config.settings)
+
+
+def end(
+    run: Run,
+    config: TrainingConfig,
+    dataset: Dataset,
+    network: keras.Model,
+    teacher: Logits | None = None,
+) -> dict[str, float]:
+    """Evaluate a trained network and log the figures, which are returned."""
+    final = {"parameters": float(network.count_params())}
+    if config.evaluate_test:
+        logits = metrics.predict_logits(network, dataset.x_test)
+        taught = teacher.test[0] if teacher else None
+        final |= metrics.final_metrics(logits, dataset.y_test, taught)
+        run.log_array(logits, "test_logits.npy")
+    final["peak_memory_mb"] = peak_memory_mb()
+    run.log(final)
+    return final
+
+
+def split_images(run: Run, config: Config, dataset: Dataset) -> tuple[Images, Images]:
+    """The training and the validation images that `config.holdout` asks for."""
+    train, validation = split(dataset.y_train, config.holdout)
+    train_images = Images(dataset.x_train, dataset.y_train, train)
+    if len(validation):
+        return train_images, Images(dataset.x_train, dataset.y_train, validation)
+    print("holdout=0, the notebook's protocol: all val_ metrics are of the TEST set")
+    run.set_tags({"kdflow.validation": "the test set (holdout=0, the notebook's protocol)"})
+    everything = np.arange(len(dataset.y_test))
+    return train_images, Images(dataset.x_test, dataset.y_test, everything)
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held at once, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB elsewhere
+
+
+def _in_words(measured: dict[str, float]) -> str:
+    """The result in a few words: test figures if there are any, else validation."""
+    if "test_accuracy" not in measured:
+        return f"validation accuracy {measured['val_accuracy']:.4f} (test set not read)"
+    return (
+        f"test accuracy {measured['test_accuracy']:.4f}, NLL {measured['test_nll']:.4f},"
+        f" ECE {measured['test_ece']:.4f}"
+    )

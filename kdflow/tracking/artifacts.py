@@ -1,0 +1,126 @@
+"""Read what runs have logged: models, logits, JSON files."""
+
+import atexit
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import keras
+import mlflow
+
+from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.tracking.find import FoundRun
+from kdflow.tracking.runs import MODEL_NAME
+from kdflow.tracking.store import failure, reason
+
+LOGITS_FOLDER = "logits"
+
+
+def logits_folder(run: FoundRun) -> Path:
+    """The run's logit artifact as a local folder: in place where the store is on this machine, else
+    downloaded for as long as this process lives.
+
+    Raises:
+        Unfit: the run has none.
+        Unreachable: it cannot be read, though it may be there.
+    """
+    return _fetched(f"{run.artifact_uri}/{LOGITS_FOLDER}", run, LOGITS_FOLDER)
+
+
+def load_model(run: FoundRun) -> keras.Model:
+    """The Keras model that the run logged.
+
+    Raises:
+        Unfit: the run has none, or it is damaged.
+        Unreachable: it cannot be read, though it may be there.
+    """
+    what = f"run {run.run_id} ({run.step})"
+    try:
+        logged = mlflow.MlflowClient().search_logged_models(
+            [run.experiment_id], f"source_run_id = '{run.run_id}' and name = '{MODEL_NAME}'"
+        )
+    except Exception as error:
+        raise failure(what, error) from error
+    if not logged:
+        raise Unfit(f"{what}: no model can be loaded: it has logged none")
+    folder = _fetched(logged[0].artifact_location, run, MODEL_NAME)
+    try:
+        for file in folder.rglob("*.keras"):
+            file.read_bytes()
+    except OSError as error:  # of the disk or the network, not of what the file holds
+        raise Unreachable(f"{what}: its {MODEL_NAME} cannot be read: {error}") from error
+    try:
+        return load_keras(str(folder))
+    except KdflowError as error:
+        raise Unfit(f"{what}: {error}") from error
+
+
+def load_keras(source: str) -> keras.Model:
+    """The Keras model kept at `source`: a `.keras` file, or a logged or registered MLflow model.
+
+    Raises:
+        KdflowError: there is none, it is damaged, or it carries code, which is never run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if source.endswith(".keras"):
+                model = keras.saving.load_model(source, compile=False, safe_mode=True)
+            else:
+                _check_flavour(source)
+                options = {"compile": False, "safe_mode": True}
+                model = mlflow.keras.load_model(source, folder, load_model_kwargs=options)
+        except Exception as error:  # a missing or damaged file fails in many ways
+            raise KdflowError(f"no model can be loaded from {source}: {reason(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise KdflowError(f"expected a Keras model in {source}, got a {type(model).__name__}")
+    return model
+
+
+def _check_flavour(source: str) -> None:
+    flavours = mlflow.models.get_model_info(source).flavors
+    if "keras" not in flavours or flavours["keras"].get("save_exported_model"):
+        raise ValueError(
+            f"expected a model saved by mlflow.keras.log_model, got one of {', '.join(flavours)}"
+        )
+
+
+def read_json(run: FoundRun, name: str) -> dict[str, Any]:
+    """A value that `Run.log_json` logged."""
+    value: dict[str, Any] = mlflow.artifacts.load_dict(f"{run.artifact_uri}/{name}")
+    return value
+
+
+def _fetched(uri: str, run: FoundRun, what: str) -> Path:
+    """An artifact's local folder. It counts as missing only where the store answers that it is, or
+    where the folder of all of the store's artifacts is there and the artifact's is not."""
+    described = f"run {run.run_id} ({run.step})"
+    local = _local_path(uri)
+    if local and not local.exists():
+        root = _local_path(run.artifact_uri)
+        if root and not root.parents[2].exists():
+            raise Unreachable(f"{described}: expected the artifacts in {root.parents[2]}, got none")
+        raise Unfit(f"{described} has no {what}")
+    if local:
+        return local
+    try:
+        if not mlflow.artifacts.list_artifacts(artifact_uri=uri):
+            raise Unfit(f"{described} has no {what}")
+        return _downloaded(uri)
+    except Unfit:
+        raise
+    except Exception as error:  # what a silent server raises depends on the store
+        raise failure(f"{described}: its {what}", error) from error
+
+
+def _local_path(uri: str) -> Path | None:
+    parsed = urlparse(uri)
+    return Path(parsed.path) if parsed.scheme in ("", "file") else None
+
+
+@cache
+def _downloaded(uri: str) -> Path:
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder.name))

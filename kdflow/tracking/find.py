@@ -1,0 +1,117 @@
+"""Find what earlier runs made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlflow
+from mlflow.entities import LifecycleStage, ViewType
+from mlflow.entities import Run as StoredRun
+from mlflow.tracking.context.registry import resolve_tags
+
+from kdflow.errors import KdflowError, Unfit
+from kdflow.tracking.runs import FINISHED
+from kdflow.tracking.store import address, failure
+
+SOURCES = "auto, a network's name, a run id or a folder of logits"
+CODE_TAG = "kdflow.code_sha256"
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A finished run of this project."""
+
+    run_id: str
+    experiment_id: str
+    step: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    artifact_uri: str
+
+
+def find_runs(tags: dict[str, str]) -> list[FoundRun]:
+    """The finished runs with these tags that are not deleted, in any experiment, oldest first.
+
+    Raises:
+        Unreachable: the store does not answer.
+    """
+    described = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
+    client = mlflow.MlflowClient()
+    try:
+        experiments = mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+        runs = client.search_runs(
+            [experiment.experiment_id for experiment in experiments],
+            " and ".join([*described, f"attributes.status = '{FINISHED}'"]),
+            order_by=["attributes.start_time ASC"],
+        )
+    except Exception as error:  # what a silent server raises depends on the store
+        raise failure("tracking store", error) from error
+    return [_found(run) for run in runs]
+
+
+def get_run(run_id: str, expected: str = SOURCES) -> FoundRun:
+    """The finished run of this project called `run_id`.
+
+    Args:
+        expected: all that could have been named, for the message.
+
+    Raises:
+        KdflowError: there is none, it is deleted, it is not FINISHED, or no step of this project
+            made it.
+        Unreachable: the store does not answer.
+    """
+    run = _stored(run_id)
+    if run is None:
+        raise KdflowError(f"expected {expected}; got {run_id!r}, and {address()} has no such run")
+    if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise KdflowError(f"expected a run that is not deleted, got {run_id}, which is deleted")
+    if run.info.status != FINISHED:
+        raise KdflowError(f"expected a FINISHED run, got {run_id}, which is {run.info.status}")
+    if "kdflow.step" not in run.data.tags:
+        raise KdflowError(f"expected a run of kdflow, got {run_id}, which has no kdflow.step tag")
+    return _found(run)
+
+
+def exists(run_id: str) -> bool:
+    """Whether the store has a run of this id that is not deleted.
+
+    Raises:
+        Unreachable: the store does not answer.
+    """
+    run = _stored(run_id)
+    return run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE
+
+
+def _stored(run_id: str) -> StoredRun | None:
+    try:
+        return mlflow.get_run(run_id)
+    except Exception as error:
+        proven = failure(f"run {run_id}", error)
+        if isinstance(proven, Unfit):
+            return None
+        raise proven from error
+
+
+def other_code(run: FoundRun, code_sha256: str) -> str:
+    """A remark on the code that made `run`, empty if it is what runs now: the git commit, or that
+    the code has been edited since."""
+    made_by, running = (tags.get("mlflow.source.git.commit") for tags in (run.tags, resolve_tags()))
+    if made_by and running and made_by != running:
+        return f" (made by commit {made_by[:8]}; this is {running[:8]})"
+    if run.tags.get(CODE_TAG, code_sha256) != code_sha256:
+        return " (made by kdflow before it was edited)"
+    return ""
+
+
+def _found(run: StoredRun) -> FoundRun:
+    data = run.data
+    return FoundRun(
+        run.info.run_id,
+        run.info.experiment_id,
+        data.tags["kdflow.step"],
+        data.params,
+        data.tags,
+        data.metrics,
+        run.info.artifact_uri,
+    )

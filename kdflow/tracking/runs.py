@@ -1,0 +1,231 @@
+"""Open a run, log to it, end it with the right status."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import mlflow
+import numpy as np
+from matplotlib.figure import Figure
+from mlflow.entities import RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.types import Schema, TensorSpec
+
+from kdflow.dataset import Dataset
+from kdflow.errors import KdflowError
+
+MODEL_NAME = "model"
+FINISHED, FAILED, KILLED = map(
+    RunStatus.to_string, (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
+)
+
+
+class Run:
+    """An open run of this process.
+
+    Attributes:
+        run_id: its id.
+        status: what it ends as if nothing interrupts it.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.status = FINISHED
+
+    def log(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
+        """Log metrics, of an epoch or of the whole run."""
+        mlflow.log_metrics(dict(metrics), step=epoch, run_id=self.run_id)
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log parameters; those that `mlflow run` has logged already stay as they are."""
+        logged = mlflow.get_run(self.run_id).data.params
+        new = {name: value for name, value in params.items() if name not in logged}
+        mlflow.log_params(new, run_id=self.run_id)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        described = [RunTag(name, value) for name, value in tags.items()]
+        mlflow.MlflowClient().log_batch(self.run_id, tags=described)
+
+    def log_json(self, value: Mapping[str, Any], name: str) -> None:
+        mlflow.log_dict(dict(value), name, run_id=self.run_id)
+
+    def log_table(self, table: Mapping[str, list[Any]], name: str) -> None:
+        """Log columns of equal length as a table that the UI shows."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mlflow 3.17 selects columns in pandas' old way
+            mlflow.log_table(dict(table), name, run_id=self.run_id)
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        client, tight = mlflow.MlflowClient(), {"bbox_inches": "tight"}  # long legends too
+        client.log_figure(self.run_id, figure, name, save_kwargs=tight)
+
+    def log_array(self, array: np.ndarray, name: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            np.save(path, array, allow_pickle=False)
+            mlflow.log_artifact(str(path), run_id=self.run_id)
+
+    def log_text(self, text: str, name: str) -> None:
+        mlflow.log_text(text, name, run_id=self.run_id)
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        mlflow.log_artifacts(str(folder), name, run_id=self.run_id)
+
+    def log_model(self, model: keras.Model) -> None:
+        """Log a network that takes raw uint8 pixels and returns logits. The run must be the one
+        that was opened last."""
+        inputs = TensorSpec(np.dtype(np.uint8), (-1, *model.input_shape[1:]))
+        outputs = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]))
+        mlflow.keras.log_model(
+            model,
+            name=MODEL_NAME,
+            signature=ModelSignature(Schema([inputs]), Schema([outputs])),
+            pip_requirements=[
+                f"{package}=={version(package)}"
+                for package in ("keras", keras.backend.backend(), "numpy")
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """The run that the next one is opened inside, and the tags that the next one carries."""
+
+    run_id: str
+    experiment_id: str
+    tags: Mapping[str, str]
+
+
+_OUTER: ContextVar[_Outer | None] = ContextVar("outer", default=None)
+
+
+@contextlib.contextmanager
+def open_run(
+    name: str, step: str, dataset: Dataset, tags: Mapping[str, str], *, parent: str | None = None
+) -> Iterator[Run]:
+    """A run that is open inside the block. It ends with its `status`, as KILLED on an interrupt, or
+    as FAILED on any other exception.
+
+    The first run of the process joins the one that `mlflow run` opened, if it did.
+
+    Args:
+        parent: the id of the run that it is a child of. Without one, a run opened inside another is
+            a run of its own, tagged with the other as `kdflow.asked_by`.
+    """
+    tags = {"kdflow.step": step, "kdflow.dataset_digest": dataset.digest, **tags}
+    outer = _OUTER.get() or _active()
+    if outer is None:
+        run_id = _start_run(name, tags)
+    else:
+        related = {"mlflow.parentRunId": parent} if parent else {"kdflow.asked_by": outer.run_id}
+        created = mlflow.MlflowClient().create_run(
+            outer.experiment_id,
+            tags=resolve_tags({**tags, **related, **outer.tags}),
+            run_name=name,
+        )
+        run_id = created.info.run_id
+        mlflow.start_run(run_id=run_id, nested=True)
+    with _until_ended(Run(run_id)) as run:
+        _log_dataset(dataset)
+        yield run
+
+
+@contextlib.contextmanager
+def reopened(run_id: str) -> Iterator[Run]:
+    """An earlier run, open again inside the block; it ends as one of `open_run` does."""
+    mlflow.start_run(run_id=run_id, nested=True)
+    with _until_ended(Run(run_id)) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def inside(run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
+    """A run that is opened directly in the block is opened inside `run_id`, which this process or
+    another one has open, and carries `tags` from the start."""
+    experiment = mlflow.get_run(run_id).info.experiment_id
+    token = _OUTER.set(_Outer(run_id, experiment, tags))
+    try:
+        yield
+    finally:
+        _OUTER.reset(token)
+
+
+@contextlib.contextmanager
+def _until_ended(run: Run) -> Iterator[Run]:
+    token = _OUTER.set(None)  # what is opened from here on is inside this run
+    status = FAILED
+    try:
+        yield run
+        status = run.status
+    except KeyboardInterrupt:
+        status = KILLED
+        raise
+    finally:
+        _OUTER.reset(token)
+        mlflow.end_run(status)
+
+
+def _active() -> _Outer | None:
+    run = mlflow.active_run()
+    return _Outer(run.info.run_id, run.info.experiment_id, {}) if run else None
+
+
+def _start_run(name: str, tags: dict[str, str]) -> str:
+    """The id of a new run, or of the one that MLFLOW_RUN_ID names, as the active one."""
+    try:
+        return str(mlflow.start_run(run_name=name, tags=tags).info.run_id)
+    except MlflowException as error:  # MLFLOW_RUN_ID or an experiment's name may lead nowhere
+        raise KdflowError(f"tracking store: no run can be opened: {error}") from error
+
+
+def _log_dataset(dataset: Dataset) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # integer columns "may have missing values": these don't
+        described = mlflow.data.from_numpy(
+            dataset.x_train,
+            targets=dataset.y_train,
+            name=Path(dataset.name).name,
+            digest=dataset.digest[:36],
+        )
+    mlflow.log_input(described, context="training")
+
+
+def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
+    """Mark FAILED the children of `parent` that carry `tags` and are RUNNING although their process
+    has ended, and what they had open themselves."""
+    client = mlflow.MlflowClient()
+    running = client.search_runs(
+        [client.get_run(parent).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
+    )
+    for run in running:
+        if tags.items() <= run.data.tags.items():
+            end_abandoned(run.info.run_id, {})
+            client.set_terminated(run.info.run_id, FAILED)
+
+
+def correct_to_killed(run_id: str, patience: float = 60) -> None:
+    """Wait until the run is marked FAILED, and set it to KILLED.
+
+    Args:
+        patience: seconds after which it is left as it is.
+    """
+    client = mlflow.MlflowClient()
+    give_up = time.monotonic() + patience
+    while client.get_run(run_id).info.status != FAILED:
+        if time.monotonic() > give_up:
+            return
+        time.sleep(0.1)
+    client.set_terminated(run_id, KILLED)

@@ -1,0 +1,1 @@
+"""Train one network: the loop, what it minimises, its optimisers, what the console shows."""

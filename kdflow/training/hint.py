@@ -1,0 +1,119 @@
+"""The first stage of FitNets: a student's lower layers learn a teacher's hints."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+from kdflow.artifacts.hints import Hints
+from kdflow.config.training import Settings
+from kdflow.dataset import Images
+from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
+from kdflow.losses import hint_loss
+from kdflow.training.loop import Epoch, run_epoch
+from kdflow.training.optimizers import OPTIMIZERS
+from kdflow.training.order import epoch_order
+from kdflow.training.progress import Metrics, Progress
+from kdflow.training.schedules import SCHEDULES
+from kdflow.training.speed import batches_at_once
+
+
+def fit_hint(
+    guided: keras.Model,
+    train: Images,
+    validation: Images,
+    *,
+    train_hints: Hints,
+    validation_hints: Hints,
+    settings: Settings,
+) -> Iterator[Epoch]:
+    """Train the lower part of a student in place, so that a regressor turns its output into a
+    teacher's hints; yields each epoch, from 1, with its metrics. The regressor is dropped at the
+    end (Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", section 2.2).
+
+    The regressor is linear, a 1x1 convolution, where the paper's has the hint layer's own
+    non-linearity: so any layer can be a hint. `losses.hint_loss` is minimised.
+
+    Args:
+        guided: from uint8 images to the output of the guided layer, (batch, height, width,
+            channels).
+        validation: what `val_hint_loss` is computed on after each epoch, and `val_probe_accuracy`:
+            how often the nearest class mean of the guided layer's outputs is the label's, the means
+            being those of the training images.
+        train_hints, validation_hints: of all `images` there; as high and wide as the guided layer's
+            output.
+
+    Raises:
+        KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
+    """
+    steps = settings.epochs * len(batches(train.indices, settings.batch_size))
+    regressor = keras.layers.Conv2D(
+        train_hints.shape[-1],
+        1,
+        kernel_initializer=keras.initializers.GlorotNormal(settings.seed),
+        name="regressor",
+    )
+    regressed = regressor(guided.output)
+    learner = keras.Model(guided.input, regressed, name="hint_learner")
+    rate = SCHEDULES[settings.schedule](settings.learning_rate, steps)
+    learner.compile(
+        optimizer=OPTIMIZERS[settings.optimizer](rate, steps),
+        loss=hint_loss,
+        steps_per_execution=batches_at_once(guided, settings.batch_size),
+    )
+    observer = keras.Model(guided.input, [guided.output, regressed], name="hint_observer")
+
+    def data(epoch: int) -> dict[str, Any]:
+        order, _ = epoch_order(train.indices, settings.seed, epoch)
+        return {"x": _HintBatches(train.images, train_hints, batches(order, settings.batch_size))}
+
+    with tqdm(total=steps, unit="batch", disable=None, leave=False) as bar:
+        progress = Progress(bar, settings.epochs)
+        for epoch in range(1, settings.epochs + 1):
+            means, speed = run_epoch(learner, partial(data, epoch), len(train.indices), progress)
+            probe = class_means(guided, train.images, train.labels, train.indices)
+            validated = _validate_hint(observer, probe, validation, validation_hints)
+            metrics = {"hint_loss": means["loss"]} | validated | speed
+            shown = ("hint_loss", "val_hint_loss", "val_probe_accuracy")
+            progress.report(metrics, shown, watched="val_hint_loss")
+            yield epoch, metrics
+
+
+def _validate_hint(
+    observer: keras.Model, probe: np.ndarray, validation: Images, hints: Hints
+) -> Metrics:
+    """The error of the hints, and how often the nearest of the class means `probe` is the label's.
+
+    Args:
+        observer: from images to the guided layer's output, and to what the regressor makes of it.
+    """
+    errors, correct = [], []
+    for batch in batches(validation.indices, PREDICT_BATCH):
+        guided, regressed = observer.predict_on_batch(validation.images[batch])
+        error = hint_loss(hints.of(batch).astype(np.float32), regressed)
+        errors.append(ops.convert_to_numpy(error))
+        correct.append(nearest_class(guided, probe) == validation.labels[batch])
+    return {
+        "val_hint_loss": float(np.concatenate(errors).mean()),
+        "val_probe_accuracy": float(np.concatenate(correct).mean()),
+    }
+
+
+class _HintBatches(keras.utils.PyDataset):
+    """An epoch's images and hints, gathered batch by batch: all of the hints would not fit in
+    memory."""
+
+    def __init__(self, images: np.ndarray, hints: Hints, batches: list[np.ndarray]) -> None:
+        super().__init__()
+        self.images, self.hints, self.batches = images, hints, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        batch = self.batches[index]
+        return self.images[batch], self.hints.of(batch)

@@ -1,0 +1,53 @@
+"""The optimisers that a user can choose."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+WEIGHT_DECAY = 0.0178  # per step and unit of learning rate
+BIAS_RATE = 64
+LOOKAHEAD_STEPS = 5
+LOOKAHEAD_RETURN = 0.95**5  # at the last step
+
+
+class SpeedrunSGD(keras.optimizers.SGD):
+    """SGD as in Jordan 2024: Nesterov momentum 0.85, weights that decay, a learning rate 64 times
+    as large for the biases of batch normalisation, and Lookahead (Zhang et al. 2019): every 5 steps
+    and at the last one the weights go back part of the way to where they were, the further the
+    later it is."""
+
+    def __init__(self, rate: Any, steps: int) -> None:
+        # there 0.0153 a batch of 1,024 at any rate, which momentum multiplies by 1 / (1 - 0.85)
+        super().__init__(rate, momentum=0.85, nesterov=True, weight_decay=WEIGHT_DECAY)
+        self.steps = steps
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        if not self.built:
+            super().build(variables)
+            self.slow = self.add_optimizer_variables(variables, "slow")
+            for slow, variable in zip(self.slow, variables, strict=True):
+                slow.assign(variable)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = self._get_variable_index(variable)
+        # a backend may pass its own variable, which has another name
+        if self._trainable_variables[index].name == "beta":
+            learning_rate = BIAS_RATE * learning_rate
+        super().update_step(gradient, variable, learning_rate)
+        step = self.iterations + 1
+        slow, fast = map(ops.convert_to_tensor, (self.slow[index], variable))
+        way_back = LOOKAHEAD_RETURN * (ops.cast(step, fast.dtype) / self.steps) ** 3
+        between = way_back * slow + (1 - way_back) * fast
+        due = ops.logical_or(ops.equal(step % LOOKAHEAD_STEPS, 0), ops.equal(step, self.steps))
+        self.assign(self.slow[index], ops.where(due, between, slow))
+        self.assign(variable, ops.where(due, between, fast))
+
+
+# From the learning rate, or its schedule, and the number of steps to the optimiser.
+OPTIMIZERS: dict[str, Callable[[Any, int], keras.Optimizer]] = {
+    "adam": lambda rate, steps: keras.optimizers.Adam(rate),
+    "sgd": lambda rate, steps: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+    "speedrun": SpeedrunSGD,
+}

@@ -1,0 +1,164 @@
+"""What the processes of one study share: its description, its parent run, its teacher's logits."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, OptunaError
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from sqlalchemy.exc import SQLAlchemyError
+
+from kdflow.errors import KdflowError
+from sweeps.driver.trial_queue import PARENT
+
+# On studies: what must stay the same when the study is resumed.
+DESCRIPTION = "description"
+# On studies: the heartbeat of the process that makes what all share, and of the one that has the
+# parent run open; and what they write when they end.
+HEARTBEAT, OWNER, ENDED = "heartbeat", "owner", "ended"
+
+PATIENCE = 60  # seconds without a heartbeat after which a process counts as dead
+BEAT_EVERY = PATIENCE / 3  # seconds
+SETTLED = 0.5  # seconds after which the last of several processes that start at once is known
+
+
+def open_study(
+    storage: RDBStorage, name: str, description: Mapping[str, Any], added: Mapping[str, Any]
+) -> tuple[optuna.Study, bool]:
+    """The study of that name, and whether this process has made it.
+
+    Args:
+        description: what has to be the same whenever it is resumed, as JSON can hold it.
+        added: of the description, what studies may lack that were made before it was recorded.
+
+    Raises:
+        KdflowError: there is another study of that name.
+    """
+    wanted = json.loads(json.dumps(description))
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        study.set_user_attr(DESCRIPTION, wanted)
+        return study, True
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=storage)
+    if study.direction != StudyDirection.MAXIMIZE:
+        raise KdflowError(
+            f"study_name: expected a study that maximises, got {name!r}, which minimises; give this"
+            " one another study_name"
+        )
+    began_with = _awaited(lambda: study.user_attrs.get(DESCRIPTION))
+    if began_with is None and not study.trials:  # the process that made it has died
+        study.set_user_attr(DESCRIPTION, wanted)
+        return study, True
+    recorded = json.loads(json.dumps(added)) | (began_with or {})
+    if recorded != wanted:
+        raise KdflowError(
+            f"study_name: {name!r} began with {_difference(recorded, wanted)}; give this"
+            " study another study_name"
+        )
+    return study, False
+
+
+def parent_of(study: optuna.Study) -> str | None:
+    """The id of the parent run, once the process that made the study has opened it; None if it has
+    died before."""
+    found = _awaited(lambda: study.user_attrs.get(PARENT))
+    return str(found) if found else None
+
+
+def has_owner(study: optuna.Study) -> bool:
+    """Whether another process that is alive has the parent run open."""
+    beat = study.user_attrs.get(OWNER)
+    if beat in (None, ENDED):
+        return False
+    host, pid, _ = beat
+    if host == socket.gethostname():
+        return bool(pid != os.getpid() and _is_alive(pid))
+    changed = _awaited(lambda: study.user_attrs.get(OWNER) != beat or None)
+    return changed is not None and study.user_attrs.get(OWNER) != ENDED
+
+
+def agreed(study: optuna.Study, name: str, is_new: bool, make: Callable[[], Any]) -> Any:
+    """The value that all processes of a study share under `name`: the first one's. The others wait
+    as long as the process that makes it has a heartbeat.
+
+    Args:
+        is_new: whether this process has made the study; another one waits for that one first.
+        make: makes the value, as JSON can hold it, where no process has.
+    """
+    beat = f"{name}: {HEARTBEAT}"
+    while (found := study.user_attrs.get(name)) is None:
+        if not is_new:
+            print(f"{study.study_name}: waits for another process to make what all trials need")
+            found = _awaited(lambda: study.user_attrs.get(name), lambda: study.user_attrs.get(beat))
+            if found is not None:
+                break
+        with heartbeat(study, beat) as is_mine:
+            if is_mine:
+                found = study.user_attrs.get(name) or make()
+                study.set_user_attr(name, found)
+                break
+        is_new = False
+    return found
+
+
+@contextlib.contextmanager
+def heartbeat(study: optuna.Study, name: str) -> Iterator[bool]:
+    """Renew a heartbeat under `name` until the block ends; yields whether no other process has
+    started one at the same moment."""
+    ended = threading.Event()
+    me = [socket.gethostname(), os.getpid()]
+
+    def beat() -> None:
+        count = 0
+        while not ended.wait(BEAT_EVERY):
+            count += 1
+            with contextlib.suppress(OptunaError, SQLAlchemyError):  # the next one may be written
+                study.set_user_attr(name, [*me, count])
+
+    study.set_user_attr(name, [*me, 0])
+    time.sleep(SETTLED)
+    if study.user_attrs.get(name) != [*me, 0]:
+        yield False
+        return
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield True
+    finally:
+        ended.set()
+        thread.join()
+        study.set_user_attr(name, ENDED)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _awaited(look: Callable[[], Any], beat: Callable[[], Any] = lambda: None) -> Any:
+    """What `look` finds; None if `beat` has not changed for `PATIENCE`, or says that the process
+    has ended."""
+    last, since = beat(), time.monotonic()
+    while (found := look()) is None and last != ENDED and time.monotonic() - since < PATIENCE:
+        time.sleep(0.5)
+        if (latest := beat()) != last:
+            last, since = latest, time.monotonic()
+    return found
+
+
+def _difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
+    first = next(key for key in {**expected, **got} if expected.get(key) != got.get(key))
+    return f"{first}={expected.get(first)}, got {first}={got.get(first)}"
