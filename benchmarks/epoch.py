@@ -5,42 +5,45 @@
 In alternation, in one process, on 45,000 random images of CIFAR-10's shape:
 
 * plain: `fit` of the same student from labels alone, compiled as in Keras' documentation;
-* kdflow: an epoch of `kdflow.training.fit` from cached logits, everything in it included;
+* kdflow: an epoch of `kdflow.training.loop.fit` from cached logits, everything in it included;
 * augmented: the same in 50 views, mirrored and shifted by up to 2 pixels, each with its own logits;
-* live: `keras.distillation.Distiller`, with the teacher `vgg` answering in every batch, on 2,560 of
-  the images, and its time scaled up to all of them.
+* live: `keras.distillation.Distiller`, which runs the teacher `vgg` on every batch, on 2,560 of the
+  images, with its time scaled up to all of them.
 
-Each round takes the four in another order, since what ran before changes what the next one finds.
+Each round runs the four in another order, since each run affects the one after it.
 Prints the seconds of each and the ratios round by round. About eight minutes on two cores.
 """
 
 import random
 import statistics
-import threading
 import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from kdflow import models, training
+from kdflow import network
+from kdflow.config.training import Settings
+from kdflow.dataset import Images
+from kdflow.training.loop import fit
+from kdflow.training.objective import Distillation
 
 IMAGES, BATCH, ROUNDS, VIEWS = 45_000, 64, 15, 50
 LIVE_IMAGES = 40 * BATCH
 
 
-def plain_student(images: np.ndarray) -> keras.Model:
-    student = models.build("student", images, 10, seed=0)
+def plain_student(train: Images) -> keras.Model:
+    student = network.build("student", train, 10, seed=0)
     student.compile(
         "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
     )
     return student
 
 
-def live_distiller(images: np.ndarray) -> keras.Model:
+def live_distiller(train: Images) -> keras.Model:
     distiller = keras.distillation.Distiller(
-        teacher=models.build("vgg", images, 10, seed=0),
-        student=models.build("student", images, 10, seed=0),
+        teacher=network.build("vgg", train, 10, seed=0),
+        student=network.build("student", train, 10, seed=0),
         distillation_losses=keras.distillation.LogitsDistillation(
             temperature=4.0, loss="kl_divergence"
         ),
@@ -50,58 +53,42 @@ def live_distiller(images: np.ndarray) -> keras.Model:
     return distiller
 
 
-class Distillation:
-    """A `training.fit` that runs an epoch when it is told to."""
+def distillation(train: Images, view_count: int) -> Callable[[], float]:
+    """A function that trains for one epoch more, and returns the seconds that this took."""
+    shape = (view_count, len(train.images), 10)
+    logits = np.random.default_rng(1).normal(0, 3, shape).astype(np.float32)
+    epochs = fit(
+        network.build("student", train, 10, seed=0),
+        train,
+        Images(train.images, train.labels, np.arange(BATCH)),
+        Distillation(logits, temp=4, alpha=0.9),
+        Settings("adam", 0.001, ROUNDS + 1, BATCH, seed=0, views=view_count),
+    )
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, view_count: int) -> None:
-        self.go, self.ended = threading.Semaphore(0), threading.Semaphore(0)
-        logits = np.random.default_rng(1).normal(0, 3, (view_count, len(images), 10))
-        self.data = training.Images(images, labels, np.arange(len(images)))
-        self.view_count, self.logits = view_count, logits.astype(np.float32)
-        threading.Thread(target=self._fit, daemon=True).start()
-
-    def seconds(self) -> float:
+    def seconds() -> float:
         started = time.perf_counter()
-        self.go.release()
-        self.ended.acquire()
+        next(epochs)
         return time.perf_counter() - started
 
-    def _fit(self) -> None:
-        self.go.acquire()
-        training.fit(
-            models.build("student", self.data.images, 10, seed=0),
-            self.data,
-            training.Images(self.data.images, self.data.labels, np.arange(BATCH)),
-            optimizer="adam",
-            learning_rate=0.001,
-            epochs=ROUNDS + 2,  # never the last one, after which the thread would end
-            batch_size=BATCH,
-            seed=0,
-            view_count=self.view_count,
-            distillation=training.Distillation(self.logits, temp=4, alpha=0.9),
-            on_epoch=self._pause,
-        )
-
-    def _pause(self, epoch: int, metrics: training.Metrics) -> None:
-        self.ended.release()
-        self.go.acquire()
+    return seconds
 
 
 def main() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
     labels = rng.integers(10, size=IMAGES).astype(np.uint8)
-    plain, live = plain_student(images), live_distiller(images)
+    train = Images(images, labels, np.arange(IMAGES))
+    plain, live = plain_student(train), live_distiller(train)
 
-    def seconds_of_fit(network: keras.Model, count: int) -> float:
+    def seconds_of_fit(model: keras.Model, count: int) -> float:
         started = time.perf_counter()
-        network.fit(images[:count], labels[:count], batch_size=BATCH, verbose=0)
+        model.fit(images[:count], labels[:count], batch_size=BATCH, verbose=0)
         return (time.perf_counter() - started) * IMAGES / count
 
     epoch_of: dict[str, Callable[[], float]] = {
         "plain": lambda: seconds_of_fit(plain, IMAGES),
-        "kdflow": Distillation(images, labels, view_count=1).seconds,
-        "augmented": Distillation(images, labels, view_count=VIEWS).seconds,
+        "kdflow": distillation(train, view_count=1),
+        "augmented": distillation(train, view_count=VIEWS),
         "live": lambda: seconds_of_fit(live, LIVE_IMAGES),
     }
     order, shuffle = list(epoch_of), random.Random(0).shuffle

@@ -10,3 +10,5 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 # Advice on retracing, which does not apply: each network is traced once per shape of batch.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
+# A `keras.json` in the user's home could name another backend; KERAS_BACKEND alone does.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")

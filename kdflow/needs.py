@@ -1,16 +1,16 @@
-"""What a step is, and what it can build on, as data: no Keras, no store."""
+"""What a step is, what it can build on, and what is planned for it, as data: no Keras, no store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kdflow.config.base import Config
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
-    from kdflow.reuse import Planned
+    from kdflow.tracking.find import FoundRun
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ def _no_needs(config: Any, dataset: Dataset) -> dict[str, Need]:
     return {}
 
 
-def _no_check(config: Any, dataset: Dataset, inputs: Mapping[str, Planned]) -> None:
+def _no_check(config: Any, dataset: Dataset, inputs: Mapping[str, Found | Planned]) -> None:
     pass
 
 
-def _as_asked(config: Any, inputs: Mapping[str, Planned], dataset: Dataset) -> Any:
+def _as_asked(config: Any, inputs: Mapping[str, Found | Planned], dataset: Dataset) -> Any:
     return config
 
 
@@ -122,7 +122,53 @@ class Step:
     title: Callable[[Any], str]
     run: Callable[..., dict[str, float]]
     needs: Callable[[Any, Dataset], dict[str, Need]] = _no_needs
-    check: Callable[[Any, Dataset, Mapping[str, Planned]], None] = _no_check
-    resolved: Callable[[Any, Mapping[str, Planned], Dataset], Any] = _as_asked
+    check: Callable[[Any, Dataset, Mapping[str, Found | Planned]], None] = _no_check
+    resolved: Callable[[Any, Mapping[str, Found | Planned], Dataset], Any] = _as_asked
     verb: str = "train"
     is_parent: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A need whose result exists and is verified."""
+
+    result: Any
+
+
+@dataclass
+class Planned:
+    """A step that has to run.
+
+    Attributes:
+        inputs: what it builds on, by role.
+        later: needs of which parameters are the run ids, while these runs have yet to be made; what
+            the step needs in turn is planned when they exist.
+        result: what it made, once it has run.
+    """
+
+    step: Step
+    config: Config
+    inputs: dict[str, Need] = field(default_factory=dict)
+    later: tuple[Need, ...] = ()
+    result: Any = None
+
+    @property
+    def title(self) -> str:
+        """What the run will be called."""
+        return self.step.title(self.config)
+
+
+class Lookup(Protocol):
+    """How the runs that may hold a result are looked up; `reuse.Resolver` is one."""
+
+    steps: Mapping[str, Step]
+    dataset: Dataset
+
+    def plan(self, need: Need) -> Found | Planned:
+        """What exists for a need, or how it will be made."""
+
+    def same_runs(self, name: str, config: Config) -> list[FoundRun]:
+        """The runs that are what this step would make."""
+
+    def same_code_runs(self, name: str, config: Config) -> list[FoundRun]:
+        """Those of them that may be compared with others."""

@@ -12,6 +12,13 @@ from kdflow.catalogue.networks.record import ImageShape, Spec
 from kdflow.dataset import Images
 from kdflow.errors import KdflowError
 
+# A `keras.json` in the user's home could set another float type or data format, and with it other
+# networks and results under the same parameters.
+keras.config.set_floatx("float32")
+keras.config.set_dtype_policy("float32")
+keras.config.set_image_data_format("channels_last")
+keras.config.set_epsilon(1e-7)
+
 
 def check_fit(name: str, image_shape: ImageShape, dropout: float = 0) -> None:
     """Refuse images that the network cannot take, and a dropout that it does not have.
@@ -110,16 +117,15 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
+# Of a layer's config: what shapes a training, and not what the layer computes.
+NOT_COMPUTED = {"trainable", "seed", "rate", "build_config"}
+
+
 def architecture_sha256(model: keras.Model) -> str:
     """The SHA-256 of what a model computes from its weights: its layers, their settings and how
-    they are connected. What only shapes a training is left out: initialisers, seeds, dropout rates,
-    and which layers learn.
-    """
+    they are connected. Initialisers, seeds, dropout rates, and which layers learn are left out."""
     described = json.dumps(_computation(model.get_config()), sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
-
-
-NOT_COMPUTED = {"trainable", "seed", "rate", "build_config"}
 
 
 def _computation(value: Any) -> Any:

@@ -14,21 +14,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
-from kdflow.config.base import Config, canonical, first_problem
+from kdflow.config.base import HOW_TO_RUN, Config, canonical, validated
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, Unfit, about
-from kdflow.needs import LayersOf, LogitsOf, ModelOf, Need, Step, Training
+from kdflow.errors import Unfit, about
+from kdflow.needs import (
+    Found,
+    LayersOf,
+    LogitsOf,
+    Lookup,
+    ModelOf,
+    Need,
+    Planned,
+    Step,
+    Training,
+)
 from kdflow.results import layers, logits, models, trainings
 from kdflow.results.records import StepResult
+from kdflow.resume import claim_place, run_of
 from kdflow.sources import code_of
 from kdflow.tracking.find import CODE_TAG, FoundRun, find_runs, get_run
-from kdflow.tracking.runs import Run, open_run
+from kdflow.tracking.runs import Run
 
 # What these parameters name is in the key by content: the data set's digest and the inputs'.
 NAMED_BY_CONTENT = {"dataset", "teacher", "model", "init"}
@@ -40,7 +48,7 @@ class Finder(Protocol):
     def named(self, need: Any, dataset: Dataset) -> Any:
         """The verified result that the user named by a path; None if it is not named so."""
 
-    def candidates(self, need: Any, resolver: Resolver) -> list[FoundRun]:
+    def candidates(self, need: Any, lookup: Lookup) -> list[FoundRun]:
         """The runs that may hold the result, best first."""
 
     def opened(self, need: Any, run: FoundRun, dataset: Dataset) -> Any:
@@ -58,37 +66,15 @@ FINDERS: dict[type[Need], Finder] = {
 }
 
 
-@dataclass
-class Planned:
-    """A need, or the step that was asked for, once it is clear what is to be done.
-
-    Attributes:
-        result: what exists and is verified; None if it has to be made.
-        step, config: what makes it.
-        inputs: what that step builds on, by role.
-        later: parameters that will be the ids of runs which have yet to be made.
-    """
-
-    step: Step | None = None
-    config: Config | None = None
-    need: Need | None = None
-    result: Any = None
-    inputs: dict[str, Planned] = field(default_factory=dict)
-    later: dict[str, Planned] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        """What the run will be called."""
-        assert self.step
-        return self.step.title(self.config)
-
-
 class Resolver:
     """Plans and makes what steps on one data set need. Each need is looked up once.
 
     Args:
         steps: by name.
         reuse: of trainings that are compared: same_code, any or never.
+
+    Attributes:
+        parent: the id of the run that every run made from now on is a child of.
     """
 
     def __init__(
@@ -96,8 +82,10 @@ class Resolver:
     ) -> None:
         self.steps, self.dataset, self.reuse = steps, dataset, reuse
         self.parent: str | None = None
-        self._planned: dict[Need, Planned] = {}
+        self._plans: dict[Need, Found | Planned] = {}
         self._deciding: list[Need] = []  # a need of a need is named by the outermost parameter
+
+    # --- plan ---
 
     def plan_step(self, name: str, config: Config) -> Planned:
         """The plan of a step that was asked for: it runs whatever exists.
@@ -110,65 +98,72 @@ class Resolver:
             self._check(planned)
         return planned
 
-    def plan(self, need: Need) -> Planned:
+    def plan(self, need: Need) -> Found | Planned:
         """What exists for a need, or how it will be made.
 
         Raises:
             KdflowError: what the user named does not exist or does not fit, or it cannot be made.
+            Unreachable: the store does not answer.
         """
-        if need not in self._planned:
-            is_of_the_user = not self._deciding
+        if need not in self._plans:
+            parameter = "" if self._deciding else need.parameter
             self._deciding.append(need)
             try:
-                with about(need.parameter if is_of_the_user else ""):
-                    self._planned[need] = self._plan(need)
+                with about(parameter):
+                    self._plans[need] = self._found(need) or self._to_make(need)
             finally:
                 self._deciding.pop()
-        return self._planned[need]
+        return self._plans[need]
 
-    def _plan(self, need: Need) -> Planned:
+    def _found(self, need: Need) -> Found | None:
         finder = FINDERS[type(need)]
-        result = finder.named(need, self.dataset)
-        if result is not None:
-            return Planned(need=need, result=result)
+        named = finder.named(need, self.dataset)
+        if named is not None:
+            return Found(named)
         for run in finder.candidates(need, self):
             try:
-                return Planned(need=need, result=finder.opened(need, run, self.dataset))
+                return Found(finder.opened(need, run, self.dataset))
             except Unfit as error:
                 if run.run_id == getattr(need, "source", None):
                     raise  # the user named this very run
                 print(f"{run.step}: {error}; it is not used")
-        name, values = finder.made_by(need, self.dataset)
-        later = {key: self.plan(value) for key, value in values.items() if isinstance(value, Need)}
-        waiting = {key: each for key, each in later.items() if each.result is None}
-        if waiting:  # what it needs in turn is planned when these runs exist
-            step = self.steps[name]
-            config = config_of(step, values | dict.fromkeys(later, "auto"))
-            planned = Planned(step, config, need, later=later)
+        return None
+
+    def _to_make(self, need: Need) -> Planned:
+        name, values = FINDERS[type(need)].made_by(need, self.dataset)
+        needs = {key: value for key, value in values.items() if isinstance(value, Need)}
+        ids = {key: self.plan(value).result for key, value in needs.items()}
+        later = tuple(needs[key] for key, result in ids.items() if result is None)
+        known = {key: result.source if result else "auto" for key, result in ids.items()}
+        config = validated(self.steps[name].config, values | known)
+        if later:
+            planned = Planned(self.steps[name], config, later=later)
         else:
-            ids = {key: each.result.source for key, each in later.items()}
-            planned = self.with_inputs(name, config_of(self.steps[name], values | ids))
-            planned.need = need
+            planned = self.with_inputs(name, config)
         self._check(planned)
         return planned
 
     def with_inputs(self, name: str, config: Config) -> Planned:
-        """A step with what is planned for its needs."""
+        """A step with its needs, which are planned, and its parameters without `auto`."""
         step = self.steps[name]
-        inputs = {role: self.plan(need) for role, need in step.needs(config, self.dataset).items()}
-        return Planned(step, step.resolved(config, inputs, self.dataset), inputs=inputs)
+        inputs = step.needs(config, self.dataset)
+        return Planned(step, step.resolved(config, self._of(inputs), self.dataset), inputs)
+
+    def _of(self, needs: Mapping[str, Need]) -> dict[str, Found | Planned]:
+        return {role: self.plan(need) for role, need in needs.items()}
 
     def _check(self, planned: Planned) -> None:
-        assert planned.step
-        planned.step.check(planned.config, self.dataset, planned.inputs)
+        planned.step.check(planned.config, self.dataset, self._of(planned.inputs))
+
+    # --- find ---
 
     def same_runs(self, name: str, config: Config) -> list[FoundRun]:
         """The finished runs that are what this step would make, by any code, oldest first."""
         planned = self.with_inputs(name, config)
-        if any(each.result is None for each in planned.inputs.values()):
+        if any(plan.result is None for plan in self._of(planned.inputs).values()):
             return []  # what it builds on is new
-        keys = [key_of(planned, self.dataset), *_earlier_keys(name, config, planned, self.dataset)]
-        return [run for key in keys for run in find_runs({"kdflow.key": key})]
+        keys = [self.key(planned), self._key_of_0_1(planned, config)]
+        return [run for key in dict.fromkeys(keys) for run in find_runs({"kdflow.key": key})]
 
     def same_code_runs(self, name: str, config: Config) -> list[FoundRun]:
         """Those of `same_runs` that `reuse` allows to be compared with others."""
@@ -180,97 +175,106 @@ class Resolver:
         code = code_of(config)
         made = [run for run in runs if run.tags.get(CODE_TAG) == code]
         if len(made) < len(runs):
-            title = self.steps[name].title(config)
             print(
-                f"{title}: {len(runs) - len(made)} earlier run(s) were made by other code and are"
-                " not reused (reuse=any would)"
+                f"{self.steps[name].title(config)}: {len(runs) - len(made)} earlier run(s) made by"
+                " other code, not reused (reuse=any would)"
             )
         return made
 
-    def obtain(self, planned: Planned) -> Any:
-        """The result: what was found, or what is made now inside the run that is open."""
-        if planned.result is None:
-            for earlier in planned.later.values():
-                self.obtain(earlier)
-            if planned.later:
-                assert planned.need
-                del self._planned[planned.need]
-                again = self.plan(planned.need)
-                planned.result = self.obtain(again)
-            else:
-                planned.result = self._made(planned)
-        return planned.result
+    def key(self, planned: Planned) -> str:
+        """What a step's result depends on besides code, as a SHA-256: the step, its parameters that
+        are not at a neutral value, the images, and the content that it builds on."""
+        content = {role: it.result.digest for role, it in self._of(planned.inputs).items()}
+        return _sha256(planned.step.name, planned.config.keyed(), self.dataset, content)
 
-    def _made(self, planned: Planned) -> Any:
-        run_id, metrics = self.make(planned)
-        if isinstance(planned.need, Training):
-            return StepResult(run_id, metrics, planned.title)
-        assert planned.need
-        return FINDERS[type(planned.need)].opened(planned.need, get_run(run_id), self.dataset)
+    def _key_of_0_1(self, planned: Planned, config: Config) -> str:
+        """The key of the same run in kdflow 0.1: all parameters, as asked for, and run ids."""
+        neutral = config.used().keys() - config.keyed().keys()
+        params = config.model_dump(exclude=HOW_TO_RUN | neutral)
+        ids = {role: it.result.source for role, it in self._of(planned.inputs).items()}
+        return _sha256(planned.step.name, params, self.dataset, ids)
+
+    # --- make ---
+
+    def obtain(self, need: Need) -> Any:
+        """The result of a need: what was found, or what is made now, inside the run that is
+        open."""
+        plan = self.plan(need)
+        if isinstance(plan, Planned) and plan.result is None:
+            if plan.later:
+                for earlier in plan.later:
+                    self.obtain(earlier)
+                del self._plans[need]
+                return self.obtain(need)
+            run_id, metrics = self.make(plan)
+            if isinstance(need, Training):
+                plan.result = StepResult(run_id, metrics, plan.title)
+            else:
+                finder = FINDERS[type(need)]
+                plan.result = finder.opened(need, get_run(run_id), self.dataset)
+        return plan.result
 
     def make(self, planned: Planned) -> tuple[str, dict[str, float]]:
         """Run a planned step, and before it what it needs; returns its run's id and metrics."""
-        assert planned.step
-        with self.opened(planned) as (run, results):
+        with self.opened(planned, planned.title) as (run, results):
             metrics = planned.step.run(run, planned.config, self.dataset, **results)
         return run.run_id, metrics
 
     @contextlib.contextmanager
     def opened(
-        self, planned: Planned, title: str | None = None
+        self, planned: Planned, title: str, *, resumes: bool = True
     ) -> Iterator[tuple[Run, dict[str, Any]]]:
-        """The open run of a planned step, with its parameters, what it needs, and its key; and the
-        results of its needs by role.
+        """The open run of a planned step, called `title`, with its parameters and its key; and the
+        results of its needs by role, which are made first where they do not exist.
 
         Args:
-            title: the run's name, if it is not the step's own.
+            resumes: whether the run of the same step is resumed where it was interrupted.
         """
-        step, config = planned.step, planned.config
-        assert step
-        assert config
-        title, tags = title or planned.title, {CODE_TAG: code_of(config)}
-        with open_run(title, step.name, self.dataset, tags, parent=self.parent) as run:
+        step, values = planned.step, planned.config.used()
+        with run_of(
+            planned,
+            title,
+            self.dataset,
+            parent=self.parent,
+            resumes=resumes,
+            key=lambda: self._key_if_known(planned),
+        ) as run:
             print(f"{title}: run {run.run_id}")
             if step.is_parent and self.parent is None:
                 self.parent = run.run_id
-            values = config.used()
             run.log_params({name: canonical(value) for name, value in values.items()})
             run.log_json(values, "config.json")
-            results = {role: self.obtain(each) for role, each in planned.inputs.items()}
+            results = {role: self.obtain(need) for role, need in planned.inputs.items()}
             run.set_tags({f"kdflow.upstream.{role}": it.source for role, it in results.items()})
             if not step.is_parent:
-                run.set_tags({"kdflow.key": key_of(planned, self.dataset)})
+                key = self.key(planned)
+                run.set_tags({"kdflow.key": key})
+                claim_place(run, planned, key)
             yield run, results
 
+    def _key_if_known(self, planned: Planned) -> str | None:
+        exist = all(plan.result is not None for plan in self._of(planned.inputs).values())
+        return self.key(planned) if exist and not planned.step.is_parent else None
 
-def config_of(step: Step, values: Mapping[str, Any]) -> Config:
-    """A step's validated parameters.
+    def lines(
+        self, plans: Iterable[Found | Planned], about_how_long: Callable[[Planned], str]
+    ) -> Iterator[str]:
+        """Plans in words, a line per result, in the order in which they are needed; each once."""
+        shown: set[int] = set()
 
-    Raises:
-        KdflowError: one is refused.
-    """
-    try:
-        return step.config(**values)
-    except ValidationError as error:
-        raise KdflowError(first_problem(error)) from error
+        def walk(plan: Found | Planned) -> Iterator[str]:
+            if id(plan) in shown:
+                return
+            shown.add(id(plan))
+            if isinstance(plan, Found):
+                yield f"  found   {plan.result.words}"
+                return
+            for need in (*plan.later, *plan.inputs.values()):
+                yield from walk(self.plan(need))
+            yield f"  {plan.step.verb:7} {plan.title}{about_how_long(plan)}"
 
-
-def key_of(planned: Planned, dataset: Dataset) -> str:
-    """What the result of a planned step depends on besides code, as a SHA-256: the step, its
-    parameters that are not at a neutral value, the images, and the content that it builds on."""
-    assert planned.step
-    assert planned.config
-    params = planned.config.keyed()
-    content = {role: each.result.digest for role, each in planned.inputs.items()}
-    return _sha256(planned.step.name, params, dataset, content)
-
-
-def _earlier_keys(name: str, config: Config, planned: Planned, dataset: Dataset) -> Iterator[str]:
-    """The key of runs before 2026-11-26: all parameters, as asked for, and the inputs' run ids."""
-    params = {**config.model_dump(exclude={"plan_only", "reuse"})}
-    neutral = set(config.used()) - set(config.keyed())
-    ids = {role: each.result.source for role, each in planned.inputs.items()}
-    yield _sha256(name, {key: params[key] for key in params if key not in neutral}, dataset, ids)
+        for plan in plans:
+            yield from walk(plan)
 
 
 def _sha256(
@@ -279,21 +283,3 @@ def _sha256(
     named = {name: value for name, value in params.items() if name not in NAMED_BY_CONTENT}
     described = [step, named, dataset.digest, dict(inputs)]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def lines(planned: Planned, about_how_long: Callable[[Planned], str]) -> Iterator[str]:
-    """The plan in words, a line per result, in the order in which they are needed; each once."""
-    seen: set[int] = set()
-
-    def walk(each: Planned) -> Iterator[str]:
-        if id(each) in seen:
-            return
-        seen.add(id(each))
-        for below in (*each.later.values(), *each.inputs.values()):
-            yield from walk(below)
-        if each.result is not None:
-            yield f"  found   {each.result.words}"
-        elif each.step:
-            yield f"  {each.step.verb:7} {each.title}{about_how_long(each)}"
-
-    return walk(planned)

@@ -17,8 +17,8 @@ from sweeps.driver.study import Study, load, names
 def build_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m sweeps",
-        description="Search parameters of `distill` on cached logits, and have the best ones prove"
-        " themselves.",
+        description="Search parameters of `distill` on cached logits, and compare the best settings"
+        " with training from labels alone.",
         allow_abbrev=False,
     )
     parser.add_argument("study", help=", ".join(names()))
@@ -38,8 +38,8 @@ def build_parser() -> OneLineParser:
 
 
 def parse(argv: list[str] | None) -> tuple[SweepConfig, Study, DistillConfig]:
-    """The sweep's config, its study, and what all trials have in common; exits with status 2 on
-    what it refuses."""
+    """The sweep's config, its study, and what all trials have in common; exits with status 2 if an
+    argument is invalid."""
     parser = build_parser()
     values: dict[str, Any] = vars(parser.parse_args(argv))
     given = {name: values.pop(name) for name in DistillConfig.model_fields if name in values}

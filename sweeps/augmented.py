@@ -1,4 +1,4 @@
-"""What a student learns from 18 views of the images, mirrored and shifted by up to a pixel."""
+"""Distillation with 18 views of the images: mirrored, and shifted by up to one pixel."""
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import SuccessiveHalvingPruner
@@ -17,6 +17,6 @@ STUDY = Study(
     sampler=lambda seed: TPESampler(n_startup_trials=6, seed=seed),
     pruner=SuccessiveHalvingPruner(min_resource=6, reduction_factor=3),
     trials=16,
-    cost="16 trainings, most of them given up early: about two fifths of their epochs; the"
+    cost="16 trainings, most of them pruned early: about two fifths of their epochs; the"
     " logits of 18 views of cifar10 take half an hour on two cores",
 )

@@ -1,4 +1,4 @@
-"""Whether a student had better start from a teacher's hints, at three temperatures."""
+"""Starting from a teacher's hints or from random weights, at three temperatures."""
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 

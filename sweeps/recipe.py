@@ -1,4 +1,4 @@
-"""All that shapes a distillation on cached logits: objective, learning rate and mirror images."""
+"""Objective, learning rate and mirror images of a distillation on cached logits."""
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import SuccessiveHalvingPruner
@@ -18,5 +18,5 @@ STUDY = Study(
     sampler=lambda seed: TPESampler(n_startup_trials=15, seed=seed),
     pruner=SuccessiveHalvingPruner(min_resource=3, reduction_factor=3),
     trials=60,
-    cost="60 trainings, most of them given up early: about a quarter of their epochs",
+    cost="60 trainings, most of them pruned early: about a quarter of their epochs",
 )

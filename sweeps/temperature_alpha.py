@@ -1,4 +1,4 @@
-"""Temperature and weight of the soft term, anywhere; trainings that lag behind are given up."""
+"""Temperature and weight of the soft term, over their whole range, with pruning."""
 
 from optuna.distributions import FloatDistribution
 from optuna.pruners import SuccessiveHalvingPruner
@@ -11,5 +11,5 @@ STUDY = Study(
     sampler=lambda seed: TPESampler(n_startup_trials=8, seed=seed),
     pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
     trials=30,
-    cost="30 trainings, most of them given up early: about a sixth of their epochs",
+    cost="30 trainings, most of them pruned early: about a sixth of their epochs",
 )

@@ -1,37 +1,22 @@
+"""Parameters: their defaults, what is refused, how they are written as text."""
+
 import pytest
+from helpers import parameters
 from pydantic import ValidationError
 
-from kdflow import config
-from kdflow.config import (
-    RECIPES,
-    STEPS,
-    BaselineConfig,
-    DistillConfig,
-    HintConfig,
-    TeacherConfig,
-    canonical,
-    first_problem,
-)
-
-
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        (8.0, "8"),
-        (0.9, "0.9"),
-        (8, "8"),
-        (True, "true"),
-        (False, "false"),
-        ("auto", "auto"),
-        (1e-05, "1e-05"),
-    ],
-)
-def test_a_parameter_has_one_text_per_value(given: object, text: str) -> None:
-    assert canonical(given) == text
+from kdflow.catalogue.networks import NETWORKS
+from kdflow.config import base
+from kdflow.config.base import canonical, first_problem
+from kdflow.config.training import recipe
+from kdflow.steps import STEPS
+from kdflow.steps.baseline import BaselineConfig
+from kdflow.steps.distill import DistillConfig
+from kdflow.steps.hint import HintConfig
+from kdflow.steps.teacher import TeacherConfig
 
 
 def test_the_notebooks_recipe_is_the_default_on_cifar10() -> None:
-    teacher, student = TeacherConfig(), BaselineConfig()  # type: ignore[call-arg]
+    teacher, student = parameters(TeacherConfig), parameters(BaselineConfig)
     assert (teacher.arch, teacher.optimizer, teacher.learning_rate) == ("vgg", "sgd", 0.01)
     assert (teacher.batch_size, teacher.epochs) == (128, 40)
     assert (student.student, student.optimizer, student.learning_rate) == ("student", "adam", 0.001)
@@ -39,16 +24,41 @@ def test_the_notebooks_recipe_is_the_default_on_cifar10() -> None:
 
 
 def test_the_recipe_follows_the_network_and_what_is_given_wins() -> None:
-    pupil = BaselineConfig(student="pupil", batch_size=7)  # type: ignore[call-arg]
-    assert (pupil.epochs, pupil.batch_size) == (RECIPES["pupil"].epochs, 7)
+    pupil = parameters(BaselineConfig, student="pupil", batch_size=7)
+    assert (pupil.epochs, pupil.batch_size) == (20, 7)
 
 
-def test_every_network_has_a_recipe_on_every_data_set() -> None:
-    assert set(config.RECIPES) == set(config.DIGITS_RECIPES) == set(config.NETWORK_NAMES)
+@pytest.mark.parametrize(
+    ("dataset", "network", "learning_rate", "epochs", "batch_size"),
+    [
+        ("cifar10", "vgg", 0.01, 40, 128),
+        ("digits", "student", 0.001, 30, 32),
+        ("digits", "vgg", 0.0005, 40, 32),  # the network's own for the digits has the last word
+    ],
+)
+def test_a_recipe_is_the_networks_changed_by_the_data_set_changed_by_the_network_for_it(
+    dataset: str, network: str, learning_rate: float, epochs: int, batch_size: int
+) -> None:
+    found = recipe(dataset, network)
+    assert (found.learning_rate, found.epochs, found.batch_size) == (
+        learning_rate,
+        epochs,
+        batch_size,
+    )
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
+def test_every_network_can_be_trained_by_default_on_every_data_set(
+    network: str, dataset: str
+) -> None:
+    config = parameters(TeacherConfig, arch=network, dataset=dataset)
+    assert config.optimizer == recipe(dataset, network).optimizer
+    assert config.dropout == (NETWORKS[network].dropout or 0)
 
 
 def test_distill_defaults_are_those_of_the_design() -> None:
-    distill = DistillConfig()  # type: ignore[call-arg]
+    distill = parameters(DistillConfig)
     assert (distill.temp, distill.alpha, distill.t_squared, distill.views) == (4, 0.9, True, 1)
     assert distill.loss == "kd"
     assert (distill.teacher, distill.holdout, distill.seed) == ("auto", 0.1, 0)
@@ -57,26 +67,29 @@ def test_distill_defaults_are_those_of_the_design() -> None:
 
 @pytest.mark.parametrize("dataset", ["cifar10", "digits"])
 def test_hints_have_settings_of_their_own_on_every_data_set(dataset: str) -> None:
-    hint = HintConfig(dataset=dataset)  # type: ignore[call-arg]
+    hint = parameters(HintConfig, dataset=dataset)
     assert (hint.epochs, hint.batch_size, hint.learning_rate) == (10, 128, 0.001)
     assert (hint.student, hint.teacher, hint.seed) == ("student", "auto", 0)
     assert (hint.hint_layer, hint.guided_layer) == ("auto", "auto")
 
 
 def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
-    decoupled = DistillConfig(loss="dkd", dkd_beta=4, temp=8)  # type: ignore[call-arg]
+    decoupled = parameters(DistillConfig, loss="dkd", dkd_beta=4, temp=8)
     assert decoupled.weights == {"dkd_alpha": 1, "dkd_beta": 4}
     assert decoupled.objective == "dkd T=8 alpha=0.9"
-    correlated = DistillConfig(loss="dist", dist_gamma=0)  # type: ignore[call-arg]
+    correlated = parameters(DistillConfig, loss="dist", dist_gamma=0)
     assert correlated.weights == {"dist_beta": 1, "dist_gamma": 0}
-    plain = DistillConfig()  # type: ignore[call-arg]
+    plain = parameters(DistillConfig)
     assert (plain.weights, plain.objective) == ({}, "T=4 alpha=0.9")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temp": "0"}, "temp: expected greater than 0, got '0'"),
+        ({"temp": "0"}, "temp: expected greater than or equal to 0.01, got '0'"),
+        # z / T overflows long before the smallest number: the loss would be blamed
+        ({"temp": "1e-300"}, "temp: expected greater than or equal to 0.01, got '1e-300'"),
+        ({"temp": "0.0099"}, "temp: expected greater than or equal to 0.01, got '0.0099'"),
         (
             {"temp": "warm"},
             "temp: expected a valid number, unable to parse string as a number, got 'warm'",
@@ -119,7 +132,7 @@ def test_a_refusal_names_parameter_expectation_and_value(
     values: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ValidationError) as refused:
-        DistillConfig(**values)  # type: ignore[arg-type]
+        parameters(DistillConfig, **values)
     assert first_problem(refused.value) == message
 
 
@@ -127,23 +140,34 @@ def test_a_refusal_names_parameter_expectation_and_value(
     ("text", "value"), [("False", False), ("false", False), ("0", False), ("true", True)]
 )
 def test_booleans_are_read_as_a_person_writes_them(text: str, value: bool) -> None:
-    assert DistillConfig(evaluate_test=text).evaluate_test is value  # type: ignore[arg-type,call-arg]
+    assert parameters(DistillConfig, evaluate_test=text).evaluate_test is value
+
+
+def test_only_the_parameters_that_shape_the_result_are_used() -> None:
+    # neither the weights of other losses nor how the step is run, in a run and in its key
+    assert {"dkd_alpha", "dkd_beta"} <= parameters(DistillConfig, loss="dkd").used().keys()
+    others = {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma"}
+    how_to_run = {"plan_only", "resume", "reuse"}
+    for step in STEPS.values():
+        assert not (others | how_to_run) & parameters(step.config).used().keys(), step.name
 
 
 def test_every_parameter_has_a_line_of_help() -> None:
     for step in STEPS.values():
-        assert step.__doc__
-        for name, field in step.model_fields.items():
+        assert step.config.__doc__
+        for name, field in step.config.model_fields.items():
             assert field.description, name
 
 
 def test_views_go_up_to_all_there_are() -> None:
     from kdflow.views import VIEWS
 
-    assert len(VIEWS) == config.MAX_VIEWS
+    assert len(VIEWS) == base.MAX_VIEWS
 
 
 def test_a_default_that_is_given_makes_the_same_config() -> None:
-    defaults = DistillConfig().model_dump()  # type: ignore[call-arg]
-    given = DistillConfig(**{name: canonical(value) for name, value in defaults.items()})  # type: ignore[arg-type]
+    defaults = parameters(DistillConfig).model_dump()
+    given = parameters(
+        DistillConfig, **{name: canonical(value) for name, value in defaults.items()}
+    )
     assert repr(given.model_dump()) == repr(defaults)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from helpers import ROOT
 
-from kdflow import interrupts, tracking
+from kdflow import interrupts
+from kdflow.tracking.store import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,28 @@ def test_a_signal_takes_effect_at_the_end_of_the_block(number: signal.Signals) -
     assert {signal.getsignal(each) for each in interrupts.SIGNALS} == {signal.default_int_handler}
 
 
+def test_in_another_thread_the_block_runs_and_signals_stay_as_they_are() -> None:
+    # Python lets only the main thread set handlers, and delivers signals to that one alone: a step
+    # that a notebook runs in a thread must not fail here
+    seen: list[object] = []
+
+    def work() -> None:
+        with interrupts.held_back():
+            seen.extend(signal.getsignal(number) for number in interrupts.SIGNALS)
+        seen.append("the end")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler, signal.default_int_handler, "the end"]
+
+
+def test_an_error_in_the_block_gives_the_handlers_back() -> None:
+    with pytest.raises(ValueError, match=r"^mine$"), interrupts.held_back():
+        raise ValueError("mine")
+    assert {signal.getsignal(each) for each in interrupts.SIGNALS} == {signal.default_int_handler}
+
+
 def test_signals_at_the_same_moment_interrupt_once_and_say_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -55,20 +79,31 @@ def test_signals_at_the_same_moment_interrupt_once_and_say_nothing(
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_a_new_store_is_made_leaves_one_that_opens(store: Path) -> None:
+def test_ctrl_c_while_a_new_store_is_made_does_not_spoil_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(address)
+
     def interrupt_once_it_is_begun() -> None:
-        while not (store / "mlflow.db").exists():
+        while not (tmp_path / ".mlflow.db.new").exists():
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt_once_it_is_begun)
+    thread = threading.Thread(target=interrupt_once_it_is_begun, daemon=True)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        tracking.open_store()
-    thread.join()
-    code = "from kdflow import tracking; tracking.open_store()"
-    uri = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            open_store()
+    finally:
+        mlflow.set_tracking_uri(None)
+    thread.join(timeout=60)
+    code = "from kdflow.tracking.store import open_store; open_store()"
     again = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | uri, capture_output=True, check=False
+        [sys.executable, "-c", code],
+        env=os.environ | {"MLFLOW_TRACKING_URI": address, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
     )
     assert again.returncode == 0, again.stderr.decode()

@@ -116,13 +116,13 @@ def write(
                 f"logits: expected {' or '.join(DTYPES)} {expected} on the {split} images, got"
                 f" {array.dtype} {array.shape}"
             )
+        if not 1 <= len(array) <= len(VIEWS):
+            raise KdflowError(f"logits: expected 1 to {len(VIEWS)} views, got {len(array)}")
         _check_values("logits", array, f"the {split} logits")
     if train.dtype != test.dtype:
         raise KdflowError(
             f"logits: expected one type for both splits, got {train.dtype} and {test.dtype}"
         )
-    if not 1 <= len(train) <= len(VIEWS):
-        raise KdflowError(f"logits: expected 1 to {len(VIEWS)} views, got {len(train)}")
     _check_order("logits", arrays, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(

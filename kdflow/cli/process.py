@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from kdflow import interrupts
 from kdflow.errors import KdflowError
 
+BACKENDS = ("tensorflow", "jax")
+
 
 @contextlib.contextmanager
 def loading_quietly() -> Iterator[None]:
@@ -36,7 +38,7 @@ def check_backend() -> None:
     """
     import importlib.util
 
-    wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
+    wanted = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if wanted not in BACKENDS:
         raise KdflowError(f"KERAS_BACKEND: expected {' or '.join(BACKENDS)}, got {wanted!r}")
     if importlib.util.find_spec(wanted) is None:
@@ -44,9 +46,6 @@ def check_backend() -> None:
             f"KERAS_BACKEND: expected an installed backend, got {wanted}, which is not installed;"
             f" unset the variable for TensorFlow, or install {wanted}"
         )
-
-
-BACKENDS = ("tensorflow", "jax")
 
 
 def exit_status(name: str, action: Callable[[], object]) -> int:

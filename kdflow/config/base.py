@@ -1,7 +1,7 @@
 """What every step takes, and how a parameter is written as text."""
 
-from collections.abc import Collection
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,12 +14,15 @@ from pydantic import (
 
 from kdflow.catalogue.datasets import DATASETS, find_dataset
 from kdflow.catalogue.networks import NETWORKS
+from kdflow.errors import KdflowError
+
+C = TypeVar("C", bound=BaseModel)
 
 MAX_VIEWS = 162
 SEED_LIMIT = 2**31
 
 # Says how a step is run, not what its result is: neither logged nor in a key.
-HOW_TO_RUN = {"plan_only", "reuse"}
+HOW_TO_RUN = {"plan_only", "resume", "reuse"}
 
 
 def one_of(choices: Collection[str]) -> AfterValidator:
@@ -71,6 +74,11 @@ class Config(BaseModel):
     plan_only: bool = Field(
         False, description="print what would be reused, trained and exported, and stop"
     )
+    resume: Literal["auto", "never"] = Field(
+        "auto",
+        description="auto: go on where the same command was interrupted or killed; never: start"
+        " again",
+    )
 
     @field_validator("dataset")
     @classmethod
@@ -90,6 +98,18 @@ class Config(BaseModel):
         return {
             name: value for name, value in self.used().items() if value != neutral_value(self, name)
         }
+
+
+def validated(config: type[C], values: Mapping[str, Any]) -> C:
+    """The parameters of a step.
+
+    Raises:
+        KdflowError: one is refused.
+    """
+    try:
+        return config(**values)
+    except ValidationError as error:
+        raise KdflowError(first_problem(error)) from error
 
 
 def neutral_value(config: BaseModel, name: str) -> Any:

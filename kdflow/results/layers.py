@@ -1,37 +1,33 @@
 """The lower layers of a student that a hint run has trained."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdflow import network
 from kdflow.artifacts import logits
+from kdflow.config.base import validated
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
-from kdflow.needs import LayersOf
+from kdflow.needs import LayersOf, Lookup
 from kdflow.results.records import TrainedModel, current_model
 from kdflow.tracking.find import FoundRun, get_run
-
-if TYPE_CHECKING:
-    from kdflow.reuse import Resolver
 
 
 def named(need: LayersOf, dataset: Dataset) -> None:
     """No path names a hint run's layers."""
 
 
-def candidates(need: LayersOf, resolver: Resolver) -> list[FoundRun]:
+def candidates(need: LayersOf, lookup: Lookup) -> list[FoundRun]:
     """The hint run that the user named, or those at the default settings."""
     if need.source == "auto":
-        step, values = made_by(need, resolver.dataset)
-        return resolver.same_runs(step, resolver.steps[step].config(**values))
+        step, values = made_by(need, lookup.dataset)
+        return lookup.same_runs(step, validated(lookup.steps[step].config, values))
     run = get_run(need.source, "none, auto or the id of a hint run")
     if run.step != "hint":
         raise KdflowError(f"expected a hint run, got the {run.step} run {run.run_id}")
     wanted_and_found = {
         "student": (need.student, run.params["student"]),
-        "data set digest": (resolver.dataset.digest, run.tags["kdflow.dataset_digest"]),
+        "data set digest": (lookup.dataset.digest, run.tags["kdflow.dataset_digest"]),
         "holdout": (need.holdout, float(run.params["holdout"])),
     }
     for what, (expected, got) in wanted_and_found.items():

@@ -1,23 +1,18 @@
 """Teachers' logits: an export's, of one view or more, or a folder's."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdflow import bundle
 from kdflow.artifacts import logits
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import Unfit
-from kdflow.needs import LogitsOf, ModelOf
+from kdflow.needs import LogitsOf, Lookup, ModelOf
 from kdflow.results import models
 from kdflow.results.records import TeacherLogits, remark
 from kdflow.tracking.artifacts import logits_folder
 from kdflow.tracking.find import FoundRun, find_runs, get_run
-
-if TYPE_CHECKING:
-    from kdflow.reuse import Resolver
 
 
 def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
@@ -29,12 +24,12 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
     return TeacherLogits(f"sha256:{read.manifest_sha256}", read, need.views)
 
 
-def candidates(need: LogitsOf, resolver: Resolver) -> list[FoundRun]:
+def candidates(need: LogitsOf, lookup: Lookup) -> list[FoundRun]:
     """The export that the user named, or the exports of the model."""
     if not is_automatic(need.source) and get_run(need.source).step == "export_logits":
         return [get_run(need.source)]
-    of_models = models.candidates(_model(need), resolver)
-    return [export for run in of_models for export in _exports(run.run_id, resolver.dataset)]
+    of_models = models.candidates(_model(need), lookup)
+    return [export for run in of_models for export in _exports(run.run_id, lookup.dataset)]
 
 
 def _exports(source: str, dataset: Dataset) -> list[FoundRun]:

@@ -1,24 +1,20 @@
 """Models that classify: kdflow's own, the one that comes with it, and a user's."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from kdflow import bundle, network
 from kdflow.artifacts import logits
+from kdflow.config.base import validated
 from kdflow.config.training import default_teacher, is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits
-from kdflow.needs import ModelOf
+from kdflow.needs import Lookup, ModelOf
 from kdflow.results.records import TrainedModel, verified_model
 from kdflow.tracking import artifacts
 from kdflow.tracking.find import FoundRun, find_runs, get_run
-
-if TYPE_CHECKING:
-    from kdflow.reuse import Resolver
 
 # The steps whose model classifies; a hint run's upper layers are untrained.
 CLASSIFIES = ("teacher", "baseline", "distill")
@@ -31,14 +27,14 @@ def named(need: ModelOf, dataset: Dataset) -> TrainedModel | None:
     return _brought(need.source, dataset) if is_path else None
 
 
-def candidates(need: ModelOf, resolver: Resolver) -> list[FoundRun]:
+def candidates(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
     """The runs that hold the model."""
-    dataset = resolver.dataset
+    dataset = lookup.dataset
     if bundle.fits(need.source, dataset, need.holdout):
         return find_runs({"kdflow.key": bundle.key()})
     if is_automatic(need.source):
-        step, values = made_by(need, dataset)
-        return resolver.same_runs(step, resolver.steps[step].config(**values))
+        step, values = _at_default_settings(need, dataset)
+        return lookup.same_runs(step, validated(lookup.steps[step].config, values))
     run = get_run(need.source)
     _check(run, need, dataset)
     return [run]
@@ -53,6 +49,16 @@ def made_by(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """The bundled teacher is imported; any other is trained at its default settings."""
     if bundle.fits(need.source, dataset, need.holdout):
         return "bundled", bundle.described()["config"]
+    if bundle.is_meant(need.source, dataset):
+        print(
+            "teacher: the one that comes with kdflow was trained with"
+            f" holdout={bundle.described()['config']['holdout']}, not {need.holdout}; it does not"
+            " fit"
+        )
+    return _at_default_settings(need, dataset)
+
+
+def _at_default_settings(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     arch = default_teacher(dataset.name) if need.source == "auto" else need.source
     return "teacher", {"dataset": dataset.name, "holdout": need.holdout, "arch": arch}
 

@@ -1,16 +1,12 @@
 """Trainings that are compared with others."""
 
-from __future__ import annotations
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
+from kdflow.config.base import validated
 from kdflow.dataset import Dataset
-from kdflow.needs import Need, Training
+from kdflow.needs import Lookup, Need, Training
 from kdflow.results.records import StepResult, current_model
 from kdflow.tracking.find import FoundRun
-
-if TYPE_CHECKING:
-    from kdflow.reuse import Resolver
 
 COMPARED = ("baseline", "distill")  # a hint run is verified by content, whatever code made it
 
@@ -19,17 +15,17 @@ def named(need: Training, dataset: Dataset) -> None:
     """No path names a training."""
 
 
-def candidates(need: Training, resolver: Resolver) -> list[FoundRun]:
+def candidates(need: Training, lookup: Lookup) -> list[FoundRun]:
     """The runs with its key that may be compared."""
     values = dict(need.values)
-    later = {key: resolver.plan(value) for key, value in values.items() if isinstance(value, Need)}
-    if any(planned.result is None for planned in later.values()):
+    results = {k: lookup.plan(v).result for k, v in values.items() if isinstance(v, Need)}
+    if None in results.values():
         return []  # it learns from a run that has yet to be made
-    ids = {key: planned.result.source for key, planned in later.items()}
-    config = resolver.steps[need.step].config(**values | ids)
+    ids = {key: result.source for key, result in results.items()}
+    config = validated(lookup.steps[need.step].config, values | ids)
     if need.step in COMPARED:
-        return resolver.same_code_runs(need.step, config)
-    return resolver.same_runs(need.step, config)
+        return lookup.same_code_runs(need.step, config)
+    return lookup.same_runs(need.step, config)
 
 
 def opened(need: Training, run: FoundRun, dataset: Dataset) -> StepResult:

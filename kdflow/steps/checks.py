@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kdflow.config.training import TrainingConfig
+from kdflow.needs import Found, Planned
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
-    from kdflow.reuse import Planned
 
 
-def check_network(config: TrainingConfig, dataset: Dataset, inputs: Mapping[str, Planned]) -> None:
+def check_network(
+    config: TrainingConfig, dataset: Dataset, inputs: Mapping[str, Found | Planned]
+) -> None:
     """Refuse images that the network cannot take, and a dropout that it does not have."""
     from kdflow import network
 

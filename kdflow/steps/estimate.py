@@ -5,7 +5,7 @@ from collections.abc import Callable
 from kdflow import network
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
-from kdflow.reuse import Planned
+from kdflow.needs import Planned
 from kdflow.steps.hint import HintConfig
 from kdflow.training.speed import multiply_adds, seconds_per_image
 
@@ -19,8 +19,7 @@ def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
 
     def words(planned: Planned) -> str:
         config = planned.config
-        assert planned.step
-        if planned.step.is_parent:
+        if planned.step.verb != "train":
             return ""
         if isinstance(config, TrainingConfig):
             name = config.network

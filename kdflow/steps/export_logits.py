@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kdflow.artifacts.logits import Manifest
+    from kdflow.artifacts.unfinished import Unfinished
     from kdflow.dataset import Dataset
     from kdflow.results.records import TrainedModel
     from kdflow.tracking.runs import Run
@@ -82,8 +83,8 @@ def _export(
     with tempfile.TemporaryDirectory() as folder:
         manifest = logits.write(
             folder,
-            logits_per_view(model.network, dataset.x_train, config.views),
-            logits_per_view(model.network, dataset.x_test, config.views),
+            logits_per_view(model.network, dataset.x_train, config.views, run.place, "train"),
+            logits_per_view(model.network, dataset.x_test, config.views, run.place, "test"),
             dataset,
             teacher=model.source,
             network=model.network.name,
@@ -95,21 +96,35 @@ def _export(
     return manifest
 
 
-def logits_per_view(network: keras.Model, images: np.ndarray, view_count: int) -> np.ndarray:
-    """(views, images, classes) float32. Only a part of the images is copied at a time."""
+def logits_per_view(
+    network: keras.Model,
+    images: np.ndarray,
+    view_count: int,
+    place: Unfinished | None = None,
+    split: str = "",
+) -> np.ndarray:
+    """(views, images, classes) float32. Only a part of the images is copied at a time; the parts
+    that `place` keeps of this split, from before an interrupt, are not computed again."""
     import numpy as np
     from tqdm import tqdm
 
     from kdflow import views
     from kdflow.evaluate.metrics import predict_logits
 
+    def computed(view: int, part: np.ndarray) -> np.ndarray:
+        name = f"{split}-{view}-{part[0]}-{len(part)}"
+        kept = place.load_part(name) if place else None
+        if kept is not None:
+            return kept
+        logits = predict_logits(network, views.apply(images, np.full(len(part), view), part))
+        if place:
+            place.save_part(name, logits)
+        return logits
+
     parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))
-    per_part = [
-        predict_logits(network, views.apply(images, np.full(len(part), view), part))
-        for view, part in tqdm(
-            [*product(range(view_count), parts)], unit="part", disable=None, leave=False
-        )
-    ]
+    jobs = list(product(range(view_count), parts))
+    with tqdm(jobs, unit="part", disable=None, leave=False) as bar:
+        per_part = [computed(view, part) for view, part in bar]
     return np.concatenate(per_part).reshape(view_count, len(images), -1)
 
 

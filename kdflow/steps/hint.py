@@ -11,7 +11,7 @@ from pydantic import Field
 from kdflow.config.base import BatchSize, Config, Epochs, LearningRate, NetworkName, Seed
 from kdflow.config.training import Settings
 from kdflow.errors import KdflowError, about
-from kdflow.needs import ModelOf, Need, Step
+from kdflow.needs import Found, ModelOf, Need, Planned, Step
 
 if TYPE_CHECKING:
     import keras
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from kdflow.dataset import Dataset
     from kdflow.results.records import TrainedModel
-    from kdflow.reuse import Planned
     from kdflow.tracking.runs import Run
 
 
@@ -68,7 +67,9 @@ def needs(config: HintConfig, dataset: Dataset) -> dict[str, Need]:
     return {"teacher": ModelOf(source, config.holdout, parameter="teacher")}
 
 
-def resolved(config: HintConfig, inputs: Mapping[str, Planned], dataset: Dataset) -> HintConfig:
+def resolved(
+    config: HintConfig, inputs: Mapping[str, Found | Planned], dataset: Dataset
+) -> HintConfig:
     """The config with the layers that `auto` stands for.
 
     Raises:
@@ -88,7 +89,7 @@ def resolved(config: HintConfig, inputs: Mapping[str, Planned], dataset: Dataset
     )
 
 
-def check(config: HintConfig, dataset: Dataset, inputs: Mapping[str, Planned]) -> None:
+def check(config: HintConfig, dataset: Dataset, inputs: Mapping[str, Found | Planned]) -> None:
     """Refuse layers that differ in height or width, and a disk with too little room."""
     from kdflow import network
     from kdflow.artifacts import hints
@@ -142,6 +143,7 @@ def run(
             train_hints=cached[0],
             validation_hints=cached[-1],
             settings=config.settings,
+            place=run.place,
         ):
             run.log(metrics, epoch)
             history.append(metrics)
@@ -165,15 +167,16 @@ def run(
     return last
 
 
-def _teaching(planned: Planned, dataset: Dataset) -> keras.Model:
+def _teaching(plan: Found | Planned, dataset: Dataset) -> keras.Model:
     """The teacher's network, with random weights if it has yet to be made: for its shapes."""
     from kdflow import network
     from kdflow.steps.teacher import TeacherConfig
 
-    if planned.result is not None:
-        return planned.result.network
-    assert isinstance(planned.config, TeacherConfig)
-    return network.untrained(planned.config.arch, dataset.image_shape, dataset.classes)
+    if plan.result is not None:
+        return plan.result.network
+    assert isinstance(plan, Planned)
+    assert isinstance(plan.config, TeacherConfig)
+    return network.untrained(plan.config.arch, dataset.image_shape, dataset.classes)
 
 
 def _images(config: HintConfig, dataset: Dataset) -> list[np.ndarray]:

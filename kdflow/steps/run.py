@@ -5,11 +5,11 @@ from kdflow.config.base import Config
 from kdflow.dataset import Dataset, split
 from kdflow.errors import KdflowError
 from kdflow.needs import Step
-from kdflow.reuse import Resolver, lines
+from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps.bundled import BUNDLED
 from kdflow.steps.estimate import about_how_long
-from kdflow.tracking import store
+from kdflow.tracking import runs, store
 
 ALL_STEPS: dict[str, Step] = {**STEPS, "bundled": BUNDLED}
 
@@ -35,8 +35,9 @@ def run_step(name: str, config: Config) -> str | None:
     dataset = load(config.dataset, config.holdout)
     resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
     planned = resolver.plan_step(name, config)
-    print("plan:", *lines(planned, about_how_long(dataset)), sep="\n")
+    print("plan:", *resolver.lines([planned], about_how_long(dataset)), sep="\n")
     if config.plan_only:
+        runs.label_project_run(planned.title)
         return None
     run_id, _ = resolver.make(planned)
     print(f"run {run_id}; compare runs with: {store.how_to_see()}")

@@ -70,7 +70,7 @@ def begin(
     if initial is not None:
         networks.start_from(network, initial)
     print(f"{config.network}: {network.count_params():,} parameters, {len(train.indices):,} images")
-    return network, fit(network, train, validation, objective, config.settings)
+    return network, fit(network, train, validation, objective, config.settings, run.place)
 
 
 def end(

@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 
 import keras
 import mlflow
+from mlflow.entities import LoggedModelStatus
 
 from kdflow.errors import KdflowError, Unfit, Unreachable
 from kdflow.tracking.find import FoundRun
@@ -43,6 +44,7 @@ def load_model(run: FoundRun) -> keras.Model:
         )
     except Exception as error:
         raise failure(what, error) from error
+    logged = [model for model in logged if model.status == LoggedModelStatus.READY]
     if not logged:
         raise Unfit(f"{what}: no model can be loaded: it has logged none")
     folder = _fetched(logged[0].artifact_location, run, MODEL_NAME)
@@ -97,13 +99,16 @@ def _fetched(uri: str, run: FoundRun, what: str) -> Path:
     where the folder of all of the store's artifacts is there and the artifact's is not."""
     described = f"run {run.run_id} ({run.step})"
     local = _local_path(uri)
-    if local and not local.exists():
-        root = _local_path(run.artifact_uri)
-        if root and not root.parents[2].exists():
-            raise Unreachable(f"{described}: expected the artifacts in {root.parents[2]}, got none")
-        raise Unfit(f"{described} has no {what}")
     if local:
-        return local
+        try:
+            if local.exists():
+                return local
+            root = _local_path(run.artifact_uri)
+            if not root or root.parents[2].exists():
+                raise Unfit(f"{described} has no {what}")
+        except OSError as error:  # `exists` raises if a folder above must not be read
+            raise Unreachable(f"{described}: its {what} cannot be read: {error}") from error
+        raise Unreachable(f"{described}: expected the artifacts in {root.parents[2]}, got none")
     try:
         if not mlflow.artifacts.list_artifacts(artifact_uri=uri):
             raise Unfit(f"{described} has no {what}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 import warnings
@@ -17,18 +18,20 @@ import keras
 import mlflow
 import numpy as np
 from matplotlib.figure import Figure
-from mlflow.entities import RunStatus, RunTag
+from mlflow.entities import LifecycleStage, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
+from kdflow.artifacts.unfinished import Unfinished
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
 
 MODEL_NAME = "model"
-FINISHED, FAILED, KILLED = map(
-    RunStatus.to_string, (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
+FINISHED, FAILED, KILLED, RUNNING = map(
+    RunStatus.to_string,
+    (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED, RunStatus.RUNNING),
 )
 
 
@@ -38,15 +41,23 @@ class Run:
     Attributes:
         run_id: its id.
         status: what it ends as if nothing interrupts it.
+        place: where its state is kept, for the case that it is interrupted.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, logged: Mapping[str, int] | None = None) -> None:
+        """Args:
+        logged: of a run that is resumed, the last step of each metric.
+        """
         self.run_id = run_id
         self.status = FINISHED
+        self.place: Unfinished | None = None
+        self._logged = dict(logged or {})
 
     def log(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
-        """Log metrics, of an epoch or of the whole run."""
-        mlflow.log_metrics(dict(metrics), step=epoch, run_id=self.run_id)
+        """Log metrics, of an epoch or of the whole run; those that were logged before the run was
+        interrupted are not logged twice."""
+        new = {n: v for n, v in metrics.items() if (epoch or 0) > self._logged.get(n, -1)}
+        mlflow.log_metrics(new, step=epoch, run_id=self.run_id)
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Log parameters; those that `mlflow run` has logged already stay as they are."""
@@ -151,6 +162,21 @@ def reopened(run_id: str) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
+def resumed(run_id: str, parent: str | None) -> Iterator[Run]:
+    """The run of an interrupted step, open again inside the block; see `open_run`."""
+    client = mlflow.MlflowClient()
+    logged = {
+        name: max(metric.step for metric in client.get_metric_history(run_id, name))
+        for name in client.get_run(run_id).data.metrics
+    }
+    mlflow.start_run(run_id=run_id, nested=True)
+    if parent:
+        client.set_tag(run_id, "mlflow.parentRunId", parent)
+    with _until_ended(Run(run_id, logged)) as run:
+        yield run
+
+
+@contextlib.contextmanager
 def inside(run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
     """A run that is opened directly in the block is opened inside `run_id`, which this process or
     another one has open, and carries `tags` from the start."""
@@ -188,6 +214,36 @@ def _start_run(name: str, tags: dict[str, str]) -> str:
         return str(mlflow.start_run(run_name=name, tags=tags).info.run_id)
     except MlflowException as error:  # MLFLOW_RUN_ID or an experiment's name may lead nowhere
         raise KdflowError(f"tracking store: no run can be opened: {error}") from error
+
+
+def is_resumable(run_id: str) -> bool:
+    """Whether the store has this run, and it has not come to its end."""
+    try:
+        info = mlflow.get_run(run_id).info
+    except MlflowException:
+        return False
+    return bool(info.lifecycle_stage == LifecycleStage.ACTIVE and info.status != FINISHED)
+
+
+def end_killed(run_id: str) -> None:
+    """End a run whose process has died."""
+    client = mlflow.MlflowClient()
+    if client.get_run(run_id).info.status == RUNNING:
+        client.set_terminated(run_id, KILLED)
+
+
+def joins_project_run() -> bool:
+    """Whether the next run is the one that `mlflow run` has opened."""
+    return "MLFLOW_RUN_ID" in os.environ
+
+
+def label_project_run(title: str) -> None:
+    """Label the run that `mlflow run` opened for a plan, if it did: nothing else is logged to
+    it."""
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        client = mlflow.MlflowClient()
+        client.set_tag(run_id, "mlflow.runName", f"plan of {title}")
+        client.set_tag(run_id, "kdflow.plan_only", "true")
 
 
 def _log_dataset(dataset: Dataset) -> None:

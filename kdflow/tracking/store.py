@@ -1,12 +1,16 @@
 """Reach the tracking store, and name it without its password."""
 
+from pathlib import Path
 from urllib.parse import urlparse
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy.engine import make_url
 
 from kdflow import interrupts
 from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.tracking import first_use
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # an id can be malformed too
 
@@ -17,13 +21,34 @@ def open_store() -> None:
     Raises:
         KdflowError: it does not answer.
     """
+    file = _sqlite_file()
     try:
-        with interrupts.held_back():  # MLflow refuses a store whose tables are half made
+        if file:
+            first_use.make_whole(file, _make_store)
+            if fault := first_use.fault(file, whole=False):  # MLflow would retry for minutes
+                raise KdflowError(fault)
+        with interrupts.held_back():  # MLflow upgrades an older store here
             mlflow.search_experiments(max_results=1)
     except Exception as error:  # a driver may be missing, a server silent, a folder read-only
+        cause = first_use.fault(file, whole=True) if file and file.exists() else ""
         raise KdflowError(
-            f"tracking store: expected one that answers at {address()}, got {reason(error)}"
+            f"tracking store: expected one that answers at {address()}, got {cause or reason(error)}"
         ) from error
+
+
+def _sqlite_file() -> Path | None:
+    """The file of the store, if it is one of sqlite's."""
+    if not uri().startswith("sqlite:"):
+        return None
+    database = make_url(uri()).database
+    return Path(database).absolute() if database and database != ":memory:" else None
+
+
+def _make_store(path: Path) -> None:
+    """Make MLflow's tables and its default experiment."""
+    made_at = f"sqlite:///{path}"
+    mlflow.MlflowClient(made_at).search_experiments(max_results=1)
+    SqlAlchemyStore._engine_map.pop(made_at).dispose()
 
 
 def address() -> str:

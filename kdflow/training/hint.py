@@ -1,23 +1,22 @@
 """The first stage of FitNets: a student's lower layers learn a teacher's hints."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-from tqdm import tqdm
 
 from kdflow.artifacts.hints import Hints
+from kdflow.artifacts.unfinished import Unfinished
 from kdflow.config.training import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
 from kdflow.losses import hint_loss
-from kdflow.training.loop import Epoch, run_epoch
+from kdflow.training.loop import Epoch, Loop
 from kdflow.training.optimizers import OPTIMIZERS
 from kdflow.training.order import epoch_order
-from kdflow.training.progress import Metrics, Progress
+from kdflow.training.progress import Metrics
 from kdflow.training.schedules import SCHEDULES
 from kdflow.training.speed import batches_at_once
 
@@ -30,6 +29,7 @@ def fit_hint(
     train_hints: Hints,
     validation_hints: Hints,
     settings: Settings,
+    place: Unfinished | None = None,
 ) -> Iterator[Epoch]:
     """Train the lower part of a student in place, so that a regressor turns its output into a
     teacher's hints; yields each epoch, from 1, with its metrics. The regressor is dropped at the
@@ -46,6 +46,7 @@ def fit_hint(
             being those of the training images.
         train_hints, validation_hints: of all `images` there; as high and wide as the guided layer's
             output.
+        place: as of `fit`.
 
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
@@ -67,20 +68,19 @@ def fit_hint(
     )
     observer = keras.Model(guided.input, [guided.output, regressed], name="hint_observer")
 
-    def data(epoch: int) -> dict[str, Any]:
+    def data(epoch: int, done: int) -> dict[str, Any]:
         order, _ = epoch_order(train.indices, settings.seed, epoch)
-        return {"x": _HintBatches(train.images, train_hints, batches(order, settings.batch_size))}
+        remaining = batches(order, settings.batch_size)[done:]
+        return {"x": _HintBatches(train.images, train_hints, remaining)}
 
-    with tqdm(total=steps, unit="batch", disable=None, leave=False) as bar:
-        progress = Progress(bar, settings.epochs)
-        for epoch in range(1, settings.epochs + 1):
-            means, speed = run_epoch(learner, partial(data, epoch), len(train.indices), progress)
-            probe = class_means(guided, train.images, train.labels, train.indices)
-            validated = _validate_hint(observer, probe, validation, validation_hints)
-            metrics = {"hint_loss": means["loss"]} | validated | speed
-            shown = ("hint_loss", "val_hint_loss", "val_probe_accuracy")
-            progress.report(metrics, shown, watched="val_hint_loss")
-            yield epoch, metrics
+    loop = Loop(learner, data, len(train.indices), settings, place)
+    yield from enumerate(loop.history, start=1)
+    for epoch, means, speed in loop:
+        probe = class_means(guided, train.images, train.labels, train.indices)
+        validated = _validate_hint(observer, probe, validation, validation_hints)
+        metrics = {"hint_loss": means["loss"]} | validated | speed
+        shown = ("hint_loss", "val_hint_loss", "val_probe_accuracy")
+        yield loop.ended(epoch, metrics, shown, watched="val_hint_loss")
 
 
 def _validate_hint(

@@ -1,7 +1,6 @@
 """The training loop, as a generator: whoever runs it logs, prunes or stops between epochs."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +8,7 @@ import keras
 from keras import ops
 from tqdm import tqdm
 
+from kdflow.artifacts.unfinished import Unfinished
 from kdflow.config.training import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
@@ -18,8 +18,72 @@ from kdflow.training.order import epoch_data
 from kdflow.training.progress import Metrics, Progress
 from kdflow.training.schedules import SCHEDULES
 from kdflow.training.speed import batches_at_once
+from kdflow.training.state import State
 
 Epoch = tuple[int, Metrics]
+
+
+class Loop:
+    """The epochs of a training that have yet to run: iterating trains one and gives its number, the
+    means that the learner has tracked, and its speed. `ended` is to be called with its metrics.
+
+    Args:
+        learner: compiled.
+        data: from an epoch and the number of batches that it has already had to what
+            `learner.fit` takes, in its final order.
+        images: how many an epoch has.
+        place: where the state is kept, from which an interrupted training resumes.
+
+    Attributes:
+        history: the metrics of the epochs that ran before an interrupt.
+    """
+
+    def __init__(
+        self,
+        learner: keras.Model,
+        data: Callable[[int, int], dict[str, Any]],
+        images: int,
+        settings: Settings,
+        place: Unfinished | None,
+    ) -> None:
+        self.learner, self.data, self.images, self.settings = learner, data, images, settings
+        self.state = State(learner, place)
+        self.history = list(self.state.history)
+
+    def __iter__(self) -> Iterator[tuple[int, Metrics, Metrics]]:
+        per_epoch = -(-self.images // self.settings.batch_size)
+        steps = self.settings.epochs * per_epoch
+        done = len(self.history) * per_epoch + self.state.batches
+        with tqdm(total=steps, initial=done, unit="batch", disable=None, leave=False) as bar:
+            self.progress = Progress(bar, self.settings.epochs, self.state)
+            for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
+                yield epoch, *self._run(epoch)
+
+    def _run(self, epoch: int) -> tuple[Metrics, Metrics]:
+        state = self.state
+        state.begin(float(self.learner.optimizer.learning_rate))
+        data = partial(self.data, epoch, state.batches)
+        # the data is kept in no variable: the next epoch's would need fresh memory, which is slow
+        log = self.learner.fit(**data(), shuffle=False, verbose=0, callbacks=[self.progress])
+        trained = self.images - state.batches * self.settings.batch_size
+        means = state.with_earlier({k: v[0] for k, v in log.history.items()}, trained, self.images)
+        seconds = state.elapsed()
+        return means, {
+            "learning_rate": state.learning_rate,
+            "epoch_seconds": seconds,
+            "images_per_second": self.images / seconds,
+        }
+
+    def ended(self, epoch: int, metrics: Metrics, shown: Sequence[str], watched: str) -> Epoch:
+        """Print the metrics of the epoch that has just run, keep the state after it, and return
+        both.
+
+        Args:
+            shown, watched: see `Progress.report`.
+        """
+        self.progress.report(epoch, metrics, shown, watched)
+        self.state.end_epoch(metrics)
+        return epoch, metrics
 
 
 def fit(
@@ -28,6 +92,7 @@ def fit(
     validation: Images,
     objective: Objective,
     settings: Settings,
+    place: Unfinished | None = None,
 ) -> Iterator[Epoch]:
     """Train `network` in place; yields each epoch, from 1, with its metrics.
 
@@ -37,6 +102,7 @@ def fit(
         network: from uint8 images to logits.
         validation: what `val_loss` (the labels' cross-entropy in nats, whatever is minimised) and
             `val_accuracy` are computed on after each epoch.
+        place: where the state is kept; epochs that are complete there are yielded, not run again.
 
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
@@ -49,41 +115,20 @@ def fit(
         steps_per_execution=batches_at_once(network, settings.batch_size),
     )
 
-    def data(epoch: int) -> dict[str, Any]:
-        images, targets = epoch_data(train, objective, settings.views, settings.seed, epoch)
+    def data(epoch: int, done: int) -> dict[str, Any]:
+        skipped = done * settings.batch_size
+        images, targets = epoch_data(
+            train, objective, settings.views, settings.seed, epoch, skipped
+        )
         return {"x": images, "y": targets, "batch_size": settings.batch_size}
 
-    with tqdm(total=steps, unit="batch", disable=None, leave=False) as bar:
-        progress = Progress(bar, settings.epochs)
-        for epoch in range(1, settings.epochs + 1):
-            means, speed = run_epoch(learner, partial(data, epoch), len(train.indices), progress)
-            trained = {f"train_{name}": mean for name, mean in means.items()}
-            metrics = trained | _validate(network, validation) | speed
-            shown = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-            progress.report(metrics, shown, watched="val_loss")
-            yield epoch, metrics
-
-
-def run_epoch(
-    learner: keras.Model, data: Callable[[], dict[str, Any]], images: int, progress: Progress
-) -> tuple[Metrics, Metrics]:
-    """Train for one epoch; returns the means that `learner` has tracked, and the speed.
-
-    Args:
-        learner: compiled.
-        data: returns what `learner.fit` takes, in its final order.
-        images: how many the epoch has.
-    """
-    started = time.perf_counter()
-    learning_rate = float(learner.optimizer.learning_rate)
-    # the data is kept in no variable: the next epoch's would need fresh memory, which is slow
-    log = learner.fit(**data(), shuffle=False, verbose=0, callbacks=[progress]).history
-    seconds = time.perf_counter() - started
-    return {name: values[0] for name, values in log.items()}, {
-        "learning_rate": learning_rate,
-        "epoch_seconds": seconds,
-        "images_per_second": images / seconds,
-    }
+    loop = Loop(learner, data, len(train.indices), settings, place)
+    yield from enumerate(loop.history, start=1)
+    for epoch, means, speed in loop:
+        trained = {f"train_{name}": mean for name, mean in means.items()}
+        metrics = trained | _validate(network, validation) | speed
+        shown = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+        yield loop.ended(epoch, metrics, shown, watched="val_loss")
 
 
 def _validate(network: keras.Model, validation: Images) -> Metrics:

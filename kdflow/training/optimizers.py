@@ -28,7 +28,7 @@ class SpeedrunSGD(keras.optimizers.SGD):
             super().build(variables)
             self.slow = self.add_optimizer_variables(variables, "slow")
             for slow, variable in zip(self.slow, variables, strict=True):
-                slow.assign(variable)
+                slow.assign(ops.copy(variable))  # JAX must not be given one buffer twice
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)

@@ -31,10 +31,15 @@ def epoch_order(
 
 
 def epoch_data(
-    train: Images, objective: Objective, view_count: int, seed: int, epoch: int
+    train: Images, objective: Objective, view_count: int, seed: int, epoch: int, skipped: int = 0
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """What the network sees in an epoch, in order: the images, each in its view, and the targets,
-    which are their `labels` and what the objective needs of just those views."""
+    which are their `labels` and what the objective needs of just those views.
+
+    Args:
+        skipped: how many images of the epoch are left out, from its first one on.
+    """
     order, shown = epoch_order(train.indices, seed, epoch, view_count)
+    order, shown = order[skipped:], shown[skipped:]
     images = views.apply(train.images, shown, order) if view_count > 1 else train.images[order]
     return images, {"labels": train.labels[order], **objective.targets(order, shown)}

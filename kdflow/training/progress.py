@@ -1,7 +1,10 @@
 """What the console shows of a training."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -9,37 +12,40 @@ from tqdm import tqdm
 
 from kdflow.errors import KdflowError
 
+if TYPE_CHECKING:
+    from kdflow.training.state import State
+
 Metrics = dict[str, float]
 
 
 class Progress(keras.callbacks.Callback):
-    """Moves a progress bar, prints a line per epoch, and stops at a loss that is not finite. Keras
-    calls it once for all batches that ran together."""
+    """Moves a progress bar, prints a line per epoch, keeps the state of a long epoch, and stops at
+    a loss that is not finite. Keras calls it once for all batches that ran together."""
 
-    def __init__(self, bar: tqdm, epochs: int) -> None:
+    def __init__(self, bar: tqdm, epochs: int, state: State) -> None:
         super().__init__()
-        self.bar, self.epochs = bar, epochs
-        self.epoch = 0
-        self.done_before = self.done = 0  # batches, before this epoch and in all
+        self.bar, self.epochs, self.state = bar, epochs, state
+        self.done = 0  # batches of this call of `fit`
 
     def on_epoch_begin(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        self.epoch += 1
-        self.done_before = self.done
+        self.done = 0
 
     def on_train_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        of_this_epoch = min(batch + 1, self.params["steps"])  # Keras counts on past the last one
+        done = min(batch + 1, self.params["steps"])  # Keras counts on past the last one
         loss = float(logs["loss"])  # the mean of the epoch so far: NaN stays NaN
         if not np.isfinite(loss):
+            first, epoch = self.state.batches, len(self.state.history) + 1
             raise KdflowError(
-                f"expected a finite loss, got {loss} in epoch {self.epoch} of {self.epochs}, by"
-                f" batch {of_this_epoch} of {self.params['steps']} (a smaller learning_rate may"
+                f"expected a finite loss, got {loss} in epoch {epoch} of {self.epochs}, by batch"
+                f" {first + done} of {first + self.params['steps']} (a smaller learning_rate may"
                 " help)"
             )
-        done = self.done_before + of_this_epoch
         self.bar.update(done - self.done)
         self.done = done
+        if done < self.params["steps"]:
+            self.state.within_epoch(done, {name: float(value) for name, value in logs.items()})
 
-    def report(self, metrics: Metrics, shown: Sequence[str], watched: str) -> None:
+    def report(self, epoch: int, metrics: Metrics, shown: Sequence[str], watched: str) -> None:
         """Print the metrics of the epoch that has just ended.
 
         Args:
@@ -50,9 +56,9 @@ class Progress(keras.callbacks.Callback):
         if not np.isfinite(metrics[watched]):
             raise KdflowError(
                 f"expected a finite validation loss, got {metrics[watched]} after epoch"
-                f" {self.epoch} of {self.epochs} (a smaller learning_rate may help)"
+                f" {epoch} of {self.epochs} (a smaller learning_rate may help)"
             )
         words = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
-        number = f"{self.epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        number = f"{epoch:>{len(str(self.epochs))}}/{self.epochs}"
         line = f"epoch {number}  {words}  {metrics['epoch_seconds']:.1f} s"
         self.bar.write(line, file=sys.stdout)

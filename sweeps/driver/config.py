@@ -1,28 +1,29 @@
-"""What a sweep takes: parameters of its own, and those of the step under study."""
+"""The parameters of a sweep: its own, and those of the `distill` trainings that it runs."""
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from kdflow.config.base import first_problem
+from kdflow.config.base import HOW_TO_RUN, validated
 from kdflow.config.objective import ReusePolicy
 from kdflow.errors import KdflowError
 from kdflow.steps.distill import DistillConfig
 from sweeps.driver.study import Study
 
-# Trials never read the test set, and the finals always do.
+# Not a parameter of the sweep: trials never read the test set, and the finals always do.
 NOT_A_USERS = ("evaluate_test",)
-# Not searchable: what would choose another teacher, other images or a lucky seed, or train one
-# student with what suits another.
+# The parameters that are left out would choose another teacher, other images or a lucky seed, or
+# train one student with settings that suit another.
 SEARCHABLE = [
     name
     for name in DistillConfig.model_fields
-    if name not in (*NOT_A_USERS, "plan_only", "dataset", "holdout", "seed", "student", "teacher")
+    if name not in HOW_TO_RUN
+    and name not in (*NOT_A_USERS, "dataset", "holdout", "seed", "student", "teacher")
 ]
 
 
 class SweepConfig(BaseModel):
-    """What a sweep takes besides the parameters of `distill`."""
+    """The parameters of a sweep besides those of `distill`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -40,7 +41,7 @@ class SweepConfig(BaseModel):
         description="where Optuna keeps the study: an SQLAlchemy URL; PostgreSQL for several"
         " machines",
     )
-    sampler_seed: int = Field(0, ge=0, lt=2**32, description="what the sampler draws from")
+    sampler_seed: int = Field(0, ge=0, lt=2**32, description="seed of the sampler")
     best: int = Field(1, ge=1, le=20, description="how many of the best settings reach the finals")
     repeats: int = Field(
         5, ge=2, le=1000, description="seeds that each finalist and its baseline are trained with"
@@ -72,14 +73,13 @@ class SweepConfig(BaseModel):
 
 
 def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
-    """What all trials have in common; what is searched is at its default.
+    """What all trials have in common. Parameters that are searched have their default.
 
     Args:
-        given: parameters of `distill` that the user asks for, over the study's own.
+        given: parameters of `distill` from the user, which override the study's `base`.
 
     Raises:
-        KdflowError: one is refused, or is what the study searches; or the study searches what is
-            refused.
+        KdflowError: one is invalid or is searched, or the study searches invalid values.
     """
     for name in study.space:
         if name not in SEARCHABLE:
@@ -88,10 +88,7 @@ def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
             raise KdflowError(
                 f"{name}: expected no value, as the study searches it, got {given[name]!r}"
             )
-    try:
-        config = DistillConfig(**{"evaluate_test": "true", **study.base, **given})
-    except ValidationError as error:
-        raise KdflowError(first_problem(error)) from error
+    config = validated(DistillConfig, {"evaluate_test": "true", **study.base, **given})
     if config.holdout == 0:
         raise KdflowError(
             "holdout: expected more than 0, as a sweep selects on validation images, got 0"
@@ -104,12 +101,9 @@ def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
 
 
 def with_values(config: DistillConfig, values: dict[str, Any]) -> DistillConfig:
-    """`config` with other values, checked as if they were a user's.
+    """A validated copy of `config` with other values.
 
     Raises:
-        KdflowError: one is refused.
+        KdflowError: one is invalid.
     """
-    try:
-        return DistillConfig(**config.model_dump() | values)
-    except ValidationError as error:
-        raise KdflowError(first_problem(error)) from error
+    return validated(DistillConfig, config.model_dump() | values)

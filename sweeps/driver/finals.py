@@ -15,7 +15,7 @@ from kdflow.steps.baseline import beside
 from kdflow.steps.compare import metrics_of
 from kdflow.tracking.runs import Run
 from sweeps.driver import storage, trial_queue
-from sweeps.driver.trials import Final, Order, final_config, in_words
+from sweeps.driver.trials import Final, Order, final_config, in_words, training_of
 
 HELD = "finals"  # on a study: the names of all finals that it has had
 
@@ -25,11 +25,11 @@ def best_settings(study: optuna.Study, count: int) -> list[dict[str, Any]]:
     equal ones the earliest. Settings that were tried twice count once.
 
     Raises:
-        KdflowError: no trial has run to its end.
+        KdflowError: no trial is complete.
     """
     complete = study.get_trials(states=[TrialState.COMPLETE])
     if not complete:
-        raise KdflowError(f"{study.study_name}: expected a trial that ran to its end, got none")
+        raise KdflowError(f"{study.study_name}: expected a complete trial, got none")
     ranked: list[dict[str, Any]] = []
     for trial in sorted(complete, key=lambda trial: (-(trial.value or 0), trial.number)):
         if trial.params not in ranked:
@@ -38,8 +38,8 @@ def best_settings(study: optuna.Study, count: int) -> list[dict[str, Any]]:
 
 
 def trainings(order: Order, settings: list[dict[str, Any]], repeats: int) -> tuple[Final, ...]:
-    """What the finals train: each setting, and each different baseline beside one, with `repeats`
-    seeds. The trials' seed is not among them: it is the one that the settings were chosen on."""
+    """What the finals train with `repeats` seeds: each setting, and the baseline of each, where
+    equal baselines count once. The trials' seed is left out, since it chose the settings."""
     seeds = range(order.config.seed + 1, order.config.seed + 1 + repeats)
     finalists = [Final(values, seed, taught=True) for values in settings for seed in seeds]
     controls = {
@@ -50,11 +50,11 @@ def trainings(order: Order, settings: list[dict[str, Any]], repeats: int) -> tup
 
 
 def name_of(order: Order, finals: tuple[Final, ...]) -> str:
-    """The name of the finals in Optuna's storage: other finalists have another one, as have the
-    same ones with other code unless `reuse` is any."""
+    """The name of the finals in Optuna's storage. Other finalists have other finals, and unless
+    `reuse` is any, so has other code."""
     named: list[Any] = [[final.values, final.seed, final.taught] for final in finals]
     if order.reuse != "any":
-        named.append(code_of(order.config))
+        named.append(sorted({code_of(training_of(order, final)) for final in finals}))
     described = json.dumps(named)
     return f"{order.name} finals {hashlib.sha256(described.encode()).hexdigest()[:8]}"
 
@@ -72,8 +72,8 @@ def results(order: Order, study: optuna.Study) -> pd.DataFrame:
     if missing:
         raise KdflowError(
             f"{study.study_name}: expected {len(order.finals)} finished trainings, got"
-            f" {len(trials)}; {missing[0].words} has failed. The same command tries it again;"
-            " without that setting there is no verdict"
+            f" {len(trials)}; {missing[0].words} has failed. Run the same command to retry it;"
+            " there is no verdict without it"
         )
     alone = {
         beside(final_config(order, final)): trials[index]
@@ -104,7 +104,7 @@ def verdicts(table: pd.DataFrame, repeats: int) -> list[Comparison]:
 
 
 def create(order: Order) -> optuna.Study:
-    """The finals' study, with all trainings that have not come to their end in its queue."""
+    """The finals' study, with all trainings that are not complete in its queue."""
     study = optuna.create_study(
         storage=storage.open_storage(storage.parsed(order.storage), order.heartbeat),
         study_name=order.name,
@@ -118,8 +118,8 @@ def create(order: Order) -> optuna.Study:
 
 
 def count(study: optuna.Study, held: optuna.Study, run: Run) -> None:
-    """Record on the study and on its parent run how many finals the study has had: each of other
-    finalists reads the test set once more, for which no verdict is corrected."""
+    """Record on the study and on its parent run how many finals the study has had. Each of them
+    reads the test set once more, and no verdict is corrected for that."""
     names = study.user_attrs.get(HELD, [])
     if held.study_name not in names:
         names = [*names, held.study_name]
@@ -127,14 +127,14 @@ def count(study: optuna.Study, held: optuna.Study, run: Run) -> None:
     run.log({"finals_held": float(len(names))})
     if len(names) > 1:
         print(
-            f"finals: number {len(names)} of this study. Each verdict ignores the others, so that"
-            " one of several BEATS more easily by chance"
+            f"finals: number {len(names)} of this study. No verdict is corrected for the others,"
+            " so a BEATS among several is more likely to be chance"
         )
 
 
 def log_verdicts(run: Run, settings: list[dict[str, Any]], compared: list[Comparison]) -> None:
-    """Print the verdict on each finalist, and log them: all as a table, the best one's as metrics
-    and tag of the run too."""
+    """Print and log the verdict on each finalist: all in a table, that of the best setting as
+    metrics and as a tag too."""
     rows = []
     for values, result in zip(settings, compared, strict=True):
         print(

@@ -1,4 +1,4 @@
-"""Optuna's pictures of a study: PNG files, and one page on which they can be explored."""
+"""Optuna's plots of a study: PNG files, and one interactive page."""
 
 import warnings
 from typing import Any
@@ -22,11 +22,11 @@ PAGE = "study.html"
 
 
 def log(run: Run, study: optuna.Study, mapped: list[str]) -> None:
-    """Draw a study with at least one complete trial, and log the pictures.
+    """Draw a study with at least one complete trial, and log the plots.
 
     Args:
-        mapped: the two parameters that the map is of; of any other number none is drawn, nor where
-            all trials have come to the same.
+        mapped: the two parameters of the map, which is drawn only if there are two and the trials
+            differ.
     """
     accuracy = {"target_name": "validation accuracy"}
     options: dict[str, dict[str, Any]] = {
@@ -41,10 +41,12 @@ def log(run: Run, study: optuna.Study, mapped: list[str]) -> None:
         del options["map"]
     if not differ:
         del options["importances"]
-        print(f"{study.study_name}: no map and no importances, as all trials came to the same")
+        print(
+            f"{study.study_name}: no map and no importances, as all trials have the same accuracy"
+        )
     parts: list[str] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna's, of what is experimental or drawn from few
+        warnings.simplefilter("ignore")  # Optuna's, about experimental plots and few trials
         for name, given in options.items():
             axes = getattr(static, PLOTS[name])(study, **given)
             figure = np.ravel(axes)[0].figure

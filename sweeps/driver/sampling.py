@@ -1,4 +1,4 @@
-"""Samplers whose draws follow from the trial, not from the process that runs it."""
+"""Samplers whose draws depend on the trial's number, not on the process that runs it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 class SeededByTrial(BaseSampler):
-    """For each trial a new sampler, seeded with the trial's number: workers that begin at the same
-    moment draw different values, and a study that goes on draws as if it had never stopped."""
+    """A new sampler for each trial, seeded with the trial's number. Workers that start at the same
+    moment draw different values, and a study that is resumed draws as if it had never stopped."""
 
     def __init__(self, new: Callable[[int], BaseSampler], seed: int) -> None:
         self.new, self.seed = new, seed

@@ -20,13 +20,14 @@ from sweeps.driver.trial_queue import PARENT
 
 # On studies: what must stay the same when the study is resumed.
 DESCRIPTION = "description"
-# On studies: the heartbeat of the process that makes what all share, and of the one that has the
-# parent run open; and what they write when they end.
+# On studies: the heartbeats of the process that makes a shared value and of the process that has
+# the parent run open. A heartbeat is the host, the process id and the time, or ENDED.
 HEARTBEAT, OWNER, ENDED = "heartbeat", "owner", "ended"
 
 PATIENCE = 60  # seconds without a heartbeat after which a process counts as dead
 BEAT_EVERY = PATIENCE / 3  # seconds
 SETTLED = 0.5  # seconds after which the last of several processes that start at once is known
+LOOK_EVERY = 0.5  # seconds between two looks at what another process writes
 
 
 def open_study(
@@ -35,8 +36,9 @@ def open_study(
     """The study of that name, and whether this process has made it.
 
     Args:
-        description: what has to be the same whenever it is resumed, as JSON can hold it.
-        added: of the description, what studies may lack that were made before it was recorded.
+        description: what has to be the same whenever it is resumed, in JSON types.
+        added: the part of the description that an older study may lack, with the values that it
+            had then.
 
     Raises:
         KdflowError: there is another study of that name.
@@ -67,9 +69,9 @@ def open_study(
 
 
 def parent_of(study: optuna.Study) -> str | None:
-    """The id of the parent run, once the process that made the study has opened it; None if it has
-    died before."""
-    found = _awaited(lambda: study.user_attrs.get(PARENT))
+    """The id of the parent run. Waits for the process that made the study to open it; None if that
+    process has died."""
+    found = _awaited(lambda: study.user_attrs.get(PARENT), lambda: study.user_attrs.get(OWNER))
     return str(found) if found else None
 
 
@@ -78,11 +80,22 @@ def has_owner(study: optuna.Study) -> bool:
     beat = study.user_attrs.get(OWNER)
     if beat in (None, ENDED):
         return False
-    host, pid, _ = beat
-    if host == socket.gethostname():
-        return bool(pid != os.getpid() and _is_alive(pid))
+    host, pid, at = beat
+    if host == socket.gethostname():  # a process id can be used again: the time tells
+        return pid != os.getpid() and _is_alive(pid) and time.time() - at < PATIENCE
     changed = _awaited(lambda: study.user_attrs.get(OWNER) != beat or None)
     return changed is not None and study.user_attrs.get(OWNER) != ENDED
+
+
+@contextlib.contextmanager
+def ownership(study: optuna.Study) -> Iterator[bool]:
+    """Own the parent run until the block ends, unless another process does; yields whether this
+    one does. Only the owner opens the run and sets its status."""
+    if has_owner(study):
+        yield False
+        return
+    with heartbeat(study, OWNER) as is_mine:
+        yield is_mine
 
 
 def agreed(study: optuna.Study, name: str, is_new: bool, make: Callable[[], Any]) -> Any:
@@ -91,20 +104,21 @@ def agreed(study: optuna.Study, name: str, is_new: bool, make: Callable[[], Any]
 
     Args:
         is_new: whether this process has made the study; another one waits for that one first.
-        make: makes the value, as JSON can hold it, where no process has.
+        make: makes the value, in JSON types, if no process has.
     """
     beat = f"{name}: {HEARTBEAT}"
     while (found := study.user_attrs.get(name)) is None:
         if not is_new:
-            print(f"{study.study_name}: waits for another process to make what all trials need")
+            if study.user_attrs.get(beat) != ENDED:
+                print(f"{study.study_name}: waits for another process to make what all trials need")
             found = _awaited(lambda: study.user_attrs.get(name), lambda: study.user_attrs.get(beat))
             if found is not None:
                 break
         with heartbeat(study, beat) as is_mine:
-            if is_mine:
-                found = study.user_attrs.get(name) or make()
-                study.set_user_attr(name, found)
-                break
+            if is_mine and study.user_attrs.get(name) is None:
+                made = make()
+                if study.user_attrs.get(name) is None:  # a process without a heartbeat may live
+                    study.set_user_attr(name, made)
         is_new = False
     return found
 
@@ -114,28 +128,30 @@ def heartbeat(study: optuna.Study, name: str) -> Iterator[bool]:
     """Renew a heartbeat under `name` until the block ends; yields whether no other process has
     started one at the same moment."""
     ended = threading.Event()
-    me = [socket.gethostname(), os.getpid()]
 
-    def beat() -> None:
-        count = 0
+    def now() -> list[Any]:
+        return [socket.gethostname(), os.getpid(), time.time()]
+
+    def renew() -> None:
         while not ended.wait(BEAT_EVERY):
-            count += 1
             with contextlib.suppress(OptunaError, SQLAlchemyError):  # the next one may be written
-                study.set_user_attr(name, [*me, count])
+                study.set_user_attr(name, now())
 
-    study.set_user_attr(name, [*me, 0])
+    first = now()
+    study.set_user_attr(name, first)
     time.sleep(SETTLED)
-    if study.user_attrs.get(name) != [*me, 0]:
+    if study.user_attrs.get(name) != first:
         yield False
         return
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
         yield True
     finally:
         ended.set()
         thread.join()
-        study.set_user_attr(name, ENDED)
+        with contextlib.suppress(OptunaError, SQLAlchemyError):  # keep the error that ended it
+            study.set_user_attr(name, ENDED)
 
 
 def _is_alive(pid: int) -> bool:
@@ -149,16 +165,15 @@ def _is_alive(pid: int) -> bool:
 
 
 def _awaited(look: Callable[[], Any], beat: Callable[[], Any] = lambda: None) -> Any:
-    """What `look` finds; None if `beat` has not changed for `PATIENCE`, or says that the process
-    has ended."""
+    """Wait for what `look` returns; None if `beat` has not changed for `PATIENCE` or is ENDED."""
     last, since = beat(), time.monotonic()
     while (found := look()) is None and last != ENDED and time.monotonic() - since < PATIENCE:
-        time.sleep(0.5)
+        time.sleep(LOOK_EVERY)
         if (latest := beat()) != last:
             last, since = latest, time.monotonic()
     return found
 
 
 def _difference(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
-    first = next(key for key in {**expected, **got} if expected.get(key) != got.get(key))
+    first = next(key for key in {**got, **expected} if expected.get(key) != got.get(key))
     return f"{first}={expected.get(first)}, got {first}={got.get(first)}"

@@ -9,19 +9,20 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdflow.errors import KdflowError
+from kdflow.tracking.first_use import make_whole
 from sweeps.driver.trial_queue import MISSED_HEARTBEATS, after_a_crash, experimental
 
 
 def parsed(url: str) -> URL:
-    """A storage's URL, meaning the same in any working folder.
+    """The URL of a storage, with an absolute path if it is a file.
 
     Raises:
-        KdflowError: it is none, or one of a store that ends with the process.
+        KdflowError: it is no URL, or that of a database in memory.
     """
     try:
         made = make_url(url)
     except (SQLAlchemyError, ValueError) as error:
-        raise KdflowError("storage: expected an SQLAlchemy URL, got another text") from error
+        raise KdflowError("storage: expected an SQLAlchemy URL, got something else") from error
     if made.get_backend_name() != "sqlite":
         return made
     if made.database in (None, "", ":memory:"):
@@ -30,30 +31,34 @@ def parsed(url: str) -> URL:
 
 
 def text_of(url: URL) -> str:
-    """The URL for another process, with its password."""
+    """The URL with its password, for another process."""
     return url.render_as_string(hide_password=False)
 
 
 def open_storage(url: URL, heartbeat: int) -> RDBStorage:
-    """The storage at `url`, whose tables are made if need be.
+    """The storage at `url`; creates the tables of a new one.
 
     Args:
-        heartbeat: seconds between signs of life of a running trial.
+        heartbeat: seconds between heartbeats of a running trial.
 
     Raises:
         KdflowError: it does not answer.
     """
     try:
         if url.get_backend_name() == "sqlite":
-            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+            make_whole(Path(str(url.database)), lambda new: _made(url.set(database=str(new))))
         try:
             return _connected(url, heartbeat)
-        except SQLAlchemyError:  # another process may be making the tables
+        except SQLAlchemyError:  # another process may be making a server's tables
             time.sleep(2)
             return _connected(url, heartbeat)
     except (SQLAlchemyError, OptunaError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise KdflowError(f"storage: expected one that answers at {url}, got {reason}") from error
+
+
+def _made(url: URL) -> None:
+    RDBStorage(text_of(url)).engine.dispose()
 
 
 def _connected(url: URL, heartbeat: int) -> RDBStorage:

@@ -1,4 +1,4 @@
-"""What the file of a study states, and how it is found."""
+"""What the file of a study contains, and how it is found."""
 
 import importlib
 import itertools
@@ -26,12 +26,12 @@ class Study:
     """A search over parameters of `distill` for the largest validation accuracy.
 
     Attributes:
-        space: what is searched, by the parameter's name.
-        trials: the budget, unless the user says otherwise.
-        cost: what that is expected to take, in words.
-        points: if there are any, these settings are tried, in this order, and nothing is sampled.
-        sampler: makes a new one from a seed.
-        base: what differs from `distill`'s defaults in every trial.
+        space: the distribution of each parameter that is searched, by name.
+        trials: default number of trials.
+        cost: what that takes, in words, for the console.
+        points: a grid: these settings are tried in this order, and nothing is sampled.
+        sampler: from a seed to a sampler of Optuna.
+        base: parameters of every trial that differ from the defaults of `distill`.
         pruner: stops trials that lag behind; the default one stops none.
     """
 
@@ -44,7 +44,7 @@ class Study:
     pruner: optuna.pruners.BasePruner = field(default_factory=optuna.pruners.NopPruner)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The values of a trial, by the parameter's name."""
+        """Draw the values of a trial, by the parameter's name."""
         return {name: _suggest(trial, name, space) for name, space in self.space.items()}
 
     def described_search(self) -> dict[str, str]:
@@ -56,7 +56,7 @@ class Study:
         return {name: distribution_to_json(space) for name, space in self.space.items()}
 
     def extremes(self, name: str) -> Sequence[Any]:
-        """The values of a parameter that bound all others, or, of a choice, all of them."""
+        """The smallest and the largest value of a parameter, or all choices."""
         match self.space[name]:
             case FloatDistribution(low=low, high=high) | IntDistribution(low=low, high=high):
                 return low, high
@@ -68,22 +68,22 @@ class Study:
 def grid(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """All combinations of some values, by the parameter's name.
 
-    They are for the queue that the driver fills, and not for Optuna's GridSampler: there two
-    workers can draw the same point, and a point whose process died counts as tried.
+    The driver puts them in a queue. With Optuna's GridSampler two workers can draw the same point,
+    and a point whose process died counts as tried.
     """
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
 def names() -> list[str]:
-    """The studies that there are: the files in `sweeps/`."""
+    """The names of all studies: the files in `sweeps/`."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("__"))
 
 
 def load(name: str) -> Study:
-    """The study that `sweeps/<name>.py` states.
+    """The study in `sweeps/<name>.py`.
 
     Raises:
-        KdflowError: there is no such file, or it states none.
+        KdflowError: there is no such file, or it contains no study.
     """
     if name not in names():
         raise KdflowError(f"study: expected one of {', '.join(names())}, got {name!r}")
@@ -105,7 +105,7 @@ def _suggest(trial: optuna.Trial, name: str, space: BaseDistribution) -> Any:
 
 
 def _settings(thing: object) -> str:
-    """A sampler or pruner as its class and its settings; what it has drawn or seen is left out."""
+    """The class and the plain settings of a sampler or pruner, without its state."""
     plain = {
         name.lstrip("_"): value
         for name, value in sorted(vars(thing).items())

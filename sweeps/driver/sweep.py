@@ -1,4 +1,5 @@
-"""A sweep in its order: the plan, the study, its logits, its trials, its finals, the outcome."""
+"""A sweep from start to end: the plan, the study, its logits, its trials, its finals, the
+results."""
 
 import contextlib
 import os
@@ -13,12 +14,13 @@ from optuna.trial import TrialState
 
 from kdflow import network
 from kdflow.artifacts import logits
-from kdflow.config.base import canonical, neutral_value
+from kdflow.config.base import HOW_TO_RUN, canonical, neutral_value
+from kdflow.config.objective import WEIGHTS
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
-from kdflow.needs import LayersOf, LogitsOf
-from kdflow.reuse import Planned, Resolver, lines
+from kdflow.needs import Found, LayersOf, LogitsOf, Need, Planned
+from kdflow.reuse import Resolver
 from kdflow.steps.distill import DistillConfig
 from kdflow.steps.estimate import about_how_long
 from kdflow.steps.run import ALL_STEPS, load
@@ -28,12 +30,12 @@ from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.study import Study
 from sweeps.driver.trials import Order, max_views
 
-UPSTREAM = "upstream"  # on a study: its teacher's logits, and what each `init` stands for
+UPSTREAM = "upstream"  # on a study: its teacher's logits, and the hint run of each `init`
 
 
 def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
-    """Search, hold the finals, and log the outcome; returns the id of the study's parent run, or
-    None if only the plan was asked for.
+    """Search, run the finals and log the results; returns the id of the study's parent run, or None
+    if only the plan was asked for.
 
     Args:
         base: what all trials have in common.
@@ -51,8 +53,9 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         store.open_store()
         dataset = load(base.dataset, base.holdout)
         resolver = Resolver(ALL_STEPS, dataset, config.reuse)
-        upstream = _planned(file, base, resolver)
-        print("plan:", *_lines(upstream, dataset), sep="\n")
+        upstream = _needs(file, base, dataset)
+        plans = [resolver.plan(need) for need in upstream.values()]
+        print("plan:", *resolver.lines(plans, about_how_long(dataset)), sep="\n")
         if base.plan_only:
             return None
         name = config.study_name
@@ -60,7 +63,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
             name = f"{config.study} {Path(base.dataset).name}"
         opened = storage.open_storage(url, config.heartbeat)
         study, is_new = sharing.open_study(
-            opened, name, _description(config, file, base, dataset, upstream), _added(file, base)
+            opened, name, _description(config, file, base, dataset, plans[0]), _added(file, base)
         )
         with _parent(study, is_new, config, file, base, dataset) as parent:
             print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
@@ -70,7 +73,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
             def make_upstream() -> dict[str, Any]:
                 runs.end_abandoned(parent.run_id, {})  # of a process that died in making it
                 trial_queue.enqueue(study, points)  # before a process that joins reads the queue
-                made = {role: resolver.obtain(each).source for role, each in upstream.items()}
+                made = {role: resolver.obtain(need).source for role, need in upstream.items()}
                 return {"teacher": made.pop("teacher"), "initial": {"none": "none", **made}}
 
             shared = sharing.agreed(study, UPSTREAM, is_new, make_upstream)
@@ -96,32 +99,25 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
     return parent.run_id
 
 
-def _planned(file: Study, base: DistillConfig, resolver: Resolver) -> dict[str, Planned]:
+def _needs(file: Study, base: DistillConfig, dataset: Dataset) -> dict[str, Need]:
     """What all trials share: the teacher's logits, with the views of the trial that needs most, and
     for each value of `init` the hint run that it means.
 
     Raises:
-        KdflowError: one cannot be had, or a trial cannot be trained on these images.
+        KdflowError: a trial cannot be trained on these images.
     """
-    shape = resolver.dataset.image_shape
     for name in file.space:
         for value in file.extremes(name):
             config = with_values(base, {name: value})
             with about("student"):
-                network.check_fit(config.student, shape, config.dropout)
+                network.check_fit(config.student, dataset.image_shape, config.dropout)
     needed = LogitsOf(base.teacher, base.holdout, max_views(file, base), parameter="teacher")
-    planned = {"teacher": resolver.plan(needed)}
+    needs: dict[str, Need] = {"teacher": needed}
     for value in getattr(file.space.get("init"), "choices", [base.init]):
         if value != "none":
-            layers = LayersOf(value, base.student, base.teacher, base.holdout, parameter="init")
-            planned[value] = resolver.plan(layers)
-    return planned
-
-
-def _lines(upstream: dict[str, Planned], dataset: Dataset) -> Iterator[str]:
-    how_long = about_how_long(dataset)
-    for planned in upstream.values():
-        yield from lines(planned, how_long)
+            layers = (value, base.student, base.teacher, base.holdout)
+            needs[value] = LayersOf(*layers, parameter="init")
+    return needs
 
 
 def _hold_finals(
@@ -144,7 +140,7 @@ def _hold_finals(
 
 
 def _log_trials(parent: runs.Run, study: optuna.Study, file: Study) -> None:
-    """The trials as a table and as pictures, and their best result, on the parent run."""
+    """Log the trials as a table and as pictures, and the best result, to the parent run."""
     table = study.trials_dataframe(
         attrs=("number", "state", "value", "params", "duration", "user_attrs")
     )
@@ -183,9 +179,9 @@ def _parent(
     base: DistillConfig,
     dataset: Dataset,
 ) -> Iterator[runs.Run]:
-    """The run that all of a study's runs are children of. A study that is resumed has its first
-    one. The process that owns it ends it; one that joins another process leaves its status. What
-    is searched is no parameter of it."""
+    """The run that all of a study's runs are children of. A study that is resumed keeps its first
+    one. Its owner ends it; a process that joins logs to it, and ends it only once it has no owner
+    any more. What is searched is no parameter of it."""
     first = None if is_new else sharing.parent_of(study)
     hidden = {"evaluate_test", *file.space}
     of_trials = {name: value for name, value in base.used().items() if name not in hidden}
@@ -193,12 +189,12 @@ def _parent(
     values["storage"] = str(storage.parsed(config.storage))  # without a password
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as opened:
+        is_owner = opened.enter_context(sharing.ownership(study))
         if first is None:
             run = opened.enter_context(runs.open_run(study.study_name, "sweep", dataset, {}))
             study.set_user_attr(trial_queue.PARENT, run.run_id)
             run.log_params(params)
             run.log_json(values, "config.json")
-            opened.enter_context(sharing.heartbeat(study, sharing.OWNER))
             yield run
             return
         if not find.exists(first):
@@ -206,17 +202,18 @@ def _parent(
                 f"study_name: expected a study whose run is in the store, got {study.study_name!r}"
                 f" of run {first}; give this one another study_name"
             )
-        is_joining = sharing.has_owner(study)
-        print(f"{study.study_name}: {'joins' if is_joining else 'resumes'} run {first}")
+        print(f"{study.study_name}: {'resumes' if is_owner else 'joins'} run {first}")
         if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has opened one more
             asked = opened.enter_context(runs.open_run(study.study_name, "sweep", dataset, {}))
             asked.log_params(params)
             asked.set_tags({"kdflow.upstream.sweep": first})
-        if is_joining:
-            yield runs.Run(first)
+        if is_owner:
+            yield opened.enter_context(runs.reopened(first))
             return
-        opened.enter_context(sharing.heartbeat(study, sharing.OWNER))
-        yield opened.enter_context(runs.reopened(first))
+        with runs.inside(first, {}):
+            yield runs.Run(first)
+        if opened.enter_context(sharing.ownership(study)):  # its owner has ended or died
+            opened.enter_context(runs.reopened(first))
 
 
 def _description(
@@ -224,32 +221,35 @@ def _description(
     file: Study,
     base: DistillConfig,
     dataset: Dataset,
-    upstream: dict[str, Planned],
+    teacher: Found | Planned,
 ) -> dict[str, Any]:
     """What makes trials of one study comparable: it has to stay the same when it is resumed."""
-    teacher = upstream["teacher"].result
-    is_folder = teacher is not None and teacher.source.startswith("sha256:")
+    source = teacher.result.source if teacher.result else base.teacher
+    is_folder = source.startswith("sha256:")
     return {
         **file.described_space(),
         **file.described_search(),
         **_fixed(file, base),
         "the data set's digest": dataset.digest,
-        "teacher": teacher.source if is_folder else base.teacher,
+        "teacher": source if is_folder else base.teacher,
         "heartbeat": config.heartbeat,  # or one process would mark another's trials failed
     }
 
 
 def _added(file: Study, base: DistillConfig) -> dict[str, Any]:
-    """The part of a description that studies may lack which began before it was recorded."""
+    """The part of a description that an older study may lack: what was not recorded then, and
+    parameters that have been added since, at the value that changes nothing."""
     neutral = {name: neutral_value(base, name) for name in _fixed(file, base)}
     known = {name: value for name, value in neutral.items() if value is not None}
-    return file.described_search() | known
+    others = set(WEIGHTS) - set(base.weights)
+    defaults = {name: type(base).model_fields[name].default for name in others}
+    return file.described_search() | defaults | known
 
 
 def _fixed(file: Study, base: DistillConfig) -> dict[str, Any]:
     """The parameters that all trials share."""
-    named_otherwise = {"dataset", "teacher", "evaluate_test", "plan_only"}
-    return base.model_dump(exclude=named_otherwise | set(file.space))
+    named_otherwise = {"dataset", "teacher", "evaluate_test"}
+    return base.model_dump(exclude=HOW_TO_RUN | named_otherwise | set(file.space))
 
 
 def _taught_by(source: str, base: DistillConfig) -> DistillConfig:

@@ -20,39 +20,40 @@ from kdflow.tracking import runs
 STUDY_TAG, TRIAL_TAG = "kdflow.study", "kdflow.trial"
 # On studies: the id of the parent run.
 PARENT = "run_id"
-# On trials: which process runs it; that it started beyond the budget, or after its setting had.
+# On trials: the process that runs it; whether it is surplus, see `is_surplus`.
 PROCESS, SURPLUS = "process", "surplus"
-# On Optuna's own side of a trial: how many crashes its setting has ended in so far.
+# Among Optuna's own attributes of a trial: how many crashes its setting has had.
 CRASHED = "crashed"
 
-CRASHES = 3  # of a setting, before it is not retried
+CRASHES = 3  # retries of a setting after crashes
 MISSED_HEARTBEATS = 3  # after which a trial is marked failed
+LOOK_EVERY = 1.0  # seconds between two looks at the trials of other processes
 
 
 class Surplus(Exception):
-    """Another process started the last trial, or one of the same enqueued setting, first."""
+    """Ends a trial that another process has started too, see `is_surplus`."""
 
 
 @contextlib.contextmanager
 def experimental() -> Iterator[None]:
-    """Optuna calls heartbeats and what goes with them experimental."""
+    """Silence Optuna's warnings that heartbeats are experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
 
 
 def tags_of(study: optuna.Study, number: int) -> dict[str, str]:
-    """What names a trial in the tracking store."""
+    """The tags of a trial's run."""
     return {STUDY_TAG: study.study_name, TRIAL_TAG: str(number)}
 
 
 def enqueue(
     study: optuna.Study, points: Sequence[dict[str, Any]], *, failed_too: bool = False
 ) -> None:
-    """Have these settings tried, except for those that have been or will be.
+    """Add settings to the study's queue, except those that it has tried or has in the queue.
 
     Args:
-        failed_too: whether those that have failed are tried again.
+        failed_too: whether to add settings that have failed.
     """
     spent = [
         trial.params if _fixed(trial) is None else _fixed(trial)
@@ -65,11 +66,11 @@ def enqueue(
 
 
 def try_again(study: optuna.Study, trial: FrozenTrial, *, crashed: bool) -> None:
-    """Have a trial that did not come to its end done again, by whoever is next.
+    """Add a trial that did not end to the queue again.
 
     Args:
-        crashed: whether an accident ended it, and not an interrupt; a setting that has ended in
-            more than `CRASHES` of them is given up.
+        crashed: whether an error ended it, and not an interrupt. A setting is retried at most
+            `CRASHES` times after errors.
     """
     crashes = trial.system_attrs.get(CRASHED, 0) + crashed
     if crashes > CRASHES:
@@ -77,7 +78,7 @@ def try_again(study: optuna.Study, trial: FrozenTrial, *, crashed: bool) -> None
     kept = {
         name: value
         for name, value in trial.system_attrs.items()
-        if not name.startswith("completed_rung")  # the new one reaches them by itself
+        if not name.startswith("completed_rung")  # of the pruner; the retry starts at epoch 1
     }
     trial.system_attrs, trial.user_attrs = {**kept, CRASHED: crashes}, {}
     with experimental():
@@ -85,20 +86,21 @@ def try_again(study: optuna.Study, trial: FrozenTrial, *, crashed: bool) -> None
 
 
 def after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Retry a trial whose process has died, and end its run."""
     try_again(study, trial, crashed=True)
     try:
         runs.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
-    except Exception as error:  # Optuna has more dead trials to go through
+    except Exception as error:  # Optuna goes on to the next stale trial
         reason = " ".join(str(error).split())
         print(f"trial {trial.number}: its run could not be ended: {reason}")
 
 
 def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:
-    """Fail, and have done again, the trials whose process gives no sign of life any more.
+    """Mark stale trials failed, and retry them: those whose heartbeats are missing.
 
     Args:
-        silent_since: since when this process has known the trials without any, in seconds of its
-            own clock; kept up to date.
+        silent_since: when this process first saw each trial that has no heartbeat yet, in seconds
+            of its own clock, by the trial's number; updated here.
     """
     with experimental():
         optuna.storages.fail_stale_trials(study)
@@ -115,13 +117,11 @@ def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that use up the budget: neither surplus nor done again as another one."""
+    """The trials that count towards the budget: neither surplus nor retried as another trial."""
     trials = study.get_trials(deepcopy=False)
-    done_again = {number for trial in trials for number in _retry_history(trial)}
+    retried = {number for trial in trials for number in _retry_history(trial)}
     return [
-        trial
-        for trial in trials
-        if trial.number not in done_again and SURPLUS not in trial.user_attrs
+        trial for trial in trials if trial.number not in retried and SURPLUS not in trial.user_attrs
     ]
 
 
@@ -131,8 +131,9 @@ def _retry_history(trial: FrozenTrial) -> list[int]:
 
 
 def is_surplus(study: optuna.Study, number: int, budget: int | None) -> bool:
-    """Whether the trial `number` was begun when earlier ones had used up the budget or, without
-    one, the queue, or had its enqueued setting: processes that start at once all fill the queue."""
+    """Whether a trial that has started is one too many, because several processes acted at once:
+    earlier trials had used up the budget or, without a budget, it is not from the queue or an
+    earlier one has the same setting from the queue."""
     before = [trial for trial in counted(study) if trial.number < number]
     if budget is not None:
         return len(before) >= budget
@@ -143,18 +144,18 @@ def is_surplus(study: optuna.Study, number: int, budget: int | None) -> bool:
 
 
 def _fixed(trial: FrozenTrial) -> dict[str, Any] | None:
-    """The setting that a trial was enqueued with."""
+    """The setting of a trial from the queue; None if it was sampled."""
     return trial.system_attrs.get("fixed_params")
 
 
 def work_off(
     study: optuna.Study, objective: Callable[[optuna.Trial], float], budget: int | None
 ) -> None:
-    """Run trials until `budget` of them have ended, here or in other processes, or, without a
-    budget, until all that were enqueued have.
+    """Run trials until `budget` of them have ended, in this process or others; without a budget,
+    until all trials in the queue have.
 
-    While others run the last ones, wait: one of them may die, and its trial be tried again. A trial
-    that an accident ends is tried again too, after an interrupt always, else `CRASHES` times.
+    While other processes run the last trials, wait: if one of them dies, its trial is retried here.
+    A trial that an error ends is retried up to `CRASHES` times, one that an interrupt ends always.
     """
     begun: list[int] = []
     failures: list[BaseException] = []
@@ -187,12 +188,12 @@ def work_off(
             try:
                 study.optimize(watched, n_trials=1, catch=(Surplus, KdflowError))
             except (ValueError, AssertionError, UpdateFinishedTrialError):
-                # Optuna's, about a trial that was taken for dead in the meantime
+                # Optuna's, about a trial that another process has marked failed
                 if failures or not begun or study.trials[begun[-1]].state != TrialState.FAIL:
                     raise
         else:
             ended = all(trial.state.is_finished() for trial in trials)
-            if ended and ended_before:  # the trial of a crash fails just before it is enqueued
+            if ended and ended_before:  # a crashed trial fails just before its retry is enqueued
                 return
             ended_before = ended
-            time.sleep(1)
+            time.sleep(LOOK_EVERY)

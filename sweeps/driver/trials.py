@@ -1,5 +1,5 @@
-"""What a worker does, in the driver's process or in another one: run trials and finals until there
-are enough."""
+"""The work of one worker process: run trials, or the trainings of the finals, until enough have
+ended."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from kdflow.needs import LogitsOf, training
 from kdflow.results.records import TeacherLogits, TrainedModel
 from kdflow.reuse import Resolver
 from kdflow.steps import distill
-from kdflow.steps.baseline import beside
+from kdflow.steps.baseline import BaselineConfig, beside
 from kdflow.steps.distill import DistillConfig
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.steps.training import begin, end
@@ -29,13 +29,18 @@ Objective = Callable[[optuna.Trial], float]
 
 
 def in_words(values: dict[str, Any]) -> str:
-    """What the console calls a setting."""
+    """A setting as the console shows it."""
     return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 @dataclass(frozen=True)
 class Final:
-    """A training of the finals: of a finalist, or of the baseline beside it."""
+    """A training of the finals.
+
+    Attributes:
+        values: the finalist's setting.
+        taught: whether the finalist is trained, or the baseline that it is compared with.
+    """
 
     values: dict[str, Any]
     seed: int
@@ -43,25 +48,25 @@ class Final:
 
     @property
     def words(self) -> str:
-        """What the console calls it."""
+        """The training as the console shows it."""
         setting = in_words(self.values)
         return f"{setting if self.taught else f'the baseline beside {setting}'}, seed {self.seed},"
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker has to know, wherever it runs.
+    """What a worker has to know.
 
     Attributes:
-        study: the file in `sweeps/`.
-        name: the study's in the storage.
-        storage: its URL, absolute.
-        config: what all trials have in common; its teacher is the logits' run or folder.
-        initial: for each value of `init`, the id of the hint run that it means.
+        study: the name of a file in `sweeps/`.
+        name: of the study in the storage.
+        storage: URL with an absolute path.
+        config: what all trials have in common; its teacher is the run or folder of the logits.
+        initial: the id of the hint run for each value of `init`.
         parent: the id of the run that all runs are children of.
-        budget: how many trials there are to be; None if it is those that were enqueued.
+        budget: number of trials; None to run those that are enqueued.
         reuse: which earlier trainings count in the finals.
-        finals: if there are any, they are trained instead of trials.
+        finals: trained instead of trials if there are any.
     """
 
     study: str
@@ -78,7 +83,7 @@ class Order:
 
 
 def work(order: Order) -> None:
-    """Run trials, or finals, until those of the order have ended, here or elsewhere."""
+    """Run trials or finals until all of the order have ended, in this process or another one."""
     store.open_store()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
     file = load_study(order.study)
@@ -106,7 +111,8 @@ def work(order: Order) -> None:
 
 
 def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
-    """Train one setting on the teacher's logits, which are read and verified here, once."""
+    """Train one setting on the teacher's logits, which are read and verified here, once for all
+    trials of this process."""
     base, views = order.config, max_views(file, order.config)
     needed = LogitsOf(base.teacher, base.holdout, views, parameter="teacher")
     if resolver.plan(needed).result is None:
@@ -118,7 +124,7 @@ def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
         config = with_values(config, {"init": order.initial[config.init]})
         title = f"trial {trial.number}: {distill.title(config)}"
         planned = resolver.with_inputs("distill", config)
-        with resolver.opened(planned, title) as (run, upstream):
+        with resolver.opened(planned, title, resumes=False) as (run, upstream):
             trial.set_user_attr("run_id", run.run_id)
             accuracy = _trained(trial, run, config, resolver.dataset, title, **upstream)
         if accuracy is None:
@@ -138,19 +144,21 @@ def _trained(
     teacher: TeacherLogits,
     init: TrainedModel | None = None,
 ) -> float | None:
-    """The last validation accuracy; None if the trial was pruned, or marked failed elsewhere, and
-    its run ends KILLED."""
+    """The last validation accuracy; None if the training stopped early, so that its run ends
+    KILLED: the trial was pruned, or another process has marked it failed."""
     objective = distill.objective(config, teacher)
     network, epochs = begin(run, config, dataset, objective, init.network if init else None)
     for epoch, metrics in epochs:
         run.log(metrics, epoch)
+        why = ""
         try:
             trial.report(metrics["val_accuracy"], epoch)
-            is_pruned = epoch < config.epochs and trial.should_prune()
-        except UpdateFinishedTrialError:  # its heartbeats were missed
-            is_pruned = True
-        if is_pruned:
-            print(f"{title}: pruned after {epoch} of {config.epochs} epochs")
+            if epoch < config.epochs and trial.should_prune():
+                why = "pruned"
+        except UpdateFinishedTrialError:
+            why = "stopped, as its heartbeats were missed and it is retried,"
+        if why:
+            print(f"{title}: {why} after {epoch} of {config.epochs} epochs")
             run.status = runs.KILLED
             return None
     final = end(run, config, dataset, network)
@@ -159,29 +167,32 @@ def _trained(
 
 
 def _final(order: Order, resolver: Resolver) -> Objective:
-    """Train one finalist, or the baseline beside it, with one seed, unless there is such a run."""
+    """Train one finalist or its baseline with one seed, unless there is a run to reuse."""
 
     def objective(trial: optuna.Trial) -> float:
         final = order.finals[trial.suggest_int("final", 0, len(order.finals) - 1)]
-        config = final_config(order, final)
-        if final.taught:
-            need = training("distill", **config.model_dump())
-        else:
-            need = training("baseline", **beside(config).model_dump())
-        result = resolver.obtain(resolver.plan(need))
+        step = "distill" if final.taught else "baseline"
+        need = training(step, **training_of(order, final).model_dump())
+        result = resolver.obtain(need)
         trial.set_user_attr("run_id", result.run_id)
         return float(result.metrics["test_accuracy"])
 
     return objective
 
 
+def training_of(order: Order, final: Final) -> DistillConfig | BaselineConfig:
+    """The parameters of a training of the finals."""
+    config = final_config(order, final)
+    return config if final.taught else beside(config)
+
+
 def final_config(order: Order, final: Final) -> DistillConfig:
-    """The training of a finalist. Unlike a trial it reads the test set."""
+    """The parameters of a finalist. Unlike a trial it reads the test set."""
     values = {**final.values, "seed": final.seed, "evaluate_test": True}
     init = str(values.get("init", order.config.init))
     return with_values(order.config, {**values, "init": order.initial[init]})
 
 
 def max_views(file: Study, config: DistillConfig) -> int:
-    """How many views of the images the trials need, at most."""
+    """The largest number of views that a trial needs."""
     return max(map(int, file.extremes("views"))) if "views" in file.space else config.views

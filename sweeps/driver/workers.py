@@ -1,4 +1,4 @@
-"""Where trials run: in this process, or in several through Ray, on this machine or on a cluster."""
+"""Where trials run: in this process, or in several Ray workers, on this machine or a cluster."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ CarryOut = Callable[[Order], None]
 
 PATIENCE = 30  # seconds for a cluster to answer, and for interrupted workers to end their trials
 INHERITED = ("MLFLOW_TRACKING_", "PG", "KDFLOW_", "KERAS_BACKEND")  # of environment variables
-DEATHS = 5  # of workers, for each that there is to be, before something else must be wrong
+DEATHS = 5  # per worker, after which the sweep stops: something else must be wrong
 
 
 @contextlib.contextmanager
@@ -92,8 +92,8 @@ def _check_resources(config: SweepConfig) -> None:
 
 
 def _carry_out(order: Order, config: SweepConfig) -> None:
-    """Have workers carry out an order. One that dies is replaced: its trial is retried once its
-    heartbeat has been missing long enough."""
+    """Have workers carry out an order. A worker that dies is replaced; its trial is retried once
+    its heartbeats have been missing long enough."""
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
@@ -111,7 +111,7 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
                 deaths += 1
                 if deaths > DEATHS * config.workers:
                     raise KdflowError(
-                        f"workers: expected at most {DEATHS * config.workers} to die, got one more:"
+                        f"workers: expected at most {DEATHS * config.workers} deaths, got one more:"
                         f" {' '.join(str(error).split())}"
                     ) from error
                 print("workers: one has died and is replaced")
@@ -128,8 +128,8 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
 
 
 def _environment(cpus: int) -> dict[str, str]:
-    """The environment of workers: together they use as many threads as there are cores, and they
-    reach the driver's stores with its passwords."""
+    """The environment variables of a worker: as many threads as it has cores, and the driver's
+    stores and passwords."""
     store = tracking.uri()
     if store.startswith("sqlite:"):
         store = storage.text_of(storage.parsed(store))

@@ -23,4 +23,4 @@ def dense(spec: Spec) -> keras.Model:
     return classifier(images, x, spec.classes, "dense")
 
 
-DENSE = Network("dense", dense, Recipe("adam", 0.001, 64, 30))
+DENSE = Network("dense", "a student without convolutions", dense, Recipe("adam", 0.001, 64, 30))

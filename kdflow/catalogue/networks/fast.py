@@ -43,6 +43,7 @@ def _normalised(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 FAST = Network(
     "fast",
+    "a teacher for people without a GPU, after Jordan 2024",
     fast,
     # views 0 to 49 are the mirrored and unmirrored images, shifted by up to 2 pixels
     Recipe("speedrun", 0.375, 512, 16, "triangular", augment=50),

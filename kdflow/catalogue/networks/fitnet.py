@@ -42,6 +42,7 @@ def fitnet(spec: Spec) -> keras.Model:
 
 FITNET = Network(
     "fitnet",
+    "a thin and deep student, FitNet 1 of Romero et al. 2015",
     fitnet,
     Recipe("adam", 0.001, 64, 30, "cosine"),
     recipes={"digits": {"schedule": "cosine"}},

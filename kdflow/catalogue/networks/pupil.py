@@ -26,6 +26,7 @@ def pupil(spec: Spec) -> keras.Model:
 
 PUPIL = Network(
     "pupil",
+    "the notebook's smallest network",
     pupil,
     # most of its few units die at the notebook's constant rate (EXPERIMENTS.md)
     Recipe("adam", 0.001, 64, 20, "triangular"),

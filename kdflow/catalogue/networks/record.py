@@ -47,6 +47,7 @@ class Network:
     """A network of the catalogue.
 
     Attributes:
+        summary: what it is, in a few words.
         build: from a `Spec` to a Keras model from raw uint8 pixels to logits.
         recipe: how it is trained; CIFAR-10's settings are every data set's unless stated below.
         recipes: changes of the recipe by the data set's name.
@@ -57,6 +58,7 @@ class Network:
     """
 
     name: str
+    summary: str
     build: Callable[[Spec], keras.Model]
     recipe: Recipe
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -26,5 +26,10 @@ def student(spec: Spec) -> keras.Model:
 
 
 STUDENT = Network(
-    "student", student, Recipe("adam", 0.001, 64, 30), feature_layer="pool2", dropout=0.3
+    "student",
+    "the notebook's student",
+    student,
+    Recipe("adam", 0.001, 64, 30),
+    feature_layer="pool2",
+    dropout=0.3,
 )

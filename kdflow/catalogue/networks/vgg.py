@@ -33,6 +33,7 @@ def vgg(spec: Spec) -> keras.Model:
 
 VGG = Network(
     "vgg",
+    "the notebook's teacher, after VGG",
     vgg,
     Recipe("sgd", 0.01, 128, 40),
     # eleven convolutions without normalisation do not start to learn 8x8 digits with this SGD

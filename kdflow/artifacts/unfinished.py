@@ -1,0 +1,123 @@
+"""What a step needs to resume after an interrupt or a kill: a folder in the cache. It exists while
+the step runs and is locked by its process. What is in it is written whole or not at all."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from kdflow.cache import cache_folder
+
+CLAIM, STATE = "claim.json", "state.npz"
+
+
+class Claim(NamedTuple):
+    """Whose folder it is.
+
+    Attributes:
+        run_id: its run.
+        code: the digest of the code that runs.
+        key: of the run; empty until what it builds on exists.
+    """
+
+    run_id: str
+    code: str
+    key: str
+
+
+class Unfinished:
+    """The folder of one step, locked by this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def claim(self) -> Claim | None:
+        """What the folder was claimed for, None if it is new or damaged."""
+        try:
+            return Claim(**json.loads((self.folder / CLAIM).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def set_claim(self, claim: Claim) -> None:
+        """Claim the folder."""
+        new = self.folder / f"{CLAIM}.new"
+        new.write_text(json.dumps(claim._asdict()), encoding="utf-8")
+        new.replace(self.folder / CLAIM)
+
+    def save(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
+        """Keep a state in place of the one before it."""
+        new = self.folder / f"{STATE}.new"
+        text = np.frombuffer(json.dumps(described).encode(), np.uint8)
+        with new.open("wb") as file:
+            np.savez(file, **{**arrays, "described": text})  # type: ignore[arg-type]
+        new.replace(self.folder / STATE)
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The state that was kept last, None if there is none that can be read."""
+        try:
+            with (self.folder / STATE).open("rb") as file:
+                stored = np.load(file, allow_pickle=False)
+                arrays = {name: stored[name] for name in stored.files}
+            described: dict[str, Any] = json.loads(arrays.pop("described").tobytes())
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a damaged file fails in many ways
+            print(f"resume: {self.folder / STATE} cannot be read ({error}); starting again")
+            return None
+        return arrays, described
+
+    def save_part(self, name: str, array: np.ndarray) -> None:
+        """Keep a part of a result."""
+        new = self.folder / f"{name}.new"
+        with new.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        new.replace(self.folder / f"{name}.npy")
+
+    def load_part(self, name: str) -> np.ndarray | None:
+        """A part that was kept, None if there is none that can be read."""
+        try:
+            part: np.ndarray = np.load(self.folder / f"{name}.npy", allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return part
+
+    def clear(self) -> None:
+        """Forget all that is kept."""
+        for file in self.folder.iterdir():
+            file.unlink()
+
+    def remove(self) -> None:
+        """Delete the folder: its step has ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[Unfinished | None]:
+    """The folder called `name`, made if need be; None if another process has it locked."""
+    root = cache_folder() / "unfinished"
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / f"{name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield None
+        return
+    try:
+        folder = root / name
+        folder.mkdir(exist_ok=True)
+        yield Unfinished(folder)
+    finally:
+        if not (root / name).exists():
+            (root / f"{name}.lock").unlink(missing_ok=True)
+        lock.release()
+
+
+def names() -> list[str]:
+    """The folders that there are, of running and of dead processes."""
+    root = cache_folder() / "unfinished"
+    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.exists() else []

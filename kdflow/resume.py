@@ -1,0 +1,106 @@
+"""When is an interrupted run resumed? A step claims a place in the cache while it runs. The same
+step, run again, finds the claim of a process that was interrupted or killed and continues its run,
+unless other code made it or it builds on other results: then the console says so and it starts
+again. Under `mlflow run`, the run that MLflow has opened continues it and is linked to it.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+
+from kdflow.artifacts import unfinished
+from kdflow.artifacts.unfinished import Claim, Unfinished
+from kdflow.dataset import Dataset
+from kdflow.errors import KdflowError, Unreachable
+from kdflow.needs import Planned
+from kdflow.sources import code_of
+from kdflow.tracking import runs, store
+from kdflow.tracking.find import CODE_TAG
+from kdflow.tracking.runs import Run
+
+
+@contextlib.contextmanager
+def run_of(
+    planned: Planned,
+    title: str,
+    dataset: Dataset,
+    *,
+    parent: str | None,
+    resumes: bool,
+    key: Callable[[], str | None],
+) -> Iterator[Run]:
+    """The open run of a step: a new one, or the one that was interrupted.
+
+    Args:
+        parent: the id of the run that it is a child of.
+        resumes: whether an interrupted one is resumed, and this one can be.
+        key: returns the run's key; None as long as what it builds on does not exist.
+    """
+    if not (resumes and planned.config.resume == "auto"):
+        with _new_run(planned, title, dataset, parent) as run:
+            yield run
+        return
+    with unfinished.locked(_place_name(planned, dataset)) as place:
+        claim = _claim(planned, title, place, key) if place else None
+        is_same = claim is not None and not runs.joins_project_run()
+        with (
+            runs.resumed(claim.run_id, parent)
+            if claim and is_same
+            else _new_run(planned, title, dataset, parent)
+        ) as run:
+            if claim and run.run_id != claim.run_id:
+                run.set_tags({"kdflow.resumed_from": claim.run_id})
+                runs.end_killed(claim.run_id)
+            run.place = place
+            claim_place(run, planned, claim.key if claim else "")
+            try:
+                yield run
+            except Unreachable:
+                raise
+            except KdflowError:  # the same would happen again
+                if place:
+                    place.remove()
+                raise
+        if place:
+            place.remove()
+
+
+def claim_place(run: Run, planned: Planned, key: str) -> None:
+    """Record in the run's place, if it has one, what it is."""
+    if run.place:
+        run.place.set_claim(Claim(run.run_id, code_of(planned.config), key))
+
+
+def _new_run(
+    planned: Planned, title: str, dataset: Dataset, parent: str | None
+) -> contextlib.AbstractContextManager[Run]:
+    tags = {CODE_TAG: code_of(planned.config)}
+    return runs.open_run(title, planned.step.name, dataset, tags, parent=parent)
+
+
+def _claim(
+    planned: Planned, title: str, place: Unfinished, key: Callable[[], str | None]
+) -> Claim | None:
+    """The claim of the run to resume, if there is one; else the place is cleared."""
+    claim = place.claim()
+    if claim is None:
+        return None
+    reason = ""
+    if not runs.is_resumable(claim.run_id):
+        reason = "it is not in the store any more, or has ended"
+    elif claim.code != code_of(planned.config):
+        reason = "other code made it"
+    elif claim.key and claim.key != key():
+        reason = "it builds on other results"
+    if not reason:
+        print(f"{title}: resumes run {claim.run_id}")
+        return claim
+    print(f"{title}: the interrupted run {claim.run_id} is not resumed, since {reason}")
+    place.clear()
+    return None
+
+
+def _place_name(planned: Planned, dataset: Dataset) -> str:
+    described = [planned.step.name, planned.config.used(), dataset.digest, store.uri()]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]

@@ -1,0 +1,65 @@
+"""Make a new sqlite store whole or not at all, by one process while others wait. MLflow itself
+makes it table by table and without a lock: two processes, or a kill, can make it unusable for ever.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from kdflow import interrupts
+
+
+def make_whole(path: Path, make: Callable[[Path], None]) -> None:
+    """Make a sqlite file unless it is there.
+
+    Args:
+        path: of the file.
+        make: makes it at another path in the same folder, and closes it.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    if _is_there(path):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")), interrupts.held_back():
+        for left_over in path.parent.glob(f".{path.name}.new*"):  # of a process that was killed
+            left_over.unlink()
+        if _is_there(path):
+            return
+        new = path.with_name(f".{path.name}.new")
+        make(new)
+        with new.open("rb") as written:
+            os.fsync(written.fileno())
+        new.replace(path)
+
+
+def fault(path: Path, *, whole: bool) -> str:
+    """What is wrong with a sqlite file and what to do, empty if it seems sound.
+
+    Args:
+        whole: read the whole file, and not only what it says of its tables.
+    """
+    verdict, tables = "ok", set[str]()
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if whole:
+                (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        verdict = str(error)
+    if verdict != "ok":
+        return f"{path} is damaged ({verdict}); restore it from a copy, or move it away"
+    if not tables or any(name.startswith("_alembic_tmp_") for name in tables):
+        return (
+            f"{path} was left half made by an interrupted first use; it holds no runs: move it away"
+        )
+    return ""
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0

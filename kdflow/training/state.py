@@ -1,0 +1,113 @@
+"""The state of a training, from which it resumes bit for bit."""
+
+import time
+
+import keras
+import numpy as np
+
+from kdflow.artifacts.unfinished import Unfinished
+from kdflow.training.progress import Metrics
+
+KEEP_EVERY = 120  # seconds, within a long epoch
+
+
+class State:
+    """Keeps all that the rest of a training depends on: the network's weights and statistics, its
+    random generators, the optimiser's variables, the metrics so far, and the position in the epoch.
+
+    Args:
+        learner: a compiled model, which is set to the state that was kept, if there is one.
+        place: where the state is kept; None keeps nothing.
+
+    Attributes:
+        history: the metrics of the epochs that are complete.
+        batches: how many batches of the next epoch were done before an interrupt.
+        learning_rate: that of the epoch's first step.
+    """
+
+    def __init__(self, learner: keras.Model, place: Unfinished | None) -> None:
+        self.learner, self.place = learner, place
+        self.history: list[Metrics] = []
+        self.learning_rate = 0.0
+        self._clear_epoch()
+        self._restore()
+        self.kept_at = time.monotonic()
+
+    def begin(self, learning_rate: float) -> None:
+        """Start the epoch, or go on in it."""
+        self.started = time.perf_counter()
+        if not self.batches:
+            self.learning_rate = learning_rate
+
+    def elapsed(self) -> float:
+        """The seconds that the epoch has taken so far, before an interrupt too."""
+        return self.seconds + time.perf_counter() - self.started
+
+    def with_earlier(self, means: Metrics, trained: int, images: int) -> Metrics:
+        """The means of the whole epoch.
+
+        Args:
+            means: of the batches since an interrupt.
+            trained: how many images these are.
+            images: how many the epoch has.
+        """
+        if not self.batches:
+            return means
+        share = trained / images
+        return {k: share * mean + (1 - share) * self.means[k] for k, mean in means.items()}
+
+    def end_epoch(self, metrics: Metrics) -> None:
+        """Keep the state after an epoch."""
+        self.history.append(metrics)
+        self._clear_epoch()
+        self._keep(self.batches, self.means, self.seconds)
+
+    def within_epoch(self, batches: int, means: Metrics) -> None:
+        """Keep the state of a long epoch every few minutes.
+
+        Args:
+            batches, means: since the epoch began or was resumed.
+        """
+        if time.monotonic() - self.kept_at > KEEP_EVERY:
+            done = self.batches + batches
+            self._keep(done, self.with_earlier(means, batches, done), self.elapsed())
+
+    def _clear_epoch(self) -> None:
+        self.batches, self.seconds = 0, 0.0
+        self.means: Metrics = {}
+
+    def _keep(self, batches: int, means: Metrics, seconds: float) -> None:
+        self.kept_at = time.monotonic()
+        if self.place is None:
+            return
+        if hasattr(self.learner, "jax_state_sync"):  # within `fit`, JAX keeps variables elsewhere
+            self.learner.jax_state_sync()
+        arrays = {
+            str(index): keras.ops.convert_to_numpy(variable)
+            for index, variable in enumerate(self._variables())
+        }
+        described = {
+            "history": self.history,
+            "batches": batches,
+            "means": means,
+            "seconds": seconds,
+            "learning_rate": self.learning_rate,
+        }
+        self.place.save(arrays, described)
+
+    def _restore(self) -> None:
+        kept = self.place.load() if self.place else None
+        if kept is None:
+            return
+        arrays, described = kept
+        for index, variable in enumerate(self._variables()):
+            variable.assign(arrays[str(index)].astype(np.dtype(variable.dtype)))
+        self.history = described["history"]
+        self.batches, self.means = described["batches"], described["means"]
+        self.seconds, self.learning_rate = described["seconds"], described["learning_rate"]
+        within = f" and {self.batches} batches" if self.batches else ""
+        print(f"resume: after {len(self.history)} epochs{within}")
+
+    def _variables(self) -> list[keras.Variable]:
+        self.learner.optimizer.build(self.learner.trainable_variables)
+        return [*self.learner.variables, *self.learner.optimizer.variables]

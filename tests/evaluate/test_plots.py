@@ -1,0 +1,64 @@
+import numpy as np
+
+from kdflow.evaluate.compare import compare
+from kdflow.evaluate.plots import comparison, hint_curves, learning_curves, ledger
+
+LABELS_ONLY = [
+    {"train_loss": 2.0, "val_loss": 2.5, "train_accuracy": 0.3, "val_accuracy": 0.2},
+    {"train_loss": 1.0, "val_loss": 1.5, "train_accuracy": 0.6, "val_accuracy": 0.5},
+]
+
+
+def curves(history: list[dict[str, float]]) -> list[dict[str, list[float]]]:
+    """Per panel, the label and the values of each line drawn."""
+    return [
+        {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
+        for axes in learning_curves(history, "a run").axes
+    ]
+
+
+def test_loss_and_accuracy_are_drawn_per_epoch() -> None:
+    loss, accuracy = curves(LABELS_ONLY)
+    assert loss == {"training": [2.0, 1.0], "validation": [2.5, 1.5]}
+    assert accuracy == {"training": [0.3, 0.6], "validation": [0.2, 0.5]}
+    figure = learning_curves(LABELS_ONLY, "a run")
+    assert np.array_equal(figure.axes[0].lines[0].get_xdata(), [1, 2])
+    assert figure.get_suptitle() == "a run"
+
+
+def test_of_a_distillation_the_hard_term_is_drawn_which_compares_with_validation() -> None:
+    distilled = [epoch | {"train_hard_loss": 1.25, "train_loss": 130.0} for epoch in LABELS_ONLY]
+    assert curves(distilled)[0]["training"] == [1.25, 1.25]
+
+
+def test_a_comparison_shows_every_pair_and_the_verdict() -> None:
+    baseline, candidate = [0.5, 0.6, 0.7], [0.6, 0.7, 0.81]
+    figure = comparison(compare(candidate, baseline), baseline, candidate, "a comparison")
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines]
+    assert [pair for pair in drawn if len(pair) == 2] == [[0.5, 0.6], [0.6, 0.7], [0.7, 0.81]]
+    assert "BEATS" in figure.get_suptitle()
+
+
+def test_of_a_hint_run_the_error_and_what_the_features_are_worth_are_drawn() -> None:
+    history = [
+        {"hint_loss": 2.0, "val_hint_loss": 2.5, "val_probe_accuracy": 0.3},
+        {"hint_loss": 1.0, "val_hint_loss": 1.5, "val_probe_accuracy": 0.4},
+    ]
+    error, probe = hint_curves(history, "a run").axes
+    assert [np.asarray(line.get_ydata()).tolist() for line in error.lines] == [
+        [2.0, 1.0],
+        [2.5, 1.5],
+    ]
+    assert [np.asarray(line.get_ydata()).tolist() for line in probe.lines] == [[0.3, 0.4]]
+
+
+def test_a_ledger_has_a_bar_for_each_network_in_order() -> None:
+    rows = [
+        {"network": "vgg", "how": "teacher", "test_accuracy": 0.9},
+        {"network": "pupil", "how": "control: labels alone", "test_accuracy": 0.625},
+    ]
+    axes = ledger(rows, "a chain").axes[0]
+    assert axes.containers[0].datavalues.tolist() == [0.9, 0.625]  # type: ignore[attr-defined]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["vgg, teacher", "pupil, control: labels alone"]
+    assert axes.yaxis_inverted()

@@ -1,0 +1,125 @@
+"""Models and logits that kdflow did not make."""
+
+import re
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from kdflow.__main__ import main
+from kdflow.artifacts import logits
+from kdflow.dataset import ARRAYS, Dataset
+from kdflow.network import weights_sha256
+from kdflow.steps.run import load
+
+DOCS = ROOT / "docs"
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def network(*layers: keras.Layer, shape: tuple[int, ...] = (8, 8, 3)) -> keras.Model:
+    inputs = keras.Input(shape, dtype="uint8")
+    outputs = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name="own")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> keras.Model:
+    """A network of a user's own, kept as own.keras in the working folder."""
+    keras.utils.set_random_seed(0)
+    made = network(keras.layers.Dense(3))
+    made.save(tmp_path / "own.keras")
+    return made
+
+
+def last_run() -> mlflow.entities.Run:
+    return mlflow.MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
+
+
+def test_the_logits_of_a_keras_file_teach(
+    own: keras.Model, tiny: Dataset, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--dataset", str(tiny_npz)]
+    assert main(["export_logits", *argv, "--model", "own.keras", "--views", "2"]) == 0
+    export = last_run()
+    source = f"sha256:{weights_sha256(own)}"
+    assert export.data.tags["kdflow.upstream.model"] == source
+    read = logits.read(Path(export.info.artifact_uri) / "logits", load(str(tiny_npz), 0.1), views=2)
+    np.testing.assert_allclose(read.train[0], own.predict(tiny.x_train, verbose=0), atol=1e-5)
+    mirrored = own.predict(tiny.x_test[:, :, ::-1], verbose=0)
+    np.testing.assert_allclose(read.test[1], mirrored, atol=1e-5)
+    assert (read.manifest.teacher, read.manifest.network) == (source, "own")
+    assert read.manifest.holdout is None
+    assert read.manifest.parameters == 192 * 3 + 3
+
+    assert main(["distill", *argv, "--teacher", export.info.run_id, "--epochs", "1"]) == 0
+    assert last_run().data.tags["kdflow.upstream.teacher"] == export.info.run_id
+    shown = capsys.readouterr().out
+    assert shown.count("their manifest does not say what the teacher was trained on") == 1
+    assert main(["hint", *argv, "--teacher", export.info.run_id]) == 1
+    expected = "kdflow hint: teacher: expected a teacher that kdflow trained"
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_a_logged_and_a_registered_model_are_the_same_teacher(
+    own: keras.Model, tiny_npz: Path
+) -> None:
+    with mlflow.start_run() as run:
+        mlflow.keras.log_model(
+            own, name="any_name", pip_requirements=["keras"], registered_model_name="own"
+        )
+    mlflow.MlflowClient().set_registered_model_alias("own", "best", "1")
+    for source in (f"runs:/{run.info.run_id}/any_name", "models:/own@best"):
+        assert main(["export_logits", "--dataset", str(tiny_npz), "--model", source]) == 0
+        upstream = last_run().data.tags["kdflow.upstream.model"]
+        assert upstream == f"sha256:{weights_sha256(own)}"
+
+
+def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
+    tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense = keras.layers.Dense
+    huge = network(dense(3, kernel_initializer="ones", bias_initializer="ones"))
+    huge.layers[-1].bias.assign([np.inf, 0, 0])
+    unfit = {
+        "infinite.keras": (huge, "finite logits"),
+        "code.keras": (network(keras.layers.Lambda(lambda x: x), dense(3)), "unsafe"),
+        "probabilities.keras": (network(dense(3, activation="softmax")), "gives probabilities"),
+        "four.keras": (network(dense(4)), r"3 logits per image, .*gives the shape \(30, 4\)"),
+        "large.keras": (network(dense(3), shape=(9, 9, 3)), r"takes images of shape \(8, 8, 3\)"),
+    }
+    messages = {"nowhere.keras": "no model can be loaded", "models:/none@best": "can be loaded"}
+    for name, (made, message) in unfit.items():
+        made.save(name)
+        messages[name] = message
+    for name, message in messages.items():
+        assert main(["export_logits", "--dataset", str(tiny_npz), "--model", name]) == 1
+        shown = capsys.readouterr().err
+        assert re.search(f"^kdflow export_logits: model: .*{message}", shown), shown
+        assert shown.count("\n") == 1
+    assert mlflow.MlflowClient().search_runs(["0"]) == []
+
+
+def test_the_documented_folder_of_logits_teaches(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, teachers = ((DOCS / name).read_text() for name in ("your-own-data.md", "teachers.md"))
+    images_example, logits_example = (
+        re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0] for page in (data, teachers)
+    )
+    arrays = {name: getattr(tiny, name) for name in ARRAYS}
+    exec(images_example, arrays)
+    outputs = np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32)
+    given = {"train_logits": outputs[:60], "test_logits": outputs[60:]}
+    exec(logits_example, given)
+    (command,) = re.findall(r"python -m kdflow (distill .* --teacher flowers_logits)", teachers)
+    assert main([*command.split(), "--epochs", "1"]) == 0
+    agreement = last_run().data.metrics["teacher_agreement"]
+    model = mlflow.keras.load_model(f"runs:/{last_run().info.run_id}/model")
+    taught = model.predict(tiny.x_test, verbose=0).argmax(axis=1)
+    assert agreement == pytest.approx((taught == outputs[60:].argmax(axis=1)).mean())

@@ -1,0 +1,59 @@
+import keras
+import numpy as np
+import pytest
+
+from kdflow import views
+from kdflow.dataset import Images
+from kdflow.network import build
+from kdflow.steps import export_logits
+from kdflow.steps.export_logits import logits_per_view
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (23, 8, 8, 1), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network(images: np.ndarray) -> keras.Model:
+    return build("pupil", Images(images, np.arange(23) % 4, np.arange(23)), 4, seed=0)
+
+
+@pytest.mark.parametrize("at_a_time", [7, 22, 100])
+def test_each_image_has_the_logits_of_each_of_its_views_however_many_parts_there_are(
+    images: np.ndarray,
+    network: keras.Model,
+    monkeypatch: pytest.MonkeyPatch,
+    at_a_time: int,
+) -> None:
+    # parts and views in the wrong order have the right shape, and other images' logits
+    monkeypatch.setattr(export_logits, "IMAGES_AT_A_TIME", at_a_time)
+    found = logits_per_view(network, images, 4)
+    assert found.shape == (4, 23, 4)
+    assert found.dtype == np.float32
+    for view in range(4):
+        shown = views.apply(images, np.full(23, view))
+        np.testing.assert_allclose(found[view], network(shown, training=False), atol=1e-5)
+    # no two images, and no two views of an image, are alike enough to be mistaken
+    flat = found.reshape(4 * 23, 4)
+    distances = np.abs(flat[:, None] - flat[None]).max(axis=-1)
+    assert distances[~np.eye(4 * 23, dtype=bool)].min() > 2e-5
+
+
+def test_no_part_is_larger_than_may_be_copied_at_a_time(
+    images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    class StandIn:
+        def predict(self, shown: np.ndarray, **_: object) -> np.ndarray:
+            sizes.append(len(shown))
+            return shown.reshape(len(shown), -1)[:, :3].astype(np.float32)
+
+    monkeypatch.setattr(export_logits, "IMAGES_AT_A_TIME", 7)
+    stand_in: keras.Model = StandIn()
+    found = logits_per_view(stand_in, images, 2)
+    assert max(sizes) <= 7
+    assert sum(sizes) == 2 * 23
+    assert np.array_equal(found[0], images.reshape(23, -1)[:, :3])
+    assert np.array_equal(found[1], images[:, :, ::-1].reshape(23, -1)[:, :3])

@@ -1,0 +1,133 @@
+"""A step is planned, the plan is printed, and it is carried out unless `plan_only`."""
+
+import threading
+from pathlib import Path
+
+import mlflow
+import pytest
+from helpers import parameters, runs
+
+from kdflow.__main__ import main
+from kdflow.needs import Step
+from kdflow.steps import STEPS
+from kdflow.steps import run as running
+from kdflow.steps.baseline import BaselineConfig
+from kdflow.steps.run import run_step
+
+ARGV = {
+    "teacher": "--arch pupil",
+    "export_logits": "--model pupil",
+    "baseline": "--student pupil",
+    "hint": "--student pupil --teacher pupil",
+    "distill": "--student pupil --teacher pupil --init auto",
+    "compare": "--student pupil --teacher pupil --seeds 2",
+    "assistant": "--chain pupil,student,pupil",
+    "main": "--student pupil --teacher pupil",
+}
+TEACHER = ("train   teacher pupil seed=0, under a minute", "export  export_logits pupil views=1")
+OBJECTIVE = "T=4 alpha=0.9"
+PLANS = {
+    "teacher": TEACHER[:1],
+    "export_logits": TEACHER,
+    "baseline": ("train   baseline pupil seed=0, under a minute",),
+    "hint": (TEACHER[0], "train   hint pupil seed=0, under a minute"),
+    "distill": (
+        *TEACHER,
+        "train   hint pupil seed=0, under a minute",
+        f"train   distill pupil {OBJECTIVE} init=hint seed=0, under a minute",
+    ),
+    "compare": (
+        *TEACHER,
+        "train   baseline pupil seed=0, under a minute",
+        f"train   distill pupil {OBJECTIVE} seed=0, under a minute",
+        "train   baseline pupil seed=1, under a minute",
+        f"train   distill pupil {OBJECTIVE} seed=1, under a minute",
+        f"run     compare pupil {OBJECTIVE} seeds=2",
+    ),
+    "assistant": (
+        *TEACHER,
+        f"train   distill student {OBJECTIVE} seed=0, under a minute",
+        f"train   distill pupil {OBJECTIVE} seed=0, under a minute",
+        "train   baseline pupil seed=0, under a minute",
+        f"train   distill pupil {OBJECTIVE} seed=0, under a minute",
+        f"run     assistant pupil,student,pupil {OBJECTIVE} seed=0",
+    ),
+}
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_plan_only_prints_the_plan_opens_no_run_and_makes_nothing(
+    name: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_in(store)
+    argv = [name, "--dataset", "digits", *ARGV.get(name, "").split()]
+    assert main([*argv, "--plan_only", "true"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "plan:"
+    assert all(line.startswith("  ") for line in lines)
+    planned = [line.strip() for line in lines]
+    if name in PLANS:
+        assert planned == list(PLANS[name])
+    assert planned[-1].split()[1] == name
+    assert runs() == []
+    assert files_in(store) == before
+
+
+@pytest.mark.usefixtures("untrained", "quick_pupil")
+def test_the_plan_is_what_is_then_done(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["main", "--dataset", "digits", "--student", "pupil", "--teacher", "pupil"]
+    assert main([*argv, "--plan_only", "true"]) == 0
+    planned = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    # before any run is opened
+    assert shown.index("plan:\n") < shown.index("main pupil T=4 alpha=0.9 seed=0: run ")
+    titles = [line.removesuffix(", under a minute") for line in planned]
+    made = {str(run.info.run_name): run for run in runs()}
+    # what a run that has yet to be made is the teacher of is planned once that run exists
+    ids = {run.info.run_id for run in runs()}
+    later = [name for name in made if ids & set(name.split())]
+    assert [name.split()[0] for name in later] == ["export_logits"]
+    assert sorted(titles + later) == sorted(str(run.info.run_name) for run in runs())
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_step_runs_in_a_thread_as_in_a_notebook(store: Path) -> None:
+    # signals can be handled in the main thread alone; the store was blamed for it
+    outcome: list[str | BaseException | None] = []
+
+    def work() -> None:
+        config = parameters(BaselineConfig, dataset="digits", student="pupil", epochs=1)
+        try:
+            outcome.append(run_step("baseline", config))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    (run,) = runs()
+    assert outcome == [run.info.run_id]
+    assert run.info.status == "FINISHED"
+
+
+def test_the_bundled_import_is_no_entry_point() -> None:
+    assert set(running.ALL_STEPS) - set(STEPS) == {"bundled"}
+    assert all(isinstance(step, Step) and step.name == name for name, step in STEPS.items())
+
+
+def test_a_plan_labels_the_run_that_mlflow_run_has_opened(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = mlflow.MlflowClient().create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    argv = ["baseline", "--dataset", "digits", "--student", "pupil", "--plan_only", "true"]
+    assert main(argv) == 0
+    (run,) = runs()
+    assert run.info.run_name == "plan of baseline pupil seed=0"
+    assert run.data.tags["kdflow.plan_only"] == "true"
+    assert (run.data.params, run.data.metrics) == ({}, {})

@@ -1,0 +1,57 @@
+"""The storage of studies: its URL, and what happens if it does not answer."""
+
+import re
+from pathlib import Path
+
+import pytest
+from sweeping import all_runs, noise, sweep
+
+from kdflow.errors import KdflowError
+from sweeps.driver.storage import open_storage, parsed, text_of
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "an SQLAlchemy URL, got something else"),
+        ("postgresql://me:sec@ret:x@host/db", "an SQLAlchemy URL, got something else"),
+        ("sqlite://", "a file, got sqlite://, which ends with the process"),
+        (
+            "sqlite:////proc/none/studies.db",
+            "one that answers at sqlite:////proc/none/studies.db, got ",
+        ),
+        (
+            "postgresql://me:secret@127.0.0.1:1/x",
+            r"one that answers at postgresql://me:\*\*\*@127.0.0.1:1/x, got",
+        ),
+    ],
+)
+def test_a_storage_that_does_not_answer_is_one_line(url: str, message: str) -> None:
+    with pytest.raises(KdflowError) as refused:
+        open_storage(parsed(url), heartbeat=1)
+    line = str(refused.value)
+    assert re.match("storage: expected " + message, line)
+    assert "secret" not in line
+    assert "sec@ret" not in line
+    assert "\n" not in line
+
+
+def test_a_sweep_whose_storage_does_not_answer_makes_no_run(
+    store: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n")]
+    assert sweep("notebook_grid", *flags, "--storage", "sqlite:////proc/none/studies.db") == 1
+    refused = capsys.readouterr().err
+    assert refused.startswith("sweeps: storage: expected one that answers at sqlite:////proc/none/")
+    assert refused.count("\n") == 1
+    assert all_runs() == []
+
+
+def test_a_file_is_the_same_in_any_working_folder_and_a_password_is_for_other_processes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert str(parsed("sqlite:///here.db")) == f"sqlite:///{tmp_path}/here.db"
+    server = parsed("postgresql://me:secret@host/studies")
+    assert str(server) == "postgresql://me:***@host/studies"
+    assert text_of(server) == "postgresql://me:secret@host/studies"

@@ -1,0 +1,246 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from kdflow.catalogue.networks import NETWORKS
+from kdflow.dataset import Images
+from kdflow.errors import KdflowError
+from kdflow.network import (
+    architecture_sha256,
+    build,
+    check_fit,
+    feature_layer,
+    feature_maps,
+    features,
+    start_from,
+    untrained,
+    weights_sha256,
+)
+
+
+def images_of(height: int, width: int, channels: int, count: int = 20) -> Images:
+    images = np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
+    return Images(images, np.arange(count) % 10, np.arange(count))
+
+
+@pytest.mark.parametrize("name", ["student", "fitnet", "dense"])
+def test_a_seed_gives_the_weights_and_the_dropout_whatever_ran_before(name: str) -> None:
+    train = images_of(8, 8, 1)
+    first = build(name, train, 10, seed=3)
+    dropped = np.asarray(first(train.images, training=True))
+    keras.utils.set_random_seed(99)
+    build("pupil", train, 10, seed=5)
+    second = build(name, train, 10, seed=3)
+    assert weights_sha256(first) == weights_sha256(second)
+    assert np.array_equal(dropped, second(train.images, training=True))
+    assert weights_sha256(build(name, train, 10, seed=4)) != weights_sha256(first)
+
+
+def test_images_that_are_too_small_for_a_network_are_refused_before_it_is_built() -> None:
+    check_fit("fast", (2, 2, 3))
+    for shape in [(1, 5, 3), (5, 1, 3)]:
+        with pytest.raises(
+            KdflowError,
+            match=f"^fast: expected images of at least 2x2 pixels, got {shape[0]}x{shape[1]}$",
+        ):
+            check_fit("fast", shape)
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+
+def test_the_maps_of_a_network_are_what_its_weights_make_of_the_image() -> None:
+    assert feature_maps(untrained("student", (32, 32, 3), 10)) == {
+        **{"conv1": (32, 32, 16), "pool1": (16, 16, 16)},
+        **{"conv2": (16, 16, 32), "pool2": (8, 8, 32)},
+    }
+
+
+def test_features_are_the_output_of_the_layer_with_the_networks_own_weights() -> None:
+    train = images_of(8, 8, 3)
+    network = build("pupil", train, 10, seed=0)
+    part = features(network, "pool1")
+    assert [w is v for w, v in zip(part.weights, network.weights[:2], strict=True)] == [True] * 2
+    kernel, bias = (np.asarray(weight) for weight in network.get_layer("conv1").get_weights())
+    padded = np.pad(train.images / 255, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    maps = np.maximum(np.einsum("nhwcij,ijco->nhwo", windows, kernel) + bias, 0)
+    pooled = maps.reshape(20, 4, 2, 4, 2, 16).max(axis=(2, 4))
+    np.testing.assert_allclose(part(train.images), pooled, atol=1e-5)
+
+
+def test_a_network_starts_from_the_lower_layers_of_another_and_keeps_its_own_upper_ones() -> None:
+    train = images_of(8, 8, 3)
+    network, other = (build("student", train, 10, seed=seed) for seed in (0, 1))
+    own = network.get_weights()
+    start_from(network, features(other, "pool1"))
+    for index, (found, before, lower) in enumerate(
+        zip(network.get_weights(), own, other.get_weights(), strict=True)
+    ):
+        assert np.array_equal(found, lower if index < 2 else before)
+    assert not np.array_equal(own[0], other.get_weights()[0])
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "dense"])
+def test_auto_is_the_networks_own_feature_layer(name: str) -> None:
+    network = untrained(name, (32, 32, 3), 10)
+    assert feature_layer(network, "auto", "hint_layer") == NETWORKS[name].feature_layer
+
+
+@pytest.mark.parametrize("layer", ["conv9", "flatten", "dense128", "rescaling", "images"])
+def test_a_layer_without_maps_is_refused_with_those_that_have_them(layer: str) -> None:
+    with pytest.raises(
+        KdflowError,
+        match=r"^guided_layer: expected a layer of student whose output is maps \(height, width,"
+        rf" channels\), conv1, pool1, conv2, pool2; got '{layer}'$",
+    ):
+        feature_layer(untrained("student", (8, 8, 1), 10), layer, "guided_layer")
+
+
+def test_a_network_without_a_feature_layer_of_its_own_asks_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = untrained("pupil", (8, 8, 1), 10)
+    monkeypatch.setitem(NETWORKS, "pupil", replace(NETWORKS["pupil"], feature_layer=None))
+    with pytest.raises(KdflowError, match=r"^guided_layer: .* conv1, pool1; got 'auto'$"):
+        feature_layer(network, "auto", "guided_layer")
+    assert feature_layer(network, "pool1", "guided_layer") == "pool1"
+
+
+def test_a_network_that_is_not_in_the_catalogue_asks_for_a_layer() -> None:
+    images = keras.Input((8, 8, 1), name="images")
+    maps = keras.layers.Conv2D(2, 3, name="maps")(images)
+    network = keras.Model(images, keras.layers.Flatten(name="logits")(maps), name="mine")
+    with pytest.raises(KdflowError, match=r"layer of mine .*, maps; got 'auto'$"):
+        feature_layer(network, "auto", "hint_layer")
+    assert feature_layer(network, "maps", "hint_layer") == "maps"
+
+
+def test_a_network_of_dense_layers_says_that_it_has_no_maps() -> None:
+    images = keras.Input((8, 8, 1), name="images")
+    dense = keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(images))
+    network = keras.Model(images, dense, name="dense")
+    with pytest.raises(KdflowError, match=r"layer of dense .* of which it has none; got 'logits'$"):
+        feature_layer(network, "logits", "guided_layer")
+
+
+# --- hashes -------------------------------------------------------------------------------------
+
+
+def test_weights_sha256_tells_one_changed_weight() -> None:
+    network = build("pupil", images_of(8, 8, 1), 10, seed=0)
+    before = weights_sha256(network)
+    bias = network.get_layer("logits").bias
+    bias.assign(np.asarray(bias) + np.eye(10, dtype="float32")[3] * 1e-7)
+    assert weights_sha256(network) != before
+
+
+def small(
+    activation: str = "relu",
+    pool: type[keras.Layer] = keras.layers.MaxPooling2D,
+    *,
+    strides: int = 1,
+    rate: float = 0.2,
+    seed: int = 0,
+    initializer: str = "he_normal",
+    trainable: bool = True,
+    normalise_first: bool = False,
+    crossed: bool = False,
+) -> keras.Model:
+    """A small network with the same shapes of weights whatever is chosen."""
+    images = keras.Input((8, 8, 2), name="images")
+    convolutions = [
+        keras.layers.Conv2D(
+            2,
+            3,
+            strides=strides,
+            padding="same",
+            activation=activation,
+            kernel_initializer=initializer,
+            trainable=trainable,
+            name=name,
+        )
+        for name in ("one", "two")
+    ]
+    x = images
+    for layer in reversed(convolutions) if crossed else convolutions:
+        x = layer(x)
+    middle = [
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.Activation("tanh", name="tanh"),
+    ]
+    for layer in middle if normalise_first else reversed(middle):
+        x = layer(x)
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(pool(2, padding="same", name="pool")(x))
+    x = keras.layers.Dropout(rate, seed=seed, name="dropout")(x)
+    return keras.Model(images, keras.layers.Dense(3, name="logits")(x), name="small")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation": "gelu"},
+        {"pool": keras.layers.AveragePooling2D},
+        {"strides": 2},
+        {"normalise_first": True},
+        {"crossed": True},
+    ],
+    ids=["activation", "pooling", "strides", "order of layers", "connections"],
+)
+def test_a_network_that_computes_something_else_has_another_architecture(
+    changes: dict[str, Any],
+) -> None:
+    def shapes(network: keras.Model) -> list[tuple[int, ...]]:
+        return sorted(tuple(weight.shape) for weight in network.weights)
+
+    network, other = small(), small(**changes)
+    # the shapes of the weights do not tell the two apart
+    assert shapes(network) == shapes(other)
+    assert architecture_sha256(network) != architecture_sha256(other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rate": 0.5},
+        {"rate": 0.0},
+        {"seed": 7},
+        {"initializer": "zeros"},
+        {"trainable": False},
+    ],
+    ids=str,
+)
+def test_what_shapes_only_the_training_is_no_part_of_the_architecture(
+    changes: dict[str, Any],
+) -> None:
+    assert architecture_sha256(small()) == architecture_sha256(small(**changes))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_architecture_is_the_same_after_saving_and_loading_and_from_any_seed(
+    name: str, tmp_path: Path
+) -> None:
+    train = images_of(8, 8, 1)
+    network = build(name, train, 10, seed=0)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.saving.load_model(tmp_path / "network.keras", compile=False)
+    of_network = architecture_sha256(network)
+    assert architecture_sha256(loaded) == of_network
+    assert architecture_sha256(build(name, train, 10, seed=1)) == of_network
+    assert architecture_sha256(untrained(name, (8, 8, 1), 10)) == of_network
+    # of other images, or of other classes
+    assert architecture_sha256(untrained(name, (8, 9, 1), 10)) != of_network
+    assert architecture_sha256(untrained(name, (8, 8, 1), 11)) != of_network
+
+
+def test_the_dropout_that_is_asked_for_is_no_part_of_the_architecture() -> None:
+    train = images_of(8, 8, 1)
+    of_default, of_none = (
+        architecture_sha256(build("student", train, 10, seed=0, dropout=dropout))
+        for dropout in (None, 0.0)
+    )
+    assert of_default == of_none

@@ -1,0 +1,142 @@
+"""An interrupted step is resumed under its own run by the same command."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import mlflow
+import pytest
+from helpers import DISTILL, command_line, environment, made_by, per_epoch, runs, wait_for
+from mlflow.entities import Run
+
+from kdflow import sources
+from kdflow.__main__ import main
+from kdflow.artifacts import unfinished
+from kdflow.training.loop import Loop
+
+pytestmark = pytest.mark.usefixtures("shared_store", "first")
+
+
+def interrupt(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run of a command that was interrupted after its first epoch."""
+    ended = Loop.ended
+
+    def once(*given: object, **named: object) -> None:
+        ended(*given, **named)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "ended", once)
+        assert main(argv) == 130
+    return runs()[-1]
+
+
+def steps_of(run: Run, metric: str) -> list[int]:
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)
+    return [value.step for value in history]
+
+
+def test_it_goes_on_under_its_run_to_the_same_weights_and_no_metric_is_logged_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*DISTILL, "--epochs", "3", "--seed", "31"]
+    stopped = interrupt(argv, monkeypatch)
+    assert stopped.info.status == "KILLED"
+    assert made_by(argv) == []
+    resumed = mlflow.get_run(stopped.info.run_id)
+    assert resumed.info.status == "FINISHED"
+    assert f"resumes run {stopped.info.run_id}" in capsys.readouterr().out
+    assert steps_of(resumed, "val_loss") == [1, 2, 3]
+    assert len(steps_of(resumed, "test_accuracy")) == 1
+    (whole,) = made_by(argv)  # what has ended is not resumed: the step runs again
+    assert whole.data.tags["kdflow.weights_sha256"] == resumed.data.tags["kdflow.weights_sha256"]
+    assert per_epoch(whole) == per_epoch(resumed)
+
+
+def test_resume_never_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = [*DISTILL, "--seed", "32"]
+    stopped = interrupt(argv, monkeypatch)
+    (run,) = made_by([*argv, "--resume", "never"])
+    assert run.info.run_id != stopped.info.run_id
+    assert steps_of(run, "val_loss") == [1, 2]
+
+
+def test_other_code_is_not_resumed_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*DISTILL, "--seed", "33"]
+    stopped = interrupt(argv, monkeypatch)
+    monkeypatch.setattr("kdflow.resume.code_of", lambda config: "edited")
+    (run,) = made_by(argv)
+    expected = f"the interrupted run {stopped.info.run_id} is not resumed, since other code made it"
+    assert expected in capsys.readouterr().out
+    assert steps_of(run, "val_loss") == [1, 2]
+
+
+def test_a_deleted_run_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = [*DISTILL, "--seed", "34"]
+    stopped = interrupt(argv, monkeypatch)
+    mlflow.MlflowClient().delete_run(stopped.info.run_id)
+    (run,) = made_by(argv)
+    assert run.info.run_id != stopped.info.run_id
+
+
+def test_a_training_that_fails_is_not_resumed() -> None:
+    argv = ["baseline", "--dataset", "digits", "--learning_rate", "1e30", "--optimizer", "sgd"]
+    before = unfinished.names()
+    assert main(argv) == 1
+    assert unfinished.names() == before
+
+
+def test_compare_resumes_itself_and_the_training_that_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    argv = ["compare", *DISTILL[1:], "--seeds", "2", "--seed", "35"]
+    before = len(runs())
+    child = interrupt(argv, monkeypatch)
+    parent = runs()[before]
+    assert parent.data.tags["kdflow.step"] == "compare"
+    made = made_by(argv)
+    assert [run.data.tags["kdflow.step"] for run in made] == ["distill", "baseline", "distill"]
+    ended = [mlflow.get_run(run.info.run_id) for run in (parent, child, *made)]
+    assert {run.info.status for run in ended} == {"FINISHED"}
+    parents = {run.data.tags.get("mlflow.parentRunId") for run in ended[1:]}
+    assert parents == {parent.info.run_id}
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_resumed(store: Path) -> None:
+    log = store / "log"
+    argv = command_line("python", "-m", "kdflow", *DISTILL, "--epochs", "300", "--seed", "36")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            argv, cwd=store, env=environment(store), stdout=output, stderr=output
+        )
+    wait_for(lambda: b"epoch   5/300" in log.read_bytes() or process.poll() is not None, log)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    assert {run.info.status for run in runs()} == {"RUNNING", "FINISHED"}
+    done = subprocess.run(
+        argv, cwd=store, env=environment(store), capture_output=True, text=True, check=True
+    )
+    assert "resume: after" in done.stdout
+    assert {run.info.status for run in runs()} == {"FINISHED"}
+    (distilled,) = [run for run in runs() if run.data.tags["kdflow.step"] == "distill"]
+    assert steps_of(distilled, "val_loss") == list(range(1, 301))
+    assert sources.code_sha256("student", "kd") == distilled.data.tags["kdflow.code_sha256"]
+
+
+def test_under_mlflow_run_the_new_run_continues_the_old_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    argv = [*DISTILL, "--epochs", "3", "--seed", "37"]
+    stopped = interrupt(argv, monkeypatch)
+    given = mlflow.MlflowClient().create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)  # as `mlflow run` does
+    assert main(argv) == 0
+    run = mlflow.get_run(given)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["kdflow.resumed_from"] == stopped.info.run_id
+    assert steps_of(run, "val_loss") == [1, 2, 3]
+    # the interrupt came after the epoch's state was kept, and before its metrics were logged
+    assert steps_of(mlflow.get_run(stopped.info.run_id), "val_loss") == []

@@ -1,0 +1,54 @@
+"""The tracking store is reached, and named without its password."""
+
+import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+
+from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.tracking import store
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://me:secret@there.org/mlflow", "https://me:***@there.org/mlflow"),
+        ("postgresql://me:secret@db/x", "mlflow ui --backend-store-uri postgresql://me:***@db/x"),
+        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
+    ],
+)
+def test_the_stores_password_is_not_shown(
+    uri: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
+    assert store.how_to_see() == shown
+
+
+def test_a_store_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://me:secret@there")
+
+    def refuse(**_: object) -> None:
+        raise OSError("no route\nto http://me:secret@there")
+
+    monkeypatch.setattr(mlflow, "search_experiments", refuse)
+    expected = (
+        r"^tracking store: .* at http://me:\*\*\*@there, got no route to http://me:\*\*\*@there$"
+    )
+    with pytest.raises(KdflowError, match=expected):
+        store.open_store()
+
+
+@pytest.mark.parametrize(
+    ("error", "proves"),
+    [
+        (MlflowException("Run 'a' not found", RESOURCE_DOES_NOT_EXIST), Unfit),
+        (MlflowException("API request failed: 503"), Unreachable),
+        (ConnectionError("refused"), Unreachable),
+        (PermissionError(13, "Permission denied"), Unreachable),
+        (TimeoutError(), Unreachable),
+    ],
+)
+def test_only_a_store_that_says_so_proves_that_something_is_not_there(
+    error: Exception, proves: type[KdflowError]
+) -> None:
+    assert type(store.failure("run a", error)) is proves

@@ -1,0 +1,123 @@
+"""A training that was interrupted ends with the very weights of one that was not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from fitting import without_times
+
+from kdflow.artifacts.unfinished import Unfinished
+from kdflow.config.training import Settings
+from kdflow.dataset import Images
+from kdflow.network import build, weights_sha256
+from kdflow.training import state
+from kdflow.training.loop import Epoch, fit
+from kdflow.training.objective import Distillation
+
+EPOCHS = 3
+
+
+class Killed(Exception):
+    """The process would end here."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Unfinished:
+    return Unfinished(tmp_path)
+
+
+def training(
+    network_name: str,
+    optimizer: str,
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    place: Unfinished | None,
+) -> tuple[keras.Model, Iterator[Epoch]]:
+    network = build(network_name, train, 3, seed=4)
+    # a rate that changes with every step, dropout, and views that are drawn for each epoch
+    settings = Settings(optimizer, 0.01, EPOCHS, 8, seed=4, schedule="triangular", views=2)
+    objective = Distillation(teacher_logits, temp=4, alpha=0.9)
+    return network, fit(network, train, validation, objective, settings, place)
+
+
+@pytest.mark.parametrize(
+    ("network_name", "optimizer"), [("student", "adam"), ("fast", "speedrun"), ("pupil", "sgd")]
+)
+def test_between_epochs(
+    network_name: str,
+    optimizer: str,
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    place: Unfinished,
+) -> None:
+    given = network_name, optimizer, train, validation, teacher_logits
+    whole, epochs = training(*given, None)
+    expected = list(epochs)
+    _, epochs = training(*given, place)
+    next(epochs), next(epochs)
+    resumed, epochs = training(*given, place)
+    found = list(epochs)
+    assert weights_sha256(resumed) == weights_sha256(whole)
+    assert [epoch for epoch, _ in found] == [1, 2, 3]
+    assert without_times([m for _, m in found]) == without_times([m for _, m in expected])
+
+
+@pytest.mark.parametrize("kept", [1, 4, 9])
+def test_within_an_epoch(
+    kept: int,
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    place: Unfinished,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = "student", "adam", train, validation, teacher_logits
+    whole, epochs = training(*given, None)
+    expected = [metrics for _, metrics in epochs]
+
+    save, states = Unfinished.save, []
+
+    def killed_after(place: Unfinished, *state: object) -> None:
+        save(place, *state)  # type: ignore[arg-type]
+        states.append(state)
+        if len(states) == kept:
+            raise Killed
+
+    monkeypatch.setattr(state, "KEEP_EVERY", 0)
+    monkeypatch.setattr("kdflow.training.loop.batches_at_once", lambda *_: 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Unfinished, "save", killed_after)
+        with pytest.raises(Killed):
+            list(training(*given, place)[1])
+    loaded = place.load()
+    assert loaded
+    assert loaded[1]["batches"] % 7 == (2 * kept) % 8 % 7  # 54 images are 7 batches, 2 at a time
+    resumed, epochs = training(*given, place)
+    found = [metrics for _, metrics in epochs]
+    assert weights_sha256(resumed) == weights_sha256(whole)
+    for one, other in zip(expected, found, strict=True):
+        for name in ("train_loss", "train_accuracy", "val_loss", "learning_rate"):
+            assert one[name] == pytest.approx(other[name], rel=1e-5), name
+
+
+def test_a_damaged_state_starts_again_and_says_so(
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    place: Unfinished,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = "pupil", "adam", train, validation, teacher_logits
+    next(training(*given, place)[1])
+    file = place.folder / "state.npz"
+    file.write_bytes(file.read_bytes()[:500])
+    whole, epochs = training(*given, None)
+    list(epochs)
+    again, epochs = training(*given, place)
+    assert len(list(epochs)) == EPOCHS
+    assert "cannot be read" in capsys.readouterr().out
+    assert weights_sha256(again) == weights_sha256(whole)
