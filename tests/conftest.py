@@ -1,6 +1,7 @@
 """What the tests share: small data, and tracking stores that are theirs alone."""
 
 import contextlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ from sqlalchemy import Engine, event
 
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Dataset, Images
+
+# The tests run in two processes, each with one thread: on two cores more would wait for each other.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 # The same examples in every run, and no limit of time on a busy machine.
 settings.register_profile("kdflow", derandomize=True, deadline=None, max_examples=50)

@@ -6,12 +6,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import generate
 import pytest
 import yaml
 
 from kdflow.steps import STEPS
 from sweeps.driver.config import SweepConfig
-from tools import generate
 
 ROOT = Path(__file__).parent.parent
 MLPROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())

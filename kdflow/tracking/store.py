@@ -31,8 +31,9 @@ def open_store() -> None:
             mlflow.search_experiments(max_results=1)
     except Exception as error:  # a driver may be missing, a server silent, a folder read-only
         cause = first_use.fault(file, whole=True) if file and file.exists() else ""
+        got = cause or reason(error)
         raise KdflowError(
-            f"tracking store: expected one that answers at {address()}, got {cause or reason(error)}"
+            f"tracking store: expected one that answers at {address()}, got {got}"
         ) from error
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("untrained")  # what the figures are does n
 def test_one_parent_holds_every_step_and_one_table(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["main", "--dataset", "digits", "--temp", "8", "--epochs", "2"]
+    argv = ["main", "--dataset", "digits", "--teacher", "student", "--temp", "8", "--epochs", "2"]
     assert main(argv) == 0
     parent, *others = made = runs()
     assert parent.info.run_name == "main student T=8 alpha=0.9 seed=0"

@@ -39,7 +39,11 @@ def test_a_store_whose_making_failed_is_made_the_next_time(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         first_use.make_whole(path, killed)
     assert not path.exists()
-    first_use.make_whole(path, lambda new: new.write_bytes(b"whole") and None)
+
+    def make(new: Path) -> None:
+        new.write_bytes(b"whole")
+
+    first_use.make_whole(path, make)
     assert path.read_bytes() == b"whole"
     assert sorted(tmp_path.iterdir()) == [tmp_path / ".store.db.lock", path]
 
