@@ -12,7 +12,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def end_on_signals() -> None:
     """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM and ignore later ones: `mlflow run`
-    sends SIGTERM after the terminal's own SIGINT."""
+    sends SIGTERM after the terminal's own SIGINT. Outside the main thread nothing is set."""
+    if threading.current_thread() is not threading.main_thread():
+        return
 
     def ignore(*_: object) -> None:
         """Unlike SIG_IGN, no complaint if a second signal has already arrived."""

@@ -141,15 +141,15 @@ class Planned:
 
     Attributes:
         inputs: what it builds on, by role.
-        later: needs of which parameters are the run ids, while these runs have yet to be made; what
-            the step needs in turn is planned when they exist.
+        later: by parameter, the needs whose run ids they will be, while these runs have yet to be
+            made; what the step needs in turn is planned when they exist.
         result: what it made, once it has run.
     """
 
     step: Step
     config: Config
     inputs: dict[str, Need] = field(default_factory=dict)
-    later: tuple[Need, ...] = ()
+    later: dict[str, Need] = field(default_factory=dict)
     result: Any = None
 
     @property

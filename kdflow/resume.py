@@ -69,13 +69,13 @@ def run_of(
 def claim_place(run: Run, planned: Planned, key: str) -> None:
     """Record in the run's place, if it has one, what it is."""
     if run.place:
-        run.place.set_claim(Claim(run.run_id, code_of(planned.config), key))
+        run.place.set_claim(Claim(run.run_id, code_of(planned.step.name, planned.config), key))
 
 
 def _new_run(
     planned: Planned, title: str, dataset: Dataset, parent: str | None
 ) -> contextlib.AbstractContextManager[Run]:
-    tags = {CODE_TAG: code_of(planned.config)}
+    tags = {CODE_TAG: code_of(planned.step.name, planned.config)}
     return runs.open_run(title, planned.step.name, dataset, tags, parent=parent)
 
 
@@ -89,7 +89,7 @@ def _claim(
     reason = ""
     if not runs.is_resumable(claim.run_id):
         reason = "it is not in the store any more, or has ended"
-    elif claim.code != code_of(planned.config):
+    elif claim.code != code_of(planned.step.name, planned.config):
         reason = "other code made it"
     elif claim.key and claim.key != key():
         reason = "it builds on other results"

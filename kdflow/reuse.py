@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from kdflow.config.base import HOW_TO_RUN, Config, canonical, validated
+from kdflow.config.base import Config, canonical, validated
 from kdflow.dataset import Dataset
 from kdflow.errors import Unfit, about
 from kdflow.needs import (
@@ -40,6 +40,8 @@ from kdflow.tracking.runs import Run
 
 # What these parameters name is in the key by content: the data set's digest and the inputs'.
 NAMED_BY_CONTENT = {"dataset", "teacher", "model", "init"}
+# In the keys of kdflow 0.1, whatever the loss.
+WEIGHTS_OF_0_1 = {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma"}
 
 
 class Finder(Protocol):
@@ -133,7 +135,7 @@ class Resolver:
         name, values = FINDERS[type(need)].made_by(need, self.dataset)
         needs = {key: value for key, value in values.items() if isinstance(value, Need)}
         ids = {key: self.plan(value).result for key, value in needs.items()}
-        later = tuple(needs[key] for key, result in ids.items() if result is None)
+        later = {key: needs[key] for key, result in ids.items() if result is None}
         known = {key: result.source if result else "auto" for key, result in ids.items()}
         config = validated(self.steps[name].config, values | known)
         if later:
@@ -172,7 +174,7 @@ class Resolver:
         runs = self.same_runs(name, config)
         if self.reuse == "any":
             return runs
-        code = code_of(config)
+        code = code_of(name, config)
         made = [run for run in runs if run.tags.get(CODE_TAG) == code]
         if len(made) < len(runs):
             print(
@@ -189,8 +191,8 @@ class Resolver:
 
     def _key_of_0_1(self, planned: Planned, config: Config) -> str:
         """The key of the same run in kdflow 0.1: all parameters, as asked for, and run ids."""
-        neutral = config.used().keys() - config.keyed().keys()
-        params = config.model_dump(exclude=HOW_TO_RUN | neutral)
+        weights = {name: value for name, value in config if name in WEIGHTS_OF_0_1}
+        params = config.keyed() | weights
         ids = {role: it.result.source for role, it in self._of(planned.inputs).items()}
         return _sha256(planned.step.name, params, self.dataset, ids)
 
@@ -202,7 +204,7 @@ class Resolver:
         plan = self.plan(need)
         if isinstance(plan, Planned) and plan.result is None:
             if plan.later:
-                for earlier in plan.later:
+                for earlier in plan.later.values():
                     self.obtain(earlier)
                 del self._plans[need]
                 return self.obtain(need)
@@ -269,8 +271,10 @@ class Resolver:
             if isinstance(plan, Found):
                 yield f"  found   {plan.result.words}"
                 return
-            for need in (*plan.later, *plan.inputs.values()):
+            for need in (*plan.later.values(), *plan.inputs.values()):
                 yield from walk(self.plan(need))
+            if "teacher" in plan.later:
+                yield "  export  the logits of that run"
             yield f"  {plan.step.verb:7} {plan.title}{about_how_long(plan)}"
 
         for plan in plans:

@@ -33,19 +33,20 @@ SHAPING = (
 )
 
 
-def code_of(config: Config) -> str:
-    """The digest of the code that shapes what `config` asks for: what every training runs through,
-    its own network and loss, and the versions of Keras and its backend."""
+def code_of(step: str, config: Config) -> str:
+    """The digest of the code that shapes what a step makes: the step itself, what every training
+    runs through, its own network and loss, and the versions of Keras, its backend and NumPy."""
     used = config.used()
     network = used.get("arch") or used.get("student")
-    return code_sha256(network if network in NETWORKS else None, used.get("loss"))
+    return code_sha256(step, network if network in NETWORKS else None, used.get("loss"))
 
 
 @cache
-def code_sha256(network: str | None, loss: str | None) -> str:
-    """The SHA-256 behind `code_of`. Comments, docstrings and formatting do not count, nor does any
-    other network or loss."""
-    files = [path for pattern in SHAPING for path in sorted(PACKAGE.glob(pattern))]
+def code_sha256(step: str, network: str | None, loss: str | None) -> str:
+    """The SHA-256 behind `code_of`. Comments, docstrings, help and formatting do not count, nor do
+    other networks, losses and steps."""
+    patterns = (*SHAPING, f"steps/{step}.py")
+    files = [path for pattern in patterns for path in sorted(PACKAGE.glob(pattern))]
     if network:
         files.append(_file_of(NETWORKS[network].build))
     if loss:
@@ -61,9 +62,11 @@ def _file_of(function: Callable[..., Any]) -> Path:
 
 
 def _meaning(source: str) -> str:
-    """The source as a syntax tree without docstrings."""
+    """The source as a syntax tree without docstrings and the help of parameters."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            node.keywords = [word for word in node.keywords if word.arg != "description"]
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [statement for statement in body if not _is_text(statement)]  # type: ignore[attr-defined]

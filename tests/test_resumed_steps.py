@@ -66,7 +66,7 @@ def test_other_code_is_not_resumed_and_says_so(
 ) -> None:
     argv = [*DISTILL, "--seed", "33"]
     stopped = interrupt(argv, monkeypatch)
-    monkeypatch.setattr("kdflow.resume.code_of", lambda config: "edited")
+    monkeypatch.setattr("kdflow.resume.code_of", lambda *_: "edited")
     (run,) = made_by(argv)
     expected = f"the interrupted run {stopped.info.run_id} is not resumed, since other code made it"
     assert expected in capsys.readouterr().out
@@ -123,7 +123,9 @@ def test_a_killed_process_is_resumed(store: Path) -> None:
     assert {run.info.status for run in runs()} == {"FINISHED"}
     (distilled,) = [run for run in runs() if run.data.tags["kdflow.step"] == "distill"]
     assert steps_of(distilled, "val_loss") == list(range(1, 301))
-    assert sources.code_sha256("student", "kd") == distilled.data.tags["kdflow.code_sha256"]
+    assert (
+        sources.code_sha256("distill", "student", "kd") == distilled.data.tags["kdflow.code_sha256"]
+    )
 
 
 def test_under_mlflow_run_the_new_run_continues_the_old_one(

@@ -33,7 +33,7 @@ def steps_of(made: list[Run]) -> list[str]:
 
 def edit_the_code(monkeypatch: pytest.MonkeyPatch, digest: str) -> None:
     for module in (sources, records):
-        monkeypatch.setattr(module, "code_sha256", lambda network, loss: digest)
+        monkeypatch.setattr(module, "code_sha256", lambda step, network, loss: digest)
 
 
 # --- teachers, logits and hints: verified by content ---------------------------------------------

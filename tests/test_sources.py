@@ -35,7 +35,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digest(network: str = "student", loss: str = "kd") -> str:
-    return sources.code_sha256.__wrapped__(network, loss)
+    return sources.code_sha256.__wrapped__("distill", network, loss)
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -45,7 +45,7 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def test_the_copy_has_the_digest_of_the_package(package: Path) -> None:
-    assert digest() == sources.code_sha256("student", "kd")
+    assert digest() == sources.code_sha256("distill", "student", "kd")
 
 
 def test_comments_docstrings_and_formatting_do_not_count(package: Path) -> None:
@@ -97,6 +97,7 @@ def test_what_only_finds_records_or_belongs_to_another_network_does_not_count(
         "catalogue/networks/initial.py",
         "catalogue/networks/student.py",
         "catalogue/losses/kd.py",
+        "steps/distill.py",
         "steps/training.py",
         "evaluate/metrics.py",
     ],
@@ -136,7 +137,7 @@ def test_each_network_and_loss_has_a_digest_of_its_own() -> None:
         parameters(TeacherConfig, arch="fast"),
         parameters(ExportLogitsConfig),
     ]
-    assert len({sources.code_of(config) for config in configs}) == len(configs)
-    assert sources.code_of(parameters(DistillConfig, temp=8, seed=3)) == sources.code_of(
-        parameters(DistillConfig)
-    )
+    assert len({sources.code_of("distill", config) for config in configs}) == len(configs)
+    again = sources.code_of("distill", parameters(DistillConfig, temp=8, seed=3))
+    assert again == sources.code_of("distill", parameters(DistillConfig))
+    assert again != sources.code_of("teacher", parameters(DistillConfig))

@@ -82,7 +82,7 @@ def tables() -> dict[str, str]:
             ],
         ),
         "datasets": _table(
-            ("data set", "default teacher"),
+            ("data set", "teacher, where none is named and none comes with kdflow"),
             [(f"`{it.name}`" if not it.suffix else it.name, f"`{it.teacher}`") for it in DATASETS],
         ),
     }

@@ -77,6 +77,7 @@ class StepResult(NamedTuple):
     run_id: str
     metrics: dict[str, float]
     title: str = ""
+    remark: str = ""
 
     @property
     def source(self) -> str:
@@ -86,7 +87,7 @@ class StepResult(NamedTuple):
     @property
     def words(self) -> str:
         """What the console calls it."""
-        return f"{self.title}, run {self.run_id}"
+        return f"{self.title}, run {self.run_id}{self.remark}"
 
 
 def verified_model(run: FoundRun) -> TrainedModel:
@@ -129,4 +130,4 @@ def remark(run: FoundRun) -> str:
     """A remark on the code that made a run, empty if it is what runs now."""
     trained = run.params.get("arch") or run.params.get("student")
     loss = run.params.get("loss")
-    return other_code(run, code_sha256(trained if trained in NETWORKS else None, loss))
+    return other_code(run, code_sha256(run.step, trained if trained in NETWORKS else None, loss))

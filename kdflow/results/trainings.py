@@ -5,7 +5,7 @@ from typing import Any
 from kdflow.config.base import validated
 from kdflow.dataset import Dataset
 from kdflow.needs import Lookup, Need, Training
-from kdflow.results.records import StepResult, current_model
+from kdflow.results.records import StepResult, current_model, remark
 from kdflow.tracking.find import FoundRun
 
 COMPARED = ("baseline", "distill")  # a hint run is verified by content, whatever code made it
@@ -31,7 +31,7 @@ def candidates(need: Training, lookup: Lookup) -> list[FoundRun]:
 def opened(need: Training, run: FoundRun, dataset: Dataset) -> StepResult:
     """The figures of a run whose model is sound and computes what its network computes now."""
     current_model(run, run.params.get("student") or run.params["arch"], dataset)
-    return StepResult(run.run_id, run.metrics, run.tags["mlflow.runName"])
+    return StepResult(run.run_id, run.metrics, run.tags["mlflow.runName"], remark(run))
 
 
 def made_by(need: Training, dataset: Dataset) -> tuple[str, dict[str, Any]]:

@@ -23,7 +23,8 @@ SEARCHABLE = [
 
 
 class SweepConfig(BaseModel):
-    """The parameters of a sweep besides those of `distill`."""
+    """Run a study of `sweeps/`: search parameters of `distill`, then compare the best settings with
+    the student from labels alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

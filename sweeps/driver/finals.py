@@ -54,7 +54,8 @@ def name_of(order: Order, finals: tuple[Final, ...]) -> str:
     `reuse` is any, so has other code."""
     named: list[Any] = [[final.values, final.seed, final.taught] for final in finals]
     if order.reuse != "any":
-        named.append(sorted({code_of(training_of(order, final)) for final in finals}))
+        codes = {code_of(final.step, training_of(order, final)) for final in finals}
+        named.append(sorted(codes))
     described = json.dumps(named)
     return f"{order.name} finals {hashlib.sha256(described.encode()).hexdigest()[:8]}"
 

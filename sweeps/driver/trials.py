@@ -47,6 +47,11 @@ class Final:
     taught: bool
 
     @property
+    def step(self) -> str:
+        """The step that trains it."""
+        return "distill" if self.taught else "baseline"
+
+    @property
     def words(self) -> str:
         """The training as the console shows it."""
         setting = in_words(self.values)

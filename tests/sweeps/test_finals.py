@@ -86,7 +86,7 @@ def test_finals_have_another_name_once_the_code_of_one_of_them_has_changed(
 ) -> None:
     code = {"kd": "1", "dkd": "1", None: "1"}  # of the losses, and of training from labels
 
-    def code_of(config: Config) -> str:
+    def code_of(step: str, config: Config) -> str:
         return code[config.used().get("loss")]
 
     monkeypatch.setattr(finals, "code_of", code_of)
