@@ -17,7 +17,7 @@ from kdflow.needs import Planned
 from kdflow.sources import code_of
 from kdflow.tracking import runs, store
 from kdflow.tracking.find import CODE_TAG
-from kdflow.tracking.runs import Run
+from kdflow.tracking.run import Run
 
 
 @contextlib.contextmanager

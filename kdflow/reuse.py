@@ -36,7 +36,7 @@ from kdflow.results.records import StepResult
 from kdflow.resume import claim_place, run_of
 from kdflow.sources import code_of
 from kdflow.tracking.find import CODE_TAG, FoundRun, find_runs, get_run
-from kdflow.tracking.runs import Run
+from kdflow.tracking.run import Run
 
 # What these parameters name is in the key by content: the data set's digest and the inputs'.
 NAMED_BY_CONTENT = {"dataset", "teacher", "model", "init"}

@@ -17,7 +17,7 @@ from kdflow.steps.distill import DistillConfig
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
     from kdflow.results.records import StepResult, TeacherLogits
-    from kdflow.tracking.runs import Run
+    from kdflow.tracking.run import Run
 
 
 class AssistantConfig(SeveralConfig):

@@ -10,7 +10,7 @@ from kdflow.steps.teacher import TeacherConfig
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
-    from kdflow.tracking.runs import Run
+    from kdflow.tracking.run import Run
 
 
 def title(config: TeacherConfig) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdflow.dataset import Dataset
     from kdflow.evaluate.compare import Comparison
     from kdflow.results.records import StepResult, TeacherLogits, TrainedModel
-    from kdflow.tracking.runs import Run
+    from kdflow.tracking.run import Run
 
 
 class CompareConfig(DistillConfig, ReuseConfig):

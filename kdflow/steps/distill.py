@@ -15,7 +15,7 @@ from kdflow.steps.checks import check_network
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
     from kdflow.results.records import TeacherLogits, TrainedModel
-    from kdflow.tracking.runs import Run
+    from kdflow.tracking.run import Run
     from kdflow.training.objective import Distillation
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdflow.artifacts.unfinished import Unfinished
     from kdflow.dataset import Dataset
     from kdflow.results.records import TrainedModel
-    from kdflow.tracking.runs import Run
+    from kdflow.tracking.run import Run
 
 IMAGES_AT_A_TIME = 5000
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kdflow.dataset import Dataset
     from kdflow.results.records import TrainedModel
-    from kdflow.tracking.runs import Run
+    from kdflow.tracking.run import Run
 
 
 class HintConfig(Config):

@@ -9,7 +9,7 @@ from kdflow.dataset import Dataset
 from kdflow.evaluate import plots
 from kdflow.evaluate.metrics import final_metrics
 from kdflow.results.records import StepResult, TeacherLogits
-from kdflow.tracking.runs import Run
+from kdflow.tracking.run import Run
 
 FIGURES = ("parameters", "test_accuracy", "teacher_agreement", "test_nll", "test_ece")
 

@@ -15,7 +15,7 @@ from kdflow.steps.assistant import controls, distillation, hop
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
     from kdflow.results.records import StepResult, TeacherLogits
-    from kdflow.tracking.runs import Run
+    from kdflow.tracking.run import Run
 
 
 class MainConfig(SeveralConfig):

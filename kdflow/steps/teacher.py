@@ -13,7 +13,7 @@ from kdflow.steps.checks import check_network
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
-    from kdflow.tracking.runs import Run
+    from kdflow.tracking.run import Run
 
 
 class TeacherConfig(LabelsConfig):

@@ -13,7 +13,7 @@ from kdflow.config.base import Config
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
 from kdflow.evaluate import metrics, plots
-from kdflow.tracking.runs import Run
+from kdflow.tracking.run import Run
 from kdflow.training.loop import Epoch, fit
 from kdflow.training.objective import Objective
 

@@ -13,7 +13,7 @@ from mlflow.entities import LoggedModelStatus
 
 from kdflow.errors import KdflowError, Unfit, Unreachable
 from kdflow.tracking.find import FoundRun
-from kdflow.tracking.runs import MODEL_NAME
+from kdflow.tracking.run import MODEL_NAME
 from kdflow.tracking.store import failure, reason
 
 LOGITS_FOLDER = "logits"

@@ -10,7 +10,7 @@ from mlflow.entities import Run as StoredRun
 from mlflow.tracking.context.registry import resolve_tags
 
 from kdflow.errors import KdflowError, Unfit
-from kdflow.tracking.runs import FINISHED
+from kdflow.tracking.run import FINISHED
 from kdflow.tracking.store import address, failure
 
 SOURCES = "auto, a network's name, a run id or a folder of logits"

@@ -13,7 +13,7 @@ from kdflow.evaluate.compare import Comparison, compare, holm
 from kdflow.sources import code_of
 from kdflow.steps.baseline import beside
 from kdflow.steps.compare import metrics_of
-from kdflow.tracking.runs import Run
+from kdflow.tracking.run import Run
 from sweeps.driver import storage, trial_queue
 from sweeps.driver.trials import Final, Order, final_config, in_words, training_of
 

@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as static
 
-from kdflow.tracking.runs import Run
+from kdflow.tracking.run import Run
 
 PLOTS = {
     "history": "plot_optimization_history",

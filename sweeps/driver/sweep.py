@@ -25,6 +25,7 @@ from kdflow.steps.distill import DistillConfig
 from kdflow.steps.estimate import about_how_long
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.tracking import find, runs, store
+from kdflow.tracking.run import Run
 from sweeps.driver import finals, pictures, sharing, storage, trial_queue, workers
 from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.study import Study
@@ -121,7 +122,7 @@ def _needs(file: Study, base: DistillConfig, dataset: Dataset) -> dict[str, Need
 
 
 def _hold_finals(
-    parent: runs.Run,
+    parent: Run,
     study: optuna.Study,
     order: Order,
     config: SweepConfig,
@@ -139,7 +140,7 @@ def _hold_finals(
     finals.log_verdicts(parent, settings, finals.verdicts(table, config.repeats))
 
 
-def _log_trials(parent: runs.Run, study: optuna.Study, file: Study) -> None:
+def _log_trials(parent: Run, study: optuna.Study, file: Study) -> None:
     """Log the trials as a table and as pictures, and the best result, to the parent run."""
     table = study.trials_dataframe(
         attrs=("number", "state", "value", "params", "duration", "user_attrs")
@@ -178,7 +179,7 @@ def _parent(
     file: Study,
     base: DistillConfig,
     dataset: Dataset,
-) -> Iterator[runs.Run]:
+) -> Iterator[Run]:
     """The run that all of a study's runs are children of. A study that is resumed keeps its first
     one. Its owner ends it; a process that joins logs to it, and ends it only once it has no owner
     any more. What is searched is no parameter of it."""
@@ -211,7 +212,7 @@ def _parent(
             yield opened.enter_context(runs.reopened(first))
             return
         with runs.inside(first, {}):
-            yield runs.Run(first)
+            yield Run(first)
         if opened.enter_context(sharing.ownership(study)):  # its owner has ended or died
             opened.enter_context(runs.reopened(first))
 

@@ -19,6 +19,7 @@ from kdflow.steps.distill import DistillConfig
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.steps.training import begin, end
 from kdflow.tracking import runs, store
+from kdflow.tracking.run import KILLED, Run
 from sweeps.driver import storage, trial_queue
 from sweeps.driver.config import with_values
 from sweeps.driver.sampling import SeededByTrial
@@ -141,7 +142,7 @@ def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
 
 def _trained(
     trial: optuna.Trial,
-    run: runs.Run,
+    run: Run,
     config: DistillConfig,
     dataset: Dataset,
     title: str,
@@ -164,7 +165,7 @@ def _trained(
             why = "stopped, as its heartbeats were missed and it is retried,"
         if why:
             print(f"{title}: {why} after {epoch} of {config.epochs} epochs")
-            run.status = runs.KILLED
+            run.status = KILLED
             return None
     final = end(run, config, dataset, network)
     print(f"{title}: validation accuracy {metrics['val_accuracy']:.4f}")

@@ -18,7 +18,7 @@ from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Images
 from kdflow.steps.hint import HintConfig
 from kdflow.steps.run import load
-from kdflow.tracking import runs as tracking
+from kdflow.tracking import run as tracking
 from kdflow.training import hint as training
 
 pytestmark = pytest.mark.usefixtures("shared_store", "cache")

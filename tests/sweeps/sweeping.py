@@ -26,6 +26,7 @@ from kdflow.artifacts import logits
 from kdflow.config.training import Settings
 from kdflow.dataset import Images
 from kdflow.steps.run import load
+from kdflow.tracking import run as open_runs
 from kdflow.tracking import runs
 from sweeps.__main__ import main
 from sweeps.driver import sharing, trial_queue
@@ -83,16 +84,16 @@ def imitated_fit(
 def imitated_training() -> Iterator[None]:
     """Sweeps whose trainings take no time, log no model and are not plotted. All else is real."""
 
-    def log_model(run: runs.Run, model: keras.Model) -> None:
+    def log_model(run: open_runs.Run, model: keras.Model) -> None:
         if mlflow.get_run(run.run_id).data.tags["kdflow.step"] not in ("distill", "baseline"):
             logged(run, model)
 
-    logged = runs.Run.log_model
+    logged = open_runs.Run.log_model
     with (
         mock.patch("kdflow.steps.training.fit", imitated_fit),
         mock.patch("kdflow.evaluate.plots.learning_curves", return_value=Figure()),
         mock.patch("sweeps.driver.pictures.log"),
-        mock.patch.object(runs.Run, "log_model", log_model),
+        mock.patch.object(open_runs.Run, "log_model", log_model),
     ):
         yield
 

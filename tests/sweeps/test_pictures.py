@@ -5,7 +5,7 @@ from unittest import mock
 import optuna
 import pytest
 
-from kdflow.tracking.runs import Run
+from kdflow.tracking.run import Run
 from sweeps.driver import pictures
 from sweeps.driver.study import load
 
