@@ -5,7 +5,7 @@ from kdflow.errors import KdflowError, Unfit, Unreachable, about
 
 @pytest.mark.parametrize("kind", [KdflowError, Unfit, Unreachable])
 def test_an_error_keeps_its_kind_when_the_parameter_is_named(kind: type[KdflowError]) -> None:
-    # whoever reads a stored result makes it anew where it is unfit, never where it is unreachable
+    # a stored result is made again where it is unfit, never where it is unreachable
     cause = kind("expected one, got none")
     with pytest.raises(KdflowError) as raised, about("teacher"):
         raise cause

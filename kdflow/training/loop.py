@@ -1,4 +1,4 @@
-"""The training loop, as a generator: whoever runs it logs, prunes or stops between epochs."""
+"""The training loop, as a generator: its caller logs, prunes or stops between epochs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -21,7 +21,7 @@ DEATHS = 5  # per worker, after which the sweep stops: something else must be wr
 
 @contextlib.contextmanager
 def start_workers(config: SweepConfig) -> Iterator[CarryOut]:
-    """The function that carries out an order, usable inside the block.
+    """The function that executes an order, usable inside the block.
 
     Raises:
         KdflowError: Ray is needed and not installed, or lacks the resources that a worker needs.
@@ -92,7 +92,7 @@ def _check_resources(config: SweepConfig) -> None:
 
 
 def _carry_out(order: Order, config: SweepConfig) -> None:
-    """Have workers carry out an order. A worker that dies is replaced; its trial is retried once
+    """Have workers execute an order. A worker that dies is replaced; its trial is retried once
     its heartbeats have been missing long enough."""
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError

@@ -269,7 +269,7 @@ def test_a_missing_file_is_named(folder: Path, tiny: Dataset, name: str) -> None
 def test_a_file_that_cannot_be_read_is_not_called_damaged(
     folder: Path, tiny: Dataset, name: str
 ) -> None:
-    # nothing is known of it, so nothing is made anew in its place
+    # nothing is known of it, so nothing is made again in its place
     (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises(Unreachable, match=f"{name} cannot be read"):

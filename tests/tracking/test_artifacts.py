@@ -1,4 +1,4 @@
-"""What runs have logged is read in place or downloaded; what is missing is told from what cannot be
+"""What runs have logged is read in place or downloaded; what is missing is distinguished from what cannot be
 read."""
 
 from dataclasses import replace
