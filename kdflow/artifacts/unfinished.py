@@ -98,18 +98,20 @@ class Unfinished:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[Unfinished | None]:
-    """The folder called `name`, made if need be; None if another process has it locked."""
+    """The folder called `name`, made if need be; None if another process has it locked, or the
+    cache cannot be written to."""
     root = cache_folder() / "unfinished"
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / f"{name}.lock", timeout=0)
+    lock, folder = FileLock(root / f"{name}.lock", timeout=0), root / name
     try:
+        root.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except Timeout:
+        folder.mkdir(exist_ok=True)
+    except (Timeout, OSError) as error:
+        lock.release()
+        print(f"resume: not possible for this run, as its state cannot be kept ({error})")
         yield None
         return
     try:
-        folder = root / name
-        folder.mkdir(exist_ok=True)
         yield Unfinished(folder)
     finally:
         if not (root / name).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from itertools import product
@@ -118,7 +119,8 @@ def logits_per_view(
             return kept
         logits = predict_logits(network, views.apply(images, np.full(len(part), view), part))
         if place:
-            place.save_part(name, logits)
+            with contextlib.suppress(OSError):  # a full disk fails the export itself, if it is full
+                place.save_part(name, logits)
         return logits
 
     parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))

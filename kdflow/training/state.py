@@ -93,7 +93,10 @@ class State:
             "seconds": seconds,
             "learning_rate": self.learning_rate,
         }
-        self.place.save(arrays, described)
+        try:
+            self.place.save(arrays, described)
+        except OSError as error:  # a full disk ends no training
+            print(f"resume: the state of the training could not be kept ({error})")
 
     def _restore(self) -> None:
         kept = self.place.load() if self.place else None

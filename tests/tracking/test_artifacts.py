@@ -1,5 +1,5 @@
-"""What runs have logged is read in place or downloaded; what is missing is distinguished from what cannot be
-read."""
+"""What runs have logged is read in place or downloaded. What is missing is distinguished from what
+cannot be read."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -121,3 +121,20 @@ def test_a_damaged_state_starts_again_and_says_so(
     assert len(list(epochs)) == EPOCHS
     assert "cannot be read" in capsys.readouterr().out
     assert weights_sha256(again) == weights_sha256(whole)
+
+
+def test_a_full_disk_ends_no_training(
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    place: Unfinished,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Unfinished, "save", full)
+    _, epochs = training("pupil", "adam", train, validation, teacher_logits, place)
+    assert len(list(epochs)) == EPOCHS
+    assert "could not be kept (No space left on device)" in capsys.readouterr().out
