@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: end every open run as KILLED, and never leave a store half made."""
+"""Ctrl-C, SIGTERM and a closed terminal: end every open run as KILLED, and never leave a store half
+made."""
 
 import contextlib
 import signal
@@ -7,12 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_on_signals() -> None:
-    """Raise KeyboardInterrupt at the first Ctrl-C or SIGTERM and ignore later ones: `mlflow run`
-    sends SIGTERM after the terminal's own SIGINT. Outside the main thread nothing is set."""
+    """Raise KeyboardInterrupt at the first Ctrl-C, SIGTERM or SIGHUP, and ignore later ones, since
+    `mlflow run` sends SIGTERM after the terminal's own SIGINT. SIGHUP stays ignored under nohup, and
+    outside the main thread no handler is set."""
     if threading.current_thread() is not threading.main_thread():
         return
 
@@ -25,7 +27,8 @@ def end_on_signals() -> None:
         raise KeyboardInterrupt
 
     for number in SIGNALS:
-        signal.signal(number, interrupt)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 @contextlib.contextmanager

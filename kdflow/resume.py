@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from kdflow.artifacts import unfinished
 from kdflow.artifacts.unfinished import Claim, Unfinished
+from kdflow.cache import cache_folder
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, Unreachable
 from kdflow.needs import Planned
@@ -42,6 +43,11 @@ def run_of(
             yield run
         return
     with unfinished.locked(_place_name(planned, dataset)) as place:
+        if place is None:
+            print(
+                f"{title}: an interrupt could not be resumed, since another process runs the same"
+                f" step or {cache_folder()} cannot be written to"
+            )
         claim = _claim(planned, title, place, key) if place else None
         is_same = claim is not None and not runs.joins_project_run()
         with (
@@ -64,6 +70,16 @@ def run_of(
                 raise
         if place:
             place.remove()
+
+
+def end_dead_runs() -> None:
+    """Mark KILLED the runs of this store whose process was killed on this machine. They can be
+    resumed all the same."""
+    for name in unfinished.names():
+        with unfinished.locked(name) as place:
+            claim = place.claim() if place else None
+            if claim and runs.is_resumable(claim.run_id):
+                runs.end_killed(claim.run_id)
 
 
 def claim_place(run: Run, planned: Planned, key: str) -> None:

@@ -116,6 +116,15 @@ def test_a_killed_process_is_resumed(store: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait(60)
     assert {run.info.status for run in runs()} == {"RUNNING", "FINISHED"}
+    # another command ends the runs of the process that was killed
+    other = ["baseline", "--dataset", "digits", "--student", "pupil", "--epochs", "1"]
+    subprocess.run(
+        command_line("python", "-m", "kdflow", *other),
+        cwd=store,
+        env=environment(store),
+        check=True,
+    )
+    assert {run.info.status for run in runs()} == {"KILLED", "FINISHED"}
     done = subprocess.run(
         argv, cwd=store, env=environment(store), capture_output=True, text=True, check=True
     )

@@ -106,9 +106,8 @@ def locked(name: str) -> Iterator[Unfinished | None]:
         root.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         folder.mkdir(exist_ok=True)
-    except (Timeout, OSError) as error:
+    except (Timeout, OSError):
         lock.release()
-        print(f"resume: not possible for this run, as its state cannot be kept ({error})")
         yield None
         return
     try:

@@ -5,6 +5,7 @@ from kdflow.config.base import Config
 from kdflow.dataset import Dataset, split
 from kdflow.errors import KdflowError
 from kdflow.needs import Step
+from kdflow.resume import end_dead_runs
 from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps.bundled import BUNDLED
@@ -32,6 +33,7 @@ def run_step(name: str, config: Config) -> str | None:
     """Run a step, and say how to see the result; returns the id of its run, or None if only the
     plan was asked for."""
     store.open_store()
+    end_dead_runs()
     dataset = load(config.dataset, config.holdout)
     resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
     planned = resolver.plan_step(name, config)
