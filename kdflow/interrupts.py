@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def end_on_signals() -> None:
     """Raise KeyboardInterrupt at the first Ctrl-C, SIGTERM or SIGHUP, and ignore later ones, since
-    `mlflow run` sends SIGTERM after the terminal's own SIGINT. SIGHUP stays ignored under nohup, and
+    `mlflow run` sends SIGTERM after the terminal's own SIGINT. SIGHUP stays ignored under nohup;
     outside the main thread no handler is set."""
     if threading.current_thread() is not threading.main_thread():
         return
