@@ -144,7 +144,7 @@ def test_after_an_edit_of_the_code_the_finals_are_repeated_and_the_trials_are_no
 
     assert sweep(*flags, "--trials", "1") == 0
     assert len(finals()) == 2 + 2
-    monkeypatch.setattr("kdflow.sources.code_sha256", lambda network, loss: "edited")
+    monkeypatch.setattr("kdflow.sources.code_sha256", lambda *_: "edited")
     assert sweep(*flags, "--trials", "1") == 0
     assert len(finals()) == 2 * (2 + 2)
     parent = mlflow.get_run(study_named(NAME).user_attrs["run_id"])
