@@ -17,7 +17,7 @@ from kdflow.errors import KdflowError, Unreachable
 from kdflow.needs import Planned
 from kdflow.sources import code_of
 from kdflow.tracking import runs, store
-from kdflow.tracking.find import CODE_TAG
+from kdflow.tracking.find import CODE_TAG, is_unfinished
 from kdflow.tracking.run import Run
 
 
@@ -78,7 +78,7 @@ def end_dead_runs() -> None:
     for name in unfinished.names():
         with unfinished.locked(name) as place:
             claim = place.claim() if place else None
-            if claim and runs.is_resumable(claim.run_id):
+            if claim and is_unfinished(claim.run_id):
                 runs.end_killed(claim.run_id)
 
 
@@ -103,7 +103,7 @@ def _claim(
     if claim is None:
         return None
     reason = ""
-    if not runs.is_resumable(claim.run_id):
+    if not is_unfinished(claim.run_id):
         reason = "it is not in the store any more, or has ended"
     elif claim.code != code_of(planned.step.name, planned.config):
         reason = "other code made it"

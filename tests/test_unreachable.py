@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from kdflow.__main__ import main
 from kdflow.errors import Unreachable
 from kdflow.needs import LayersOf, LogitsOf, ModelOf, training
-from kdflow.tracking import artifacts
+from kdflow.tracking import artifacts, find
 
 pytestmark = pytest.mark.usefixtures("all_untrained", "shared_store", "cache")
 
@@ -146,3 +146,13 @@ def test_a_training_to_compare_with_that_cannot_be_read_is_not_trained_again(
     no_models(monkeypatch)
     with pytest.raises(Unreachable, match="connection refused"):
         resolver().plan(distillation)
+
+
+def test_a_silent_store_ends_the_look_for_unfinished_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # taken for a run that is gone, its kept state would be cleared
+    def silent(run_id: str) -> None:
+        raise MlflowException("connection refused")
+
+    monkeypatch.setattr(mlflow, "get_run", silent)
+    with pytest.raises(Unreachable, match=r"connection refused"):
+        find.is_unfinished("a" * 32)

@@ -1,6 +1,7 @@
 """How long the trainings of a plan will take on this machine."""
 
 from collections.abc import Callable
+from functools import cache
 
 from kdflow import network
 from kdflow.config.training import TrainingConfig
@@ -15,7 +16,16 @@ WORTH_MEASURING = 1e12  # multiply-adds of a whole training: some ten seconds on
 def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
     """From a planned step to an estimate in words: measured on a few batches where it is long,
     empty where the step trains nothing."""
-    measured: dict[tuple[str, int], float] = {}
+
+    @cache
+    def multiply_adds_of(name: str) -> int:
+        return multiply_adds(network.untrained(name, dataset.image_shape, dataset.classes))
+
+    @cache
+    def seconds_of(name: str, batch_size: int, holdout: float) -> float:
+        train = Images(dataset.x_train, dataset.y_train, split(dataset.y_train, holdout)[0])
+        model = network.build(name, train, dataset.classes, seed=0)
+        return seconds_per_image(model, train, batch_size)
 
     def words(planned: Planned) -> str:
         config = planned.config
@@ -27,15 +37,11 @@ def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
             name = config.student
         else:
             return ""
-        train = Images(dataset.x_train, dataset.y_train, split(dataset.y_train, config.holdout)[0])
-        model = network.build(name, train, dataset.classes, seed=0)
-        shown = config.epochs * len(train.indices)
-        if shown * multiply_adds(model) < WORTH_MEASURING:
+        shown = config.epochs * len(split(dataset.y_train, config.holdout)[0])
+        if shown * multiply_adds_of(name) < WORTH_MEASURING:
             return ", under a minute"
-        settings = name, config.batch_size
-        if settings not in measured:
-            measured[settings] = seconds_per_image(model, train, config.batch_size)
-        return f", about {_rounded(shown * measured[settings])}"
+        seconds = shown * seconds_of(name, config.batch_size, config.holdout)
+        return f", about {_rounded(seconds)}"
 
     return words
 

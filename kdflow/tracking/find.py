@@ -83,6 +83,18 @@ def exists(run_id: str) -> bool:
     return run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE
 
 
+def is_unfinished(run_id: str) -> bool:
+    """Whether the store has a run of this id that is neither deleted nor FINISHED.
+
+    Raises:
+        Unreachable: the store does not answer.
+    """
+    run = _stored(run_id)
+    if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+        return False
+    return bool(run.info.status != FINISHED)
+
+
 def _stored(run_id: str) -> StoredRun | None:
     try:
         return mlflow.get_run(run_id)

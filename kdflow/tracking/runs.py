@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
-from kdflow.tracking.run import FAILED, FINISHED, KILLED, RUNNING, Run
+from kdflow.tracking.run import FAILED, KILLED, RUNNING, Run
 
 
 @dataclass(frozen=True)
@@ -125,15 +124,6 @@ def _start_run(name: str, tags: dict[str, str]) -> str:
         return str(mlflow.start_run(run_name=name, tags=tags).info.run_id)
     except MlflowException as error:  # MLFLOW_RUN_ID or an experiment's name may lead nowhere
         raise KdflowError(f"tracking store: no run can be opened: {error}") from error
-
-
-def is_resumable(run_id: str) -> bool:
-    """Whether the store has this run, and it has not come to its end."""
-    try:
-        info = mlflow.get_run(run_id).info
-    except MlflowException:
-        return False
-    return bool(info.lifecycle_stage == LifecycleStage.ACTIVE and info.status != FINISHED)
 
 
 def end_killed(run_id: str) -> None:

@@ -62,7 +62,7 @@ def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(
     parent, *made = made_by(argv)
     hint = parent.data.tags["kdflow.upstream.init"]
     assert parent.info.run_name == "compare pupil T=4 alpha=0.9 init=hint seeds=2"
-    # whoever asked for them, all are children of the one comparison
+    # whichever step asked for them, all are children of the one comparison
     assert {run.data.tags["mlflow.parentRunId"] for run in made} == {parent.info.run_id}
     assert [run.info.run_id for run in made if run.data.tags["kdflow.step"] == "hint"] == [hint]
     inits = [

@@ -19,7 +19,7 @@ def test_one_parent_holds_every_step_and_one_table(
     parent, *others = made = runs()
     assert parent.info.run_name == "main student T=8 alpha=0.9 seed=0"
     assert {run.info.status for run in made} == {"FINISHED"}
-    # under it, whoever asked for them, without another parent between
+    # under it, whichever step asked for them, without another parent between
     assert {run.data.tags["mlflow.parentRunId"] for run in others} == {parent.info.run_id}
     assert not any("kdflow.asked_by" in run.data.tags for run in made)
     assert [run.data.tags["kdflow.step"] for run in others] == [
