@@ -9,26 +9,34 @@ from kdflow.cli.arguments import OneLineParser, add_flags
 from kdflow.cli.process import exit_status, loading_quietly
 from kdflow.config.base import Config, first_problem
 from kdflow.steps import STEPS
+from kdflow.upkeep import COMMANDS
+from kdflow.upkeep.command import UpkeepConfig
+
+CONFIGS: dict[str, type[Config] | type[UpkeepConfig]] = {
+    **{name: step.config for name, step in STEPS.items()},
+    **{name: command.config for name, command in COMMANDS.items()},
+}
 
 
 def build_parser() -> OneLineParser:
-    """One sub-command per step, one flag per field of its config."""
+    """One sub-command per step or command of upkeep, one flag per field of its config."""
     parser = OneLineParser(prog="python -m kdflow", description="Knowledge distillation on MLflow.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="step")
-    for name, step in STEPS.items():
-        words = step.config.__doc__
+    for name, config in CONFIGS.items():
+        words = config.__doc__
         command = steps.add_parser(name, help=words, description=words, allow_abbrev=False)
-        add_flags(command, step.config, depends_on="the data set and the network")
+        add_flags(command, config, depends_on="the data set and the network")
     return parser
 
 
-def parse(argv: list[str] | None) -> tuple[str, Config]:
-    """The step asked for and its validated config; exits with status 2 on what it refuses."""
+def parse(argv: list[str] | None) -> tuple[str, Config | UpkeepConfig]:
+    """The step or command asked for and its validated config; exits with status 2 on what it
+    refuses."""
     parser = build_parser()
     values: dict[str, Any] = vars(parser.parse_args(argv))
     step = values.pop("step")
     try:
-        return step, STEPS[step].config(**values)
+        return step, CONFIGS[step](**values)
     except ValidationError as error:
         parser.exit(2, f"kdflow {step}: {first_problem(error)}\n")
 
@@ -41,9 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         with loading_quietly():
             from kdflow.steps.run import run_step  # Keras and MLflow, only for valid input
 
-        run_step(step, config)
+        if isinstance(config, UpkeepConfig):
+            COMMANDS[step].run(config)
+        else:
+            run_step(step, config)
 
-    return exit_status(f"kdflow {step}", run)
+    return exit_status(f"kdflow {step}", run, shows_traceback=config.traceback)
 
 
 if __name__ == "__main__":

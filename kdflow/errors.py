@@ -1,7 +1,11 @@
 """The errors that a user can fix. Each is one line: what was expected, what was received."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+
+IN_A_URL = re.compile(r"(://[^\s:/@]*:)[^\s@]+(?=@)")
+IN_A_QUERY = re.compile(r"(?i)\b(password=)[^\s&'\"]+")
 
 
 class KdflowError(Exception):
@@ -25,3 +29,15 @@ def about(parameter: str) -> Iterator[None]:
         if not parameter:
             raise
         raise type(error)(f"{parameter}: {error}") from error
+
+
+def without_passwords(text: str) -> str:
+    """`text` with the passwords of its URLs replaced by asterisks."""
+    return IN_A_QUERY.sub(r"\1***", IN_A_URL.sub(r"\1***", text))
+
+
+def reason(error: BaseException) -> str:
+    """An error's message as one line of printable characters without passwords; its type if it has
+    no message."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return without_passwords("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))

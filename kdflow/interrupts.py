@@ -2,33 +2,74 @@
 made."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPEATED_WITHIN = 2  # seconds: `mlflow run` sends SIGTERM after the terminal's own SIGINT
+
+
+class _Interrupt:
+    """The first signal of this process.
+
+    Attributes:
+        received_at: when, None before it.
+        is_delayed: whether it takes effect only where `raise_if_due` is called.
+        is_due: whether it has been received and has yet to take effect.
+    """
+
+    received_at: float | None = None
+    is_delayed = False
+    is_due = False
 
 
 def end_on_signals() -> None:
-    """Raise KeyboardInterrupt at the first Ctrl-C, SIGTERM or SIGHUP, and ignore later ones, since
-    `mlflow run` sends SIGTERM after the terminal's own SIGINT. SIGHUP stays ignored under nohup;
-    outside the main thread no handler is set."""
+    """Raise KeyboardInterrupt at the first Ctrl-C, SIGTERM or SIGHUP, and end the process at once
+    at a later one. SIGHUP stays ignored under nohup; outside the main thread no handler is set."""
     if threading.current_thread() is not threading.main_thread():
         return
-
-    def ignore(*_: object) -> None:
-        """Unlike SIG_IGN, no complaint if a second signal has already arrived."""
-
-    def interrupt(*_: object) -> None:
-        for number in SIGNALS:
-            signal.signal(number, ignore)
-        raise KeyboardInterrupt
-
+    _Interrupt.received_at, _Interrupt.is_due = None, False
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    now = time.monotonic()
+    if _Interrupt.received_at is None:
+        _Interrupt.received_at = now
+        if not _Interrupt.is_delayed:
+            raise KeyboardInterrupt
+        _Interrupt.is_due = True
+    elif now - _Interrupt.received_at > REPEATED_WITHIN:
+        os._exit(130)  # what is on disk is whole; the next command ends the runs
+
+
+@contextlib.contextmanager
+def delayed() -> Iterator[None]:
+    """Let an interrupt that is received inside the block take effect at the next `raise_if_due`."""
+    _Interrupt.is_delayed = True
+    try:
+        yield
+    finally:
+        _Interrupt.is_delayed = False
+
+
+def is_due() -> bool:
+    """Whether a delayed interrupt has yet to take effect."""
+    return _Interrupt.is_due
+
+
+def raise_if_due() -> None:
+    """Raise KeyboardInterrupt if a delayed one has yet to take effect."""
+    if _Interrupt.is_due:
+        _Interrupt.is_due = False
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

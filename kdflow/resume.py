@@ -72,16 +72,6 @@ def run_of(
             place.remove()
 
 
-def end_dead_runs() -> None:
-    """Mark KILLED the runs of this store whose process was killed on this machine. They can be
-    resumed all the same."""
-    for name in unfinished.names():
-        with unfinished.locked(name) as place:
-            claim = place.claim() if place else None
-            if claim and is_unfinished(claim.run_id):
-                runs.end_killed(claim.run_id)
-
-
 def claim_place(run: Run, planned: Planned, key: str) -> None:
     """Record in the run's place, if it has one, what it is."""
     if run.place:

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         if run_id:
             print(f"run {run_id}; compare runs with: {how_to_see()}")
 
-    return exit_status("sweeps", run)
+    return exit_status("sweeps", run, shows_traceback=base.traceback)
 
 
 if __name__ == "__main__":

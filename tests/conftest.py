@@ -22,6 +22,8 @@ from kdflow.dataset import Dataset, Images
 # The tests run in two processes, each with one thread: on two cores more would wait for each other.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+# A store that does not answer fails at once, unless a test waits for it.
+os.environ.setdefault("KDFLOW_STORE_PATIENCE", "0")
 
 # The same examples in every run, and no limit of time on a busy machine.
 settings.register_profile("kdflow", derandomize=True, deadline=None, max_examples=50)

@@ -93,6 +93,14 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+def wait_for_it(reached: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if reached():
+            return
+        time.sleep(0.05)
+    raise AssertionError("not reached in 30 seconds")
+
+
 def wait_for(reached: Callable[[], bool], log: Path) -> None:
     for _ in range(600):
         if reached():

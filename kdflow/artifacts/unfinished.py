@@ -4,6 +4,7 @@ the step runs and is locked by its process. What is in it is written whole or no
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from kdflow.cache import cache_folder
 
+FOLDER = "unfinished"  # in the cache
+KEPT_DAYS = 30
 CLAIM, STATE = "claim.json", "state.npz"
 
 
@@ -100,7 +103,7 @@ class Unfinished:
 def locked(name: str) -> Iterator[Unfinished | None]:
     """The folder called `name`, made if need be; None if another process has it locked, or the
     cache cannot be written to."""
-    root = cache_folder() / "unfinished"
+    root = cache_folder() / FOLDER
     lock, folder = FileLock(root / f"{name}.lock", timeout=0), root / name
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,16 @@ def locked(name: str) -> Iterator[Unfinished | None]:
         lock.release()
 
 
+def remove_old() -> None:
+    """Delete the folders of steps that were interrupted and not resumed for `KEPT_DAYS`."""
+    for name in names():
+        with locked(name) as place:
+            if place and time.time() - place.folder.stat().st_mtime > KEPT_DAYS * 24 * 60 * 60:
+                print(f"resume: removed {place.folder}, kept for more than {KEPT_DAYS} days")
+                place.remove()
+
+
 def names() -> list[str]:
     """The folders that there are, of running and of dead processes."""
-    root = cache_folder() / "unfinished"
+    root = cache_folder() / FOLDER
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.exists() else []

@@ -1,15 +1,21 @@
-"""What a command's process does around its work: quiet imports, signals, the exit status."""
+"""What a command's process does around its work: imports, output, signals, the exit status."""
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from kdflow import interrupts
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason, without_passwords
 
 BACKENDS = ("tensorflow", "jax")
+
+# Of the exceptions of these packages, and of the operating system, the cause is outside kdflow.
+OUTSIDE = {"alembic", "boto3", "botocore", "mlflow", "optuna", "psycopg", "ray", "sqlalchemy"}
 
 
 @contextlib.contextmanager
@@ -48,21 +54,69 @@ def check_backend() -> None:
         )
 
 
-def exit_status(name: str, action: Callable[[], object]) -> int:
-    """Run a command's work; returns the status to exit with: 1 after an error that the user can
-    fix, which is printed as one line, and 130 after an interrupt."""
+def exit_status(name: str, action: Callable[[], object], *, shows_traceback: bool = False) -> int:
+    """Run a command's work; returns the status to exit with: 1 after an error, which is one line
+    where the user can fix it, and 130 after an interrupt.
+
+    Args:
+        shows_traceback: show where the error was raised, too.
+    """
     project_run = os.environ.get("MLFLOW_RUN_ID")  # opened by `mlflow run`; joining it unsets this
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log file is read live
+    _keep_on_without_output()
     interrupts.end_on_signals()
     try:
         check_backend()
         action()
-    except KdflowError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         if project_run:
             interrupts.correct_status_later(project_run)
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        in_one_line = isinstance(error, KdflowError) or _is_outside(error)
+        if shows_traceback or not in_one_line:
+            print(without_passwords(traceback.format_exc()), file=sys.stderr, end="")
+        if in_one_line:
+            kind = "" if isinstance(error, KdflowError) else f"{type(error).__name__}: "
+            print(f"{name}: {kind}{reason(error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _is_outside(error: Exception) -> bool:
+    """Whether a disk, a database or a server caused an error."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, (OSError, MemoryError)) or bool(packages & OUTSIDE)
+
+
+class _Output(io.FileIO):
+    """A file descriptor that discards what cannot be written: to a closed pipe or terminal."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _keep_on_without_output() -> None:
+    """Let no print end the process, where its output is closed or knows only ASCII; write lines as
+    they are printed, as a log file is read live."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):  # of a notebook, or of a test
+            continue
+        if stream is None:  # `>&-`: the descriptor is closed
+            setattr(sys, name, io.StringIO())
+            continue
+        stream.flush()
+        setattr(
+            sys,
+            name,
+            io.TextIOWrapper(
+                io.BufferedWriter(_Output(stream.fileno(), "wb", closefd=False)),
+                stream.encoding,
+                "backslashreplace",
+                line_buffering=True,
+            ),
+        )

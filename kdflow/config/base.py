@@ -22,7 +22,7 @@ MAX_VIEWS = 162
 SEED_LIMIT = 2**31
 
 # Says how a step is run, not what its result is: neither logged nor in a key.
-HOW_TO_RUN = {"plan_only", "resume", "reuse"}
+HOW_TO_RUN = {"plan_only", "resume", "reuse", "traceback"}
 
 
 def one_of(choices: Collection[str]) -> AfterValidator:
@@ -78,6 +78,9 @@ class Config(BaseModel):
         "auto",
         description="auto: go on where the same command was interrupted or killed; never: start"
         " again",
+    )
+    traceback: bool = Field(
+        False, description="after an error, show where it was raised too, and not one line alone"
     )
 
     @field_validator("dataset")

@@ -1,16 +1,17 @@
 """Run a step that a user asked for: load the data, plan, show the plan, carry it out."""
 
+from kdflow.artifacts import unfinished
 from kdflow.catalogue.datasets import find_dataset
 from kdflow.config.base import Config
 from kdflow.dataset import Dataset, split
 from kdflow.errors import KdflowError
 from kdflow.needs import Step
-from kdflow.resume import end_dead_runs
 from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps.bundled import BUNDLED
 from kdflow.steps.estimate import about_how_long
 from kdflow.tracking import runs, store
+from kdflow.tracking.sync import deliver_left_over
 
 ALL_STEPS: dict[str, Step] = {**STEPS, "bundled": BUNDLED}
 
@@ -33,7 +34,8 @@ def run_step(name: str, config: Config) -> str | None:
     """Run a step, and say how to see the result; returns the id of its run, or None if only the
     plan was asked for."""
     store.open_store()
-    end_dead_runs()
+    deliver_left_over()
+    unfinished.remove_old()
     dataset = load(config.dataset, config.holdout)
     resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
     planned = resolver.plan_step(name, config)

@@ -11,10 +11,10 @@ import keras
 import mlflow
 from mlflow.entities import LoggedModelStatus
 
-from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.errors import KdflowError, Unfit, Unreachable, reason
 from kdflow.tracking.find import FoundRun
 from kdflow.tracking.run import MODEL_NAME
-from kdflow.tracking.store import failure, reason
+from kdflow.tracking.store import patiently
 
 LOGITS_FOLDER = "logits"
 
@@ -38,13 +38,10 @@ def load_model(run: FoundRun) -> keras.Model:
         Unreachable: it cannot be read, though it may be there.
     """
     what = f"run {run.run_id} ({run.step})"
-    try:
-        logged = mlflow.MlflowClient().search_logged_models(
-            [run.experiment_id], f"source_run_id = '{run.run_id}' and name = '{MODEL_NAME}'"
-        )
-    except Exception as error:
-        raise failure(what, error) from error
-    logged = [model for model in logged if model.status == LoggedModelStatus.READY]
+    of_this_run = f"source_run_id = '{run.run_id}' and name = '{MODEL_NAME}'"
+    client = mlflow.MlflowClient()
+    models = patiently(what, lambda: client.search_logged_models([run.experiment_id], of_this_run))
+    logged = [model for model in models if model.status == LoggedModelStatus.READY]
     if not logged:
         raise Unfit(f"{what}: no model can be loaded: it has logged none")
     folder = _fetched(logged[0].artifact_location, run, MODEL_NAME)
@@ -90,7 +87,8 @@ def _check_flavour(source: str) -> None:
 
 def read_json(run: FoundRun, name: str) -> dict[str, Any]:
     """A value that `Run.log_json` logged."""
-    value: dict[str, Any] = mlflow.artifacts.load_dict(f"{run.artifact_uri}/{name}")
+    uri = f"{run.artifact_uri}/{name}"
+    value: dict[str, Any] = patiently(uri, lambda: mlflow.artifacts.load_dict(uri))
     return value
 
 
@@ -109,14 +107,10 @@ def _fetched(uri: str, run: FoundRun, what: str) -> Path:
         except OSError as error:  # `exists` raises if a folder above must not be read
             raise Unreachable(f"{described}: its {what} cannot be read: {error}") from error
         raise Unreachable(f"{described}: expected the artifacts in {root.parents[2]}, got none")
-    try:
-        if not mlflow.artifacts.list_artifacts(artifact_uri=uri):
-            raise Unfit(f"{described} has no {what}")
-        return _downloaded(uri)
-    except Unfit:
-        raise
-    except Exception as error:  # what a silent server raises depends on the store
-        raise failure(f"{described}: its {what}", error) from error
+    listed = mlflow.artifacts.list_artifacts
+    if not patiently(f"{described}: its {what}", lambda: listed(artifact_uri=uri)):
+        raise Unfit(f"{described} has no {what}")
+    return patiently(f"{described}: its {what}", lambda: _downloaded(uri))
 
 
 def _local_path(uri: str) -> Path | None:

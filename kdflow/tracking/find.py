@@ -11,7 +11,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from kdflow.errors import KdflowError, Unfit
 from kdflow.tracking.run import FINISHED
-from kdflow.tracking.store import address, failure
+from kdflow.tracking.store import address, patiently
 
 SOURCES = "auto, a network's name, a run id or a folder of logits"
 CODE_TAG = "kdflow.code_sha256"
@@ -38,16 +38,17 @@ def find_runs(tags: dict[str, str]) -> list[FoundRun]:
     """
     described = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
     client = mlflow.MlflowClient()
-    try:
+
+    def search() -> list[StoredRun]:
         experiments = mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)
-        runs = client.search_runs(
+        found: list[StoredRun] = client.search_runs(
             [experiment.experiment_id for experiment in experiments],
             " and ".join([*described, f"attributes.status = '{FINISHED}'"]),
             order_by=["attributes.start_time ASC"],
         )
-    except Exception as error:  # what a silent server raises depends on the store
-        raise failure("tracking store", error) from error
-    return [_found(run) for run in runs]
+        return found
+
+    return [_found(run) for run in patiently("tracking store", search)]
 
 
 def get_run(run_id: str, expected: str = SOURCES) -> FoundRun:
@@ -97,12 +98,9 @@ def is_unfinished(run_id: str) -> bool:
 
 def _stored(run_id: str) -> StoredRun | None:
     try:
-        return mlflow.get_run(run_id)
-    except Exception as error:
-        proven = failure(f"run {run_id}", error)
-        if isinstance(proven, Unfit):
-            return None
-        raise proven from error
+        return patiently(f"run {run_id}", lambda: mlflow.get_run(run_id))
+    except Unfit:
+        return None
 
 
 def other_code(run: FoundRun, code_sha256: str) -> str:

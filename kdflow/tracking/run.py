@@ -1,8 +1,9 @@
-"""What is logged to an open run."""
+"""What is logged to an open run: everything goes to its journal, and from there to the store."""
 
 from __future__ import annotations
 
-import tempfile
+import json
+import shutil
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,12 +13,19 @@ from typing import Any
 import keras
 import mlflow
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
-from mlflow.entities import RunStatus, RunTag
+from mlflow.entities import RunStatus
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+from mlflow.utils.time import get_current_time_millis
 
 from kdflow.artifacts.unfinished import Unfinished
+from kdflow.dataset import Dataset
+from kdflow.errors import KdflowError
+from kdflow.tracking import journal, store
+from kdflow.tracking.delivery import DELIVERY
 
 MODEL_NAME = "model"
 FINISHED, FAILED, KILLED, RUNNING = map(
@@ -27,75 +35,143 @@ FINISHED, FAILED, KILLED, RUNNING = map(
 
 
 class Run:
-    """An open run of this process.
+    """An open run.
 
     Args:
         run_id: its id.
         logged: of a run that is resumed, the last step of each metric.
+        ends_run: whether this process ends it, or another one that has it open.
 
     Attributes:
         status: what it ends as if nothing interrupts it.
         place: where its state is kept, for the case that it is interrupted.
     """
 
-    def __init__(self, run_id: str, logged: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, run_id: str, logged: Mapping[str, int] | None = None, *, ends_run: bool = True
+    ) -> None:
         self.run_id = run_id
         self.status = FINISHED
         self.place: Unfinished | None = None
         self._logged = dict(logged or {})
+        self._tables: list[dict[str, str]] = []
+        self._ends_run = ends_run
+        self._journal = journal.new(run_id, store.address(), ends_run=ends_run)
+        DELIVERY.begin(self._journal)
 
     def log(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
         """Log metrics, of an epoch or of the whole run; those that were logged before the run was
         interrupted are not logged twice."""
-        new = {n: v for n, v in metrics.items() if (epoch or 0) > self._logged.get(n, -1)}
-        mlflow.log_metrics(new, step=epoch, run_id=self.run_id)
+        new = {n: float(v) for n, v in metrics.items() if (epoch or 0) > self._logged.get(n, -1)}
+        self._add("metrics", values=new, step=epoch or 0, timestamp=get_current_time_millis())
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Log parameters; those that `mlflow run` has logged already stay as they are."""
-        logged = mlflow.get_run(self.run_id).data.params
-        new = {name: value for name, value in params.items() if name not in logged}
-        mlflow.log_params(new, run_id=self.run_id)
+        self._add("params", **params)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        described = [RunTag(name, value) for name, value in tags.items()]
-        mlflow.MlflowClient().log_batch(self.run_id, tags=described)
+        self._add("tags", **tags)
+
+    def log_dataset(self, dataset: Dataset) -> None:
+        """Log which images the run is trained on."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # integer columns "may have missing values": not these
+            described = mlflow.data.from_numpy(
+                dataset.x_train,
+                targets=dataset.y_train,
+                name=Path(dataset.name).name,
+                digest=dataset.digest[:36],
+            ).to_dict()
+        self._add("dataset", **described)
 
     def log_json(self, value: Mapping[str, Any], name: str) -> None:
-        mlflow.log_dict(dict(value), name, run_id=self.run_id)
+        self.log_text(json.dumps(dict(value), indent=2), name)
 
     def log_table(self, table: Mapping[str, list[Any]], name: str) -> None:
         """Log columns of equal length as a table that the UI shows."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mlflow 3.17 selects columns in pandas' old way
-            mlflow.log_table(dict(table), name, run_id=self.run_id)
+        frame = pd.DataFrame(dict(table))
+        self.log_text(frame.to_json(orient="split", index=False, date_format="iso"), name)
+        self._tables.append({"path": name, "type": "table"})
+        self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps(self._tables)})
 
     def log_figure(self, figure: Figure, name: str) -> None:
-        client, tight = mlflow.MlflowClient(), {"bbox_inches": "tight"}  # long legends too
-        client.log_figure(self.run_id, figure, name, save_kwargs=tight)
+        with self._journal.new_files() as folder:
+            figure.savefig(folder / name, bbox_inches="tight")  # long legends too
+        self._add("files", folder=None)
 
     def log_array(self, array: np.ndarray, name: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            np.save(path, array, allow_pickle=False)
-            mlflow.log_artifact(str(path), run_id=self.run_id)
+        with self._journal.new_files() as folder:
+            np.save(folder / name, array, allow_pickle=False)
+        self._add("files", folder=None)
 
     def log_text(self, text: str, name: str) -> None:
-        mlflow.log_text(text, name, run_id=self.run_id)
+        with self._journal.new_files() as folder:
+            (folder / name).write_text(text, encoding="utf-8")
+        self._add("files", folder=None)
 
     def log_folder(self, folder: Path, name: str) -> None:
-        mlflow.log_artifacts(str(folder), name, run_id=self.run_id)
+        with self._journal.new_files() as kept:
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
+        self._add("files", folder=name)
 
     def log_model(self, model: keras.Model) -> None:
-        """Log a network that takes raw uint8 pixels and returns logits. The run must be the one
-        that was opened last."""
+        """Log a network that takes raw uint8 pixels and returns logits."""
         inputs = TensorSpec(np.dtype(np.uint8), (-1, *model.input_shape[1:]))
         outputs = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]))
-        mlflow.keras.log_model(
-            model,
-            name=MODEL_NAME,
-            signature=ModelSignature(Schema([inputs]), Schema([outputs])),
-            pip_requirements=[
-                f"{package}=={version(package)}"
-                for package in ("keras", keras.backend.backend(), "numpy")
-            ],
+        with self._journal.new_files() as folder:
+            mlflow.keras.save_model(
+                model,
+                str(folder),
+                signature=ModelSignature(Schema([inputs]), Schema([outputs])),
+                pip_requirements=[
+                    f"{package}=={version(package)}"
+                    for package in ("keras", keras.backend.backend(), "numpy")
+                ],
+            )
+        self._add("model", name=MODEL_NAME)
+
+    def end(self, status: str, patience: float) -> bool:
+        """End the run, and wait until the store has all that was logged; returns whether it has.
+
+        Args:
+            status: what it ends as.
+            patience: the seconds after which what the store does not have is left on disk.
+        """
+        if self._ends_run:
+            ended = {"status": status, "timestamp": get_current_time_millis()}
+            DELIVERY.put(self._journal, self._journal.add("status", ended))
+        DELIVERY.end(self._journal)
+        return self.wait(patience)
+
+    def wait(self, patience: float) -> bool:
+        """Wait until the store has all that was logged to a run that has ended; returns whether it
+        has.
+
+        Args:
+            patience: seconds.
+        """
+        return DELIVERY.wait(self._journal, patience)
+
+    def give_up(self) -> str:
+        """Leave on disk what the store does not have; returns what to do about it."""
+        DELIVERY.give_up()
+        return (
+            f"tracking store: {store.address()} does not answer; all that run {self.run_id} logged"
+            " is kept, and `python -m kdflow sync` delivers it later"
         )
+
+    def check(self) -> None:
+        """Refuse to go on if the store has refused something that was logged.
+
+        Raises:
+            KdflowError: says why, once.
+        """
+        if why := self._journal.rejected:
+            self._journal.rejected = ""
+            raise KdflowError(
+                f"tracking store: expected it to take what run {self.run_id} logs, got {why}"
+            )
+
+    def _add(self, kind: str, **content: Any) -> None:
+        self.check()
+        DELIVERY.put(self._journal, self._journal.add(kind, content))

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlflow
-from mlflow.exceptions import MlflowException
+from mlflow.entities import LifecycleStage
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.tracking.fluent import _get_experiment_id
+from mlflow.utils.time import get_current_time_millis
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, Unfit, Unreachable, reason
+from kdflow.tracking import store
+from kdflow.tracking.delivery import HEARTBEAT_TAG
 from kdflow.tracking.run import FAILED, KILLED, RUNNING, Run
+
+HOST_TAG = "kdflow.host"
+SILENT_AFTER = 600  # seconds without a heartbeat
+SHORT = 5  # seconds that an interrupted or failed run waits for a silent store
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,6 @@ class _Outer:
     """The run that the next one is opened inside, and the tags that the next one carries."""
 
     run_id: str
-    experiment_id: str
     tags: Mapping[str, str]
 
 
@@ -44,29 +52,32 @@ def open_run(
     Args:
         parent: the id of the run that it is a child of. Without one, a run opened inside another is
             a run of its own, tagged with the other as `kdflow.asked_by`.
+
+    Raises:
+        Unreachable: the store has stopped answering. What was logged is kept on disk.
     """
-    tags = {"kdflow.step": step, "kdflow.dataset_digest": dataset.digest, **tags}
+    tags = {
+        "kdflow.step": step,
+        "kdflow.dataset_digest": dataset.digest,
+        HOST_TAG: socket.gethostname(),
+        **tags,
+    }
     outer = _OUTER.get() or _active()
     if outer is None:
-        run_id = _start_run(name, tags)
+        run_id = _joined(name, tags) or _created(_experiment(), name, tags)
     else:
         related = {"mlflow.parentRunId": parent} if parent else {"kdflow.asked_by": outer.run_id}
-        created = mlflow.MlflowClient().create_run(
-            outer.experiment_id,
-            tags=resolve_tags({**tags, **related, **outer.tags}),
-            run_name=name,
-        )
-        run_id = created.info.run_id
-        mlflow.start_run(run_id=run_id, nested=True)
+        experiment = _experiment_of(outer.run_id)
+        run_id = _created(experiment, name, {**tags, **related, **outer.tags})
     with _until_ended(Run(run_id)) as run:
-        _log_dataset(dataset)
+        run.log_dataset(dataset)
         yield run
 
 
 @contextlib.contextmanager
 def reopened(run_id: str) -> Iterator[Run]:
     """An earlier run, open again inside the block; it ends as one of `open_run` does."""
-    mlflow.start_run(run_id=run_id, nested=True)
+    _set_running(run_id)
     with _until_ended(Run(run_id)) as run:
         yield run
 
@@ -75,14 +86,26 @@ def reopened(run_id: str) -> Iterator[Run]:
 def resumed(run_id: str, parent: str | None) -> Iterator[Run]:
     """The run of an interrupted step, open again inside the block; see `open_run`."""
     client = mlflow.MlflowClient()
-    logged = {
-        name: max(metric.step for metric in client.get_metric_history(run_id, name))
-        for name in client.get_run(run_id).data.metrics
-    }
-    mlflow.start_run(run_id=run_id, nested=True)
-    if parent:
-        client.set_tag(run_id, "mlflow.parentRunId", parent)
+
+    def last_steps() -> dict[str, int]:
+        return {
+            name: max(metric.step for metric in client.get_metric_history(run_id, name))
+            for name in client.get_run(run_id).data.metrics
+        }
+
+    logged = store.patiently(f"run {run_id}", last_steps)
+    _set_running(run_id)
     with _until_ended(Run(run_id, logged)) as run:
+        if parent:
+            run.set_tags({"mlflow.parentRunId": parent})
+        yield run
+
+
+@contextlib.contextmanager
+def joined(run_id: str) -> Iterator[Run]:
+    """A run that another process has open, and ends. What is opened in the block is opened inside
+    it."""
+    with _until_ended(Run(run_id, ends_run=False)) as run:
         yield run
 
 
@@ -90,8 +113,7 @@ def resumed(run_id: str, parent: str | None) -> Iterator[Run]:
 def inside(run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
     """A run that is opened directly in the block is opened inside `run_id`, which this process or
     another one has open, and carries `tags` from the start."""
-    experiment = mlflow.get_run(run_id).info.experiment_id
-    token = _OUTER.set(_Outer(run_id, experiment, tags))
+    token = _OUTER.set(_Outer(run_id, tags))
     try:
         yield
     finally:
@@ -100,30 +122,88 @@ def inside(run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _until_ended(run: Run) -> Iterator[Run]:
-    token = _OUTER.set(None)  # what is opened from here on is inside this run
-    status = FAILED
     try:
-        yield run
-        status = run.status
-    except KeyboardInterrupt:
-        status = KILLED
+        with inside(run.run_id, {}), _system_metrics(run):
+            yield run
+    except BaseException as error:
+        if not run.end(KILLED if isinstance(error, KeyboardInterrupt) else FAILED, SHORT):
+            print(run.give_up(), file=sys.stderr)
         raise
+    if not run.end(run.status, SHORT):
+        print(
+            f"tracking store: waiting up to {store.patience():.0f} s for {store.address()}; Ctrl-C"
+            " ends the wait, and `python -m kdflow sync` delivers later what is kept"
+        )
+        if not run.wait(store.patience()):
+            raise Unreachable(run.give_up())
+    run.check()
+
+
+@contextlib.contextmanager
+def _system_metrics(run: Run) -> Iterator[None]:
+    """What MLflow measures of the machine, if the user has switched that on."""
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run.run_id, resume_logging=True)
+    monitor.start()
+    try:
+        yield
     finally:
-        _OUTER.reset(token)
-        mlflow.end_run(status)
+        monitor.finish()
 
 
 def _active() -> _Outer | None:
+    """The run that the user has opened in this process."""
     run = mlflow.active_run()
-    return _Outer(run.info.run_id, run.info.experiment_id, {}) if run else None
+    return _Outer(run.info.run_id, {}) if run else None
 
 
-def _start_run(name: str, tags: dict[str, str]) -> str:
-    """The id of a new run, or of the one that MLFLOW_RUN_ID names, as the active one."""
+def _experiment() -> str:
+    """The experiment that the user has chosen, or MLflow's default one."""
     try:
-        return str(mlflow.start_run(run_name=name, tags=tags).info.run_id)
-    except MlflowException as error:  # MLFLOW_RUN_ID or an experiment's name may lead nowhere
+        return str(_get_experiment_id() or "0")
+    except Exception as error:  # MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID may contradict
+        raise KdflowError(f"tracking store: no run can be opened: {reason(error)}") from error
+
+
+def _experiment_of(run_id: str) -> str:
+    run = store.patiently(f"run {run_id}", lambda: mlflow.get_run(run_id))
+    return str(run.info.experiment_id)
+
+
+def _created(experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    """The id of a new run."""
+    client, known = mlflow.MlflowClient(), resolve_tags(dict(tags))
+    created = store.patiently(
+        "a new run", lambda: client.create_run(experiment, tags=known, run_name=name)
+    )
+    return str(created.info.run_id)
+
+
+def _joined(name: str, tags: Mapping[str, str]) -> str | None:
+    """The id of the run that `mlflow run` has opened, which takes this name and these tags."""
+    run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+    if run_id is None:
+        return None
+    client = mlflow.MlflowClient()
+    try:
+        run = store.patiently(f"MLFLOW_RUN_ID: run {run_id}", lambda: client.get_run(run_id))
+    except Unfit as error:
         raise KdflowError(f"tracking store: no run can be opened: {error}") from error
+    if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise KdflowError(f"MLFLOW_RUN_ID: expected a run that is not deleted, got {run_id}")
+    _set_running(run_id)
+    for tag, value in {"mlflow.runName": name, **tags}.items():
+        client.set_tag(run_id, tag, value)
+    return run_id
+
+
+def _set_running(run_id: str) -> None:
+    client = mlflow.MlflowClient()
+    store.patiently(f"run {run_id}", lambda: client.update_run(run_id, status=RUNNING))
 
 
 def end_killed(run_id: str) -> None:
@@ -131,6 +211,25 @@ def end_killed(run_id: str) -> None:
     client = mlflow.MlflowClient()
     if client.get_run(run_id).info.status == RUNNING:
         client.set_terminated(run_id, KILLED)
+
+
+def end_silent(host: str) -> list[str]:
+    """Mark KILLED the runs of a host that are RUNNING and have sent no heartbeat for long; returns
+    their ids."""
+    client = mlflow.MlflowClient()
+    experiments = [each.experiment_id for each in mlflow.search_experiments()]
+    running = client.search_runs(
+        experiments, f"tags.`{HOST_TAG}` = '{host}' and attributes.status = '{RUNNING}'"
+    )
+    now = get_current_time_millis()
+    silent = [
+        run.info.run_id
+        for run in running
+        if now - int(run.data.tags.get(HEARTBEAT_TAG, run.info.start_time)) > SILENT_AFTER * 1000
+    ]
+    for run_id in silent:
+        client.set_terminated(run_id, KILLED)
+    return silent
 
 
 def joins_project_run() -> bool:
@@ -145,18 +244,6 @@ def label_project_run(title: str) -> None:
         client = mlflow.MlflowClient()
         client.set_tag(run_id, "mlflow.runName", f"plan of {title}")
         client.set_tag(run_id, "kdflow.plan_only", "true")
-
-
-def _log_dataset(dataset: Dataset) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # integer columns "may have missing values": these don't
-        described = mlflow.data.from_numpy(
-            dataset.x_train,
-            targets=dataset.y_train,
-            name=Path(dataset.name).name,
-            digest=dataset.digest[:36],
-        )
-    mlflow.log_input(described, context="training")
 
 
 def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:

@@ -1,7 +1,11 @@
-"""Reach the tracking store, and name it without its password."""
+"""Reach the tracking store, wait for one that does not answer, and name it without its password."""
 
+import os
+import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import TypeVar
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -9,10 +13,16 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
 
 from kdflow import interrupts
-from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.errors import KdflowError, Unfit, Unreachable, reason, without_passwords
 from kdflow.tracking import first_use
 
+T = TypeVar("T")
+
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # an id can be malformed too
+REFUSED = (*ABSENT, "INVALID_STATE", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "FEATURE_DISABLED")
+PATIENCE = 600  # seconds
+RETRY_EVERY = 2  # seconds
+NOT_OF_THE_STORE = (TypeError, AttributeError, LookupError, NameError, AssertionError)
 
 
 def open_store() -> None:
@@ -54,7 +64,7 @@ def _make_store(path: Path) -> None:
 
 def address() -> str:
     """The tracking URI, without its password."""
-    return without_password(uri())
+    return without_passwords(uri())
 
 
 def uri() -> str:
@@ -68,19 +78,15 @@ def how_to_see() -> str:
     return shown if shown.startswith("http") else f"mlflow ui --backend-store-uri {shown}"
 
 
-def without_password(text: str) -> str:
-    """`text` with the tracking URI's password left out."""
-    password = urlparse(uri()).password
-    return text.replace(f":{password}@", ":***@") if password else text
-
-
-def reason(error: Exception) -> str:
-    """An error of MLflow or of what it uses, in one line without the store's password."""
-    return without_password(" ".join(str(error).split())) or type(error).__name__
+def is_away(error: Exception) -> bool:
+    """Whether the store did not answer, so that the same call may succeed later."""
+    if isinstance(error, MlflowException):
+        return error.error_code not in REFUSED
+    return not isinstance(error, NOT_OF_THE_STORE)
 
 
 def failure(what: str, error: Exception) -> KdflowError:
-    """What a failed read proves: `Unfit` if the store answered that there is no such thing, else
+    """What a failed call proves: `Unfit` if the store answered that there is no such thing, else
     `Unreachable`, since then nothing is known."""
     if isinstance(error, MlflowException) and error.error_code in ABSENT:
         return Unfit(f"{what}: {reason(error)}")
@@ -88,3 +94,37 @@ def failure(what: str, error: Exception) -> KdflowError:
         f"{what} cannot be read: {reason(error)}. It may be sound: try again when the store at"
         f" {address()} answers"
     )
+
+
+def patience() -> float:
+    """How many seconds a step waits for a store that has stopped answering."""
+    return float(os.environ.get("KDFLOW_STORE_PATIENCE") or PATIENCE)
+
+
+def patiently(what: str, call: Callable[[], T]) -> T:
+    """The result of a call to the store, which is repeated while the store does not answer: it did
+    when the step began.
+
+    Args:
+        what: is read, for the message.
+
+    Raises:
+        Unfit: the store answers that there is no such thing.
+        Unreachable: it has not answered for as long as `patience` says.
+    """
+    give_up, waits = time.monotonic() + patience(), False
+    while True:
+        try:
+            return call()
+        except Exception as error:  # what a silent server raises depends on the store
+            problem = failure(what, error)
+            if isinstance(problem, Unfit) or not is_away(error) or time.monotonic() > give_up:
+                raise problem from error
+            if not waits:
+                why = textwrap.shorten(reason(error), 200)
+                print(
+                    f"tracking store: {address()} does not answer ({why}); trying again for"
+                    f" {patience():.0f} s, or until Ctrl-C"
+                )
+            waits = True
+        time.sleep(RETRY_EVERY)

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 from tqdm import tqdm
 
+from kdflow import interrupts
 from kdflow.artifacts.unfinished import Unfinished
 from kdflow.config.training import Settings
 from kdflow.dataset import Images
@@ -64,7 +65,8 @@ class Loop:
         state.begin(float(self.learner.optimizer.learning_rate))
         data = partial(self.data, epoch, state.batches)
         # the data is kept in no variable: the next epoch's would need fresh memory, which is slow
-        log = self.learner.fit(**data(), shuffle=False, verbose=0, callbacks=[self.progress])
+        with interrupts.delayed():
+            log = self.learner.fit(**data(), shuffle=False, verbose=0, callbacks=[self.progress])
         trained = self.images - state.batches * self.settings.batch_size
         means = state.with_earlier({k: v[0] for k, v in log.history.items()}, trained, self.images)
         seconds = state.elapsed()
@@ -83,6 +85,7 @@ class Loop:
         """
         self.progress.report(epoch, metrics, shown, watched)
         self.state.end_epoch(metrics)
+        interrupts.raise_if_due()
         return epoch, metrics
 
 

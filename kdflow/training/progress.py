@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from kdflow import interrupts
 from kdflow.errors import KdflowError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Progress(keras.callbacks.Callback):
         self.done = done
         if done < self.params["steps"]:
             self.state.within_epoch(done, {name: float(value) for name, value in logs.items()})
+            interrupts.raise_if_due()
 
     def report(self, epoch: int, metrics: Metrics, shown: Sequence[str], watched: str) -> None:
         """Print the metrics of the epoch that has just ended.

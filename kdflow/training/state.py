@@ -5,6 +5,7 @@ import time
 import keras
 import numpy as np
 
+from kdflow import interrupts
 from kdflow.artifacts.unfinished import Unfinished
 from kdflow.training.progress import Metrics
 
@@ -63,12 +64,12 @@ class State:
         self._keep(self.batches, self.means, self.seconds)
 
     def within_epoch(self, batches: int, means: Metrics) -> None:
-        """Keep the state of a long epoch every few minutes.
+        """Keep the state of a long epoch every few minutes, and before an interrupt takes effect.
 
         Args:
             batches, means: since the epoch began or was resumed.
         """
-        if time.monotonic() - self.kept_at > KEEP_EVERY:
+        if interrupts.is_due() or time.monotonic() - self.kept_at > KEEP_EVERY:
             done = self.batches + batches
             self._keep(done, self.with_earlier(means, batches, done), self.elapsed())
 

@@ -8,7 +8,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason, without_passwords
 from kdflow.tracking.first_use import make_whole
 from sweeps.driver.trial_queue import MISSED_HEARTBEATS, after_a_crash, experimental
 
@@ -53,8 +53,10 @@ def open_storage(url: URL, heartbeat: int) -> RDBStorage:
             time.sleep(2)
             return _connected(url, heartbeat)
     except (SQLAlchemyError, OptunaError, ImportError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise KdflowError(f"storage: expected one that answers at {url}, got {reason}") from error
+        raise KdflowError(
+            f"storage: expected one that answers at {without_passwords(str(url))}, got"
+            f" {reason(error)}"
+        ) from error
 
 
 def _made(url: URL) -> None:

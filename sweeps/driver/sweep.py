@@ -211,8 +211,8 @@ def _parent(
         if is_owner:
             yield opened.enter_context(runs.reopened(first))
             return
-        with runs.inside(first, {}):
-            yield Run(first)
+        with runs.joined(first) as run:
+            yield run
         if opened.enter_context(sharing.ownership(study)):  # its owner has ended or died
             opened.enter_context(runs.reopened(first))
 

@@ -13,7 +13,7 @@ from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTr
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason
 from kdflow.tracking import runs
 
 # On the runs of trials.
@@ -91,8 +91,7 @@ def after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
     try:
         runs.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
     except Exception as error:  # Optuna goes on to the next stale trial
-        reason = " ".join(str(error).split())
-        print(f"trial {trial.number}: its run could not be ended: {reason}")
+        print(f"trial {trial.number}: its run could not be ended: {reason(error)}")
 
 
 def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:

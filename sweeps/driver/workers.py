@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 from kdflow import interrupts
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason
 from kdflow.tracking import store as tracking
 from sweeps.driver import storage
 from sweeps.driver.config import SweepConfig
@@ -15,7 +15,7 @@ from sweeps.driver.trials import Order, work
 CarryOut = Callable[[Order], None]
 
 PATIENCE = 30  # seconds for a cluster to answer, and for interrupted workers to end their trials
-INHERITED = ("MLFLOW_TRACKING_", "PG", "KDFLOW_", "KERAS_BACKEND")  # of environment variables
+INHERITED = ("MLFLOW_TRACKING_", "PG", "KDFLOW_")  # of environment variables
 DEATHS = 5  # per worker, after which the sweep stops: something else must be wrong
 
 
@@ -46,9 +46,8 @@ def start_workers(config: SweepConfig) -> Iterator[CarryOut]:
             runtime_env={"env_vars": _environment(config.cpus_per_trial)},
         )
     except (ValueError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
         raise KdflowError(
-            f"ray_address: expected a Ray cluster at {config.ray_address}, got {reason}"
+            f"ray_address: expected a Ray cluster at {config.ray_address}, got {reason(error)}"
         ) from error
     interrupts.end_on_signals()  # Ray has a handler of its own
     try:
@@ -99,8 +98,9 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
 
     worker = ray.remote(
         max_retries=0, num_cpus=config.cpus_per_trial, num_gpus=config.gpus_per_trial
-    )(work)
-    at_work = [worker.remote(order) for _ in range(config.workers)]
+    )(_work_as)
+    inherited = _inherited()
+    at_work = [worker.remote(order, inherited) for _ in range(config.workers)]
     deaths = 0
     try:
         while at_work:
@@ -112,10 +112,10 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
                 if deaths > DEATHS * config.workers:
                     raise KdflowError(
                         f"workers: expected at most {DEATHS * config.workers} deaths, got one more:"
-                        f" {' '.join(str(error).split())}"
+                        f" {reason(error)}"
                     ) from error
                 print("workers: one has died and is replaced")
-                at_work.append(worker.remote(order))
+                at_work.append(worker.remote(order, inherited))
             except RayTaskError as error:
                 if isinstance(error.cause, KdflowError):
                     raise error.cause from None
@@ -127,16 +127,28 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
         raise
 
 
+def _work_as(order: Order, environment: dict[str, str]) -> None:
+    """Execute an order in a worker, with these environment variables."""
+    os.environ.update(environment)
+    work(order)
+
+
 def _environment(cpus: int) -> dict[str, str]:
-    """The environment variables of a worker: as many threads as it has cores, and the driver's
-    stores and passwords."""
-    store = tracking.uri()
-    if store.startswith("sqlite:"):
-        store = storage.text_of(storage.parsed(store))
+    """The environment variables that a worker needs before it imports Keras: as many threads as it
+    has cores. Ray writes them to its logs, so nothing secret is among them."""
+    chosen = {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "")}
     return {
-        **{name: value for name, value in os.environ.items() if name.startswith(INHERITED)},
-        "MLFLOW_TRACKING_URI": store,
+        **{name: value for name, value in chosen.items() if value},
         "OMP_NUM_THREADS": str(cpus),
         "TF_NUM_INTRAOP_THREADS": str(cpus),
         "TF_NUM_INTEROP_THREADS": "1",
     }
+
+
+def _inherited() -> dict[str, str]:
+    """The driver's stores and passwords, which reach a worker as an argument: Ray logs none."""
+    store = tracking.uri()
+    if store.startswith("sqlite:"):
+        store = storage.text_of(storage.parsed(store))
+    own = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+    return {**own, "MLFLOW_TRACKING_URI": store}

@@ -23,16 +23,28 @@ def config_of(**values: Any) -> SweepConfig:
     return SweepConfig(study="notebook_grid", trials=1, **values)
 
 
-def test_a_worker_has_as_many_threads_as_cores_one_store_and_the_passwords(
+def test_a_worker_has_as_many_threads_as_cores_and_gets_no_password_from_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert workers._environment(3) == {
+        "KERAS_BACKEND": "jax",
+        "OMP_NUM_THREADS": "3",
+        "TF_NUM_INTRAOP_THREADS": "3",
+        "TF_NUM_INTEROP_THREADS": "1",
+    }
+
+
+def test_a_worker_has_the_stores_and_the_passwords_of_the_driver(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "secret")
     monkeypatch.setenv("UNRELATED", "x")
     mlflow.set_tracking_uri("sqlite:///here.db")
-    environment = workers._environment(3)
+    environment = workers._inherited()
     assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{store / 'here.db'}"
     assert environment["PGPASSWORD"] == "secret"
-    assert environment["OMP_NUM_THREADS"] == environment["TF_NUM_INTRAOP_THREADS"] == "3"
     assert "UNRELATED" not in environment
 
 
@@ -76,7 +88,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
     made.started, made.cancelled, made.outcomes, made.options = [], [], [], {}
 
     def remote(**options: Any) -> Any:
-        def start(order: object) -> object:
+        def start(order: object, environment: dict[str, str]) -> object:
             outcome = made.outcomes.pop(0) if made.outcomes else None
             made.started.append(outcome)
             return outcome

@@ -16,7 +16,7 @@ from kdflow.cache import cache_folder
 from kdflow.catalogue.datasets import npm
 from kdflow.catalogue.datasets.npz import read_npz
 from kdflow.catalogue.datasets.record import DatasetRecord
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason
 from kdflow.late import late
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def _fetch() -> dict[str, np.ndarray]:
         try:
             return _verified(fetch())
         except Exception as error:  # a loader may fail in any way; the next one may still work
-            reason = " ".join(str(error).split()) or type(error).__name__
-            failures.append(f"{source}: {reason}")
+            failures.append(f"{source}: {reason(error)}")
             print(f"cifar10: no data from {failures[-1]}")
     raise KdflowError(
         "dataset: cifar10 could not be downloaded (" + "; ".join(failures) + ")."

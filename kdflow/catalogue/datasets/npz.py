@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdflow.catalogue.datasets.record import DatasetRecord
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason
 from kdflow.late import late
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError("something in it is no array")
             return read
     except Exception as error:  # a damaged or strangely packed file fails in many ways
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise KdflowError(
-            f"dataset: expected an .npz file of plain arrays, got {path.absolute()}: {reason}"
+            f"dataset: expected an .npz file of plain arrays, got {path.absolute()}:"
+            f" {reason(error)}"
         ) from error
 
 

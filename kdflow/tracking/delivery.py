@@ -1,0 +1,218 @@
+"""Deliver what journals hold to the tracking store, in a thread: a store that does not answer stops
+no training. An entry is in the store once, even if it is delivered twice."""
+
+import shutil
+import textwrap
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.models import Model
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.time import get_current_time_millis
+from tqdm import tqdm
+
+from kdflow.errors import reason
+from kdflow.tracking import store
+from kdflow.tracking.journal import Entry, Journal
+
+HEARTBEAT_TAG = "kdflow.heartbeat"
+HEARTBEAT_EVERY = 60  # seconds
+RETRY_FIRST_AFTER, RETRY_AT_MOST_EVERY = 1, 15  # seconds
+
+
+class Delivery:
+    """A queue of entries of all journals of this process, and the thread that delivers them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[Journal, Entry]] = deque()
+        self._open: list[Journal] = []
+        self._thread: threading.Thread | None = None
+        self._is_away = False
+        self._given_up = False
+
+    def put(self, journal: Journal, entry: Entry) -> None:
+        """Deliver an entry after those that were put before it."""
+        with self._changed:
+            self._queue.append((journal, entry))
+            self._changed.notify_all()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="delivery", daemon=True)
+            self._thread.start()
+
+    def begin(self, journal: Journal) -> None:
+        """Send the heartbeat of a journal's run until the journal ends."""
+        with self._changed:
+            self._open.append(journal)
+
+    def end(self, journal: Journal) -> None:
+        """Close a journal, after its last entry."""
+        with self._changed:
+            self._open.remove(journal)
+            journal.close()
+
+    def wait(self, journal: Journal, patience: float) -> bool:
+        """Wait until the store has all of a journal; returns whether it has.
+
+        Args:
+            patience: seconds.
+        """
+
+        def has_all() -> bool:
+            return all(queued is not journal for queued, _ in self._queue)
+
+        with self._changed:
+            return self._changed.wait_for(has_all, 0 if self._given_up else patience)
+
+    def give_up(self) -> None:
+        """Let no other run of this process wait, until the store answers again."""
+        self._given_up = True
+
+    def _work(self) -> None:
+        beat = time.monotonic()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue, HEARTBEAT_EVERY)
+                first = self._queue[0] if self._queue else None
+                beating = list(self._open)
+            if first:
+                self._deliver(*first)
+                with self._changed:
+                    self._queue.popleft()
+                    self._given_up = False
+                    first[0].set_delivered(first[1])
+                    self._changed.notify_all()
+            if time.monotonic() - beat > HEARTBEAT_EVERY:
+                beat = time.monotonic()
+                for journal in beating:
+                    _send_heartbeat(journal)
+
+    def _deliver(self, journal: Journal, entry: Entry) -> None:
+        pause = float(RETRY_FIRST_AFTER)
+        while True:
+            try:
+                deliver(journal, entry)
+                break
+            except Exception as error:  # what a silent server raises depends on the store
+                why = textwrap.shorten(reason(error), 200)
+                if not store.is_away(error):
+                    journal.rejected = why
+                    break
+                if not self._is_away:
+                    self._is_away = True
+                    tqdm.write(
+                        f"tracking store: {store.address()} does not answer ({why}); the run goes"
+                        f" on, and what it logs is kept in {journal.folder}"
+                    )
+            time.sleep(pause)
+            pause = min(2 * pause, RETRY_AT_MOST_EVERY)
+        if self._is_away:
+            self._is_away = False
+            tqdm.write(f"tracking store: {store.address()} answers again")
+
+
+DELIVERY = Delivery()
+
+
+def deliver(journal: Journal, entry: Entry) -> None:
+    """Deliver an entry to the tracking store. What the store raises, this raises."""
+    DELIVER[entry.kind](journal, entry)
+
+
+def _metrics(journal: Journal, entry: Entry) -> None:
+    step, timestamp = entry.content["step"], entry.content["timestamp"]
+    metrics = [
+        Metric(name, value, timestamp, step) for name, value in entry.content["values"].items()
+    ]
+    mlflow.MlflowClient().log_batch(journal.opened.run_id, metrics=metrics)
+
+
+def _params(journal: Journal, entry: Entry) -> None:
+    """Those that `mlflow run` has logged already stay as they are."""
+    client = mlflow.MlflowClient()
+    logged = client.get_run(journal.opened.run_id).data.params
+    params = [Param(*pair) for pair in entry.content.items() if pair[0] not in logged]
+    client.log_batch(journal.opened.run_id, params=params)
+
+
+def _tags(journal: Journal, entry: Entry) -> None:
+    tags = [RunTag(*pair) for pair in entry.content.items()]
+    mlflow.MlflowClient().log_batch(journal.opened.run_id, tags=tags)
+
+
+def _dataset(journal: Journal, entry: Entry) -> None:
+    logged = DatasetInput(Dataset(**entry.content), [InputTag("mlflow.data.context", "training")])
+    mlflow.MlflowClient().log_inputs(journal.opened.run_id, [logged])
+
+
+def _files(journal: Journal, entry: Entry) -> None:
+    mlflow.MlflowClient().log_artifacts(
+        journal.opened.run_id, str(journal.files(entry.number)), entry.content["folder"]
+    )
+
+
+def _model(journal: Journal, entry: Entry) -> None:
+    """A model that was saved as an MLflow model. One that was delivered in part is deleted."""
+    client, name = mlflow.MlflowClient(), entry.content["name"]
+    run = client.get_run(journal.opened.run_id)
+    experiment, run_id = run.info.experiment_id, run.info.run_id
+    of_this_run = f"source_run_id = '{run_id}' and name = '{name}'"
+    for logged in client.search_logged_models([experiment], of_this_run):
+        if logged.status == LoggedModelStatus.READY:
+            return
+        client.delete_logged_model(logged.model_id)
+    created = client.create_logged_model(
+        experiment, name, run_id, params=run.data.params, tags=resolve_tags()
+    )
+    saved = journal.files(entry.number)
+    Model.log(None, _Saved, model_id=created.model_id, run_id=run_id, saved=saved)
+
+
+class _Saved:
+    """What `Model.log` takes for a flavor: it saves a model by copying one that was saved."""
+
+    @staticmethod
+    def save_model(path: str, mlflow_model: Model, saved: Path) -> None:
+        shutil.copytree(saved, path)
+        stored = Model.load(str(saved))
+        mlflow_model.flavors, mlflow_model.signature = stored.flavors, stored.signature
+        mlflow_model.model_size_bytes = stored.model_size_bytes
+        mlflow_model.save(str(Path(path) / "MLmodel"))
+
+
+def _status(journal: Journal, entry: Entry) -> None:
+    ended = entry.content
+    client = mlflow.MlflowClient()
+    client.set_terminated(journal.opened.run_id, ended["status"], ended["timestamp"])
+
+
+DELIVER: dict[str, Callable[[Journal, Entry], None]] = {
+    "metrics": _metrics,
+    "params": _params,
+    "tags": _tags,
+    "dataset": _dataset,
+    "files": _files,
+    "model": _model,
+    "status": _status,
+}
+
+
+def _send_heartbeat(journal: Journal) -> None:
+    now = str(get_current_time_millis())
+    try:
+        mlflow.MlflowClient().set_tag(journal.opened.run_id, HEARTBEAT_TAG, now)
+    except Exception:  # the next entry shows whether the store answers
+        return

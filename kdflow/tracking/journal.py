@@ -1,0 +1,190 @@
+"""What a run logs, on disk before the tracking store has it. A journal is a folder in the cache: a
+line per entry, and the files that entries deliver. It is locked by the process that writes it, and
+is removed when the store has every entry of a run that has ended."""
+
+import contextlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from kdflow.cache import cache_folder
+from kdflow.errors import KdflowError
+
+FOLDER = "journal"  # in the cache
+OPENED, ENTRIES, DELIVERED, FILES = "opened.json", "entries.jsonl", "delivered", "files"
+
+
+class Opened(NamedTuple):
+    """What a journal is of.
+
+    Attributes:
+        run_id: the run.
+        store: the address of its tracking store, without a password.
+        ends_run: whether the process that writes it has the run open, and ends it.
+    """
+
+    run_id: str
+    store: str
+    ends_run: bool
+
+
+class Entry(NamedTuple):
+    """Something that a run logs.
+
+    Attributes:
+        number: its place in the journal, from 0.
+        kind: how it is delivered, a name of `delivery.DELIVER`.
+        content: what is delivered, as JSON can hold it.
+    """
+
+    number: int
+    kind: str
+    content: dict[str, Any]
+
+
+class Journal:
+    """An open journal; this process has it locked."""
+
+    def __init__(self, folder: Path, lock: FileLock) -> None:
+        self.folder, self._lock = folder, lock
+        self.rejected = ""  # why the store will not have an entry
+        self._closed = False
+        self.opened = Opened(**json.loads((folder / OPENED).read_text(encoding="utf-8")))
+        self._count = len(self._lines())
+
+    def add(self, kind: str, content: dict[str, Any]) -> Entry:
+        """Write an entry.
+
+        Raises:
+            KdflowError: the disk is full, or the cache cannot be written to.
+        """
+        entry = Entry(self._count, kind, content)
+        with _room_in(self.folder), (self.folder / ENTRIES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([kind, content]) + "\n")
+        self._count += 1
+        return entry
+
+    @contextlib.contextmanager
+    def new_files(self) -> Iterator[Path]:
+        """An empty folder, for files that the next entry delivers.
+
+        Raises:
+            KdflowError: the disk is full, or the cache cannot be written to.
+        """
+        with _room_in(self.folder):
+            folder = self.files(self._count)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            yield folder
+
+    def files(self, number: int) -> Path:
+        """The folder of an entry's files."""
+        return self.folder / FILES / str(number)
+
+    def waiting(self) -> list[Entry]:
+        """The entries that the store does not have, in order."""
+        lines = [json.loads(line) for line in self._lines()]
+        entries = [Entry(number, *line) for number, line in enumerate(lines)]
+        return entries[self._delivered() :]
+
+    def has_ended(self) -> bool:
+        """Whether its run was ended."""
+        return any(json.loads(line)[0] == "status" for line in self._lines())
+
+    def set_delivered(self, entry: Entry) -> None:
+        """Record that the store has every entry up to this one. Where the disk is full, it is not
+        recorded: an entry that is delivered twice is in the store once."""
+        with contextlib.suppress(OSError):
+            new = self.folder / f"{DELIVERED}.new"
+            new.write_text(str(entry.number + 1), encoding="utf-8")
+            new.replace(self.folder / DELIVERED)
+        shutil.rmtree(self.files(entry.number), ignore_errors=True)
+        if self._closed and not self.waiting():
+            self.remove()
+
+    def close(self) -> None:
+        """State that nothing more is written. The journal is removed when the store has all of it;
+        until then it stays locked as long as this process runs."""
+        self._closed = True
+        if not self.waiting():
+            self.remove()
+
+    def remove(self) -> None:
+        """Delete the journal."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _lines(self) -> list[str]:
+        try:
+            written = (self.folder / ENTRIES).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        return written.split("\n")[:-1]  # a line without an end is of a process that was killed
+
+    def _delivered(self) -> int:
+        try:
+            return int((self.folder / DELIVERED).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return 0
+
+
+def new(run_id: str, store: str, *, ends_run: bool) -> Journal:
+    """A new journal of a run.
+
+    Raises:
+        KdflowError: the cache cannot be written to.
+    """
+    folder = _root() / f"{run_id}-{uuid.uuid4().hex[:8]}"
+    with _room_in(_root()):
+        _root().mkdir(parents=True, exist_ok=True)
+        lock = _lock_of(folder)
+        lock.acquire()
+        folder.mkdir()
+        opened = Opened(run_id, store, ends_run)
+        (folder / OPENED).write_text(json.dumps(opened._asdict()), encoding="utf-8")
+    return Journal(folder, lock)
+
+
+@contextlib.contextmanager
+def left_over() -> Iterator[list[Journal]]:
+    """The journals of processes that have ended, oldest first, locked inside the block."""
+    folders = [path for path in _root().iterdir() if path.is_dir()] if _root().exists() else []
+    with contextlib.ExitStack() as locks:
+        journals = []
+        for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
+            lock = _lock_of(folder)
+            try:
+                lock.acquire()
+            except (Timeout, OSError):  # its process is running, or the cache is read-only
+                continue
+            locks.callback(lock.release)
+            try:
+                journals.append(Journal(folder, lock))
+            except (OSError, ValueError, TypeError):  # killed before the journal had a first line
+                shutil.rmtree(folder, ignore_errors=True)
+        yield journals
+
+
+def _root() -> Path:
+    return cache_folder() / FOLDER
+
+
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0, thread_local=False)
+
+
+@contextlib.contextmanager
+def _room_in(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise KdflowError(
+            f"cache: expected a folder with room to write to, got {folder} ({error});"
+            " KDFLOW_CACHE names another"
+        ) from error

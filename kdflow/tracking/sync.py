@@ -1,0 +1,47 @@
+"""Deliver what processes that have ended could not deliver, and end the runs of killed ones."""
+
+import contextlib
+
+from kdflow.errors import Unfit, reason
+from kdflow.tracking import journal, runs, store
+from kdflow.tracking.delivery import deliver
+from kdflow.tracking.journal import Journal
+
+
+def deliver_left_over() -> list[Journal]:
+    """Deliver the journals that ended processes of this machine have left for the tracking store.
+    A run whose process was killed becomes KILLED; it can be resumed all the same.
+
+    Returns:
+        The journals that are for other stores.
+
+    Raises:
+        Unreachable: the store does not answer. What it does not have is kept.
+    """
+    elsewhere = []
+    with journal.left_over() as journals:
+        for left in journals:
+            if left.opened.store == store.address():
+                _deliver_all(left)
+            else:
+                elsewhere.append(left)
+    return elsewhere
+
+
+def _deliver_all(left: Journal) -> None:
+    waiting, run_id = left.waiting(), left.opened.run_id
+    try:
+        for entry in waiting:
+            deliver(left, entry)
+            left.set_delivered(entry)
+        if left.opened.ends_run and not left.has_ended():
+            with contextlib.suppress(Unfit):  # the run is deleted for good
+                store.patiently(f"run {run_id}", lambda: runs.end_killed(run_id))
+    except Exception as error:  # what a silent server raises depends on the store
+        if store.is_away(error):
+            raise store.failure(f"run {run_id}", error) from error
+        print(f"sync: run {run_id} does not take what was logged to it: {reason(error)}")
+    else:
+        if waiting:
+            print(f"sync: delivered {len(waiting)} entries that run {run_id} had kept")
+    left.remove()

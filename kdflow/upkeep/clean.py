@@ -1,0 +1,124 @@
+"""Show and remove what is left over in the cache folder, and end the runs of dead machines."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from kdflow.upkeep.command import Command, UpkeepConfig
+
+DAY = 24 * 60 * 60
+
+
+class CleanConfig(UpkeepConfig):
+    """Show what is left over in the cache folder: states of interrupted steps, entries for a
+    tracking store, temporary files, decoded and downloaded data; and remove it if asked."""
+
+    remove: bool = Field(False, description="remove what is shown, except what is in use")
+    older_than: float = Field(
+        7, ge=0, description="show what has not been changed for this many days"
+    )
+    end_runs_of: str = Field(
+        "none",
+        min_length=1,
+        description="a host's name: mark KILLED the runs that are RUNNING there although they have"
+        " sent no heartbeat for ten minutes; none ends none",
+    )
+
+
+@dataclass(frozen=True)
+class LeftOver:
+    """Something in the cache.
+
+    Attributes:
+        what: in words.
+        is_in_use: whether a process has it locked.
+    """
+
+    path: Path
+    what: str
+    is_in_use: bool = False
+
+    @property
+    def bytes(self) -> int:
+        if self.path.is_file():
+            return self.path.stat().st_size
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    @property
+    def age(self) -> float:
+        """Days since something in it was changed."""
+        paths = [self.path, *self.path.rglob("*")]
+        return (time.time() - max(path.stat().st_mtime for path in paths)) / DAY
+
+    def remove(self) -> None:
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink()
+
+
+def run(config: CleanConfig) -> None:
+    from tqdm import tqdm
+
+    from kdflow.cache import cache_folder
+
+    root, freed, newer = cache_folder(), 0, 0
+    for left in left_over(root):
+        if left.age < config.older_than:
+            newer += 1
+            continue
+        size, name = tqdm.format_sizeof(left.bytes, "B", 1000), left.path.relative_to(root)
+        state = "in use" if left.is_in_use else "removed" if config.remove else "can be removed"
+        print(f"clean: {name}, {left.what}: {size}, {left.age:.0f} days old, {state}")
+        if config.remove and not left.is_in_use:
+            freed += left.bytes
+            left.remove()
+    if config.remove:
+        print(f"clean: freed {tqdm.format_sizeof(freed, 'B', 1000)} in {root}")
+    if newer:
+        print(
+            f"clean: {newer} more, changed within the last {config.older_than:g} days"
+            " (--older_than 0 shows them)"
+        )
+    if config.end_runs_of != "none":
+        from kdflow.tracking import runs, store
+
+        store.open_store()
+        for run_id in runs.end_silent(config.end_runs_of):
+            print(f"clean: run {run_id} of {config.end_runs_of} is now KILLED")
+
+
+def left_over(root: Path) -> Iterator[LeftOver]:
+    """All that the cache folder holds.
+
+    Args:
+        root: the folder.
+    """
+    from kdflow.artifacts import unfinished
+    from kdflow.tracking import journal
+
+    for path in sorted(root.iterdir()) if root.exists() else []:
+        if path.name == unfinished.FOLDER:
+            for name in unfinished.names():
+                with unfinished.locked(name) as place:
+                    claim = place.claim() if place else None
+                what = f"the state of interrupted run {claim.run_id}" if claim else "a step's state"
+                yield LeftOver(path / name, what, is_in_use=place is None)
+        elif path.name == journal.FOLDER:
+            with journal.left_over() as journals:
+                free = {left.folder: left for left in journals}
+            for folder in sorted(each for each in path.iterdir() if each.is_dir()):
+                left = free.get(folder)
+                waiting = f"{len(left.waiting())} entries" if left else "entries"
+                yield LeftOver(folder, f"{waiting} for a tracking store", is_in_use=left is None)
+        elif path.suffix != ".lock":
+            yield LeftOver(path, "data, made again when it is needed")
+
+
+CLEAN = Command("clean", CleanConfig, run)

@@ -1,0 +1,25 @@
+"""Deliver what could not be delivered while a tracking store did not answer."""
+
+from kdflow.upkeep.command import Command, UpkeepConfig
+
+
+class SyncConfig(UpkeepConfig):
+    """Deliver to the tracking store what runs logged while it did not answer. The next step does
+    the same before it begins."""
+
+
+def run(config: SyncConfig) -> None:
+    from kdflow.tracking import store
+    from kdflow.tracking.sync import deliver_left_over
+
+    store.open_store()
+    elsewhere = deliver_left_over()
+    for left in elsewhere:
+        print(
+            f"sync: {len(left.waiting())} entries of run {left.opened.run_id} are for the tracking"
+            f" store {left.opened.store}; set MLFLOW_TRACKING_URI to it and run sync again"
+        )
+    print(f"sync: nothing is left for {store.address()}")
+
+
+SYNC = Command("sync", SyncConfig, run)

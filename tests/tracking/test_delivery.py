@@ -1,0 +1,248 @@
+"""A store that goes away stops no run: what it logs is delivered later, in order and once."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from helpers import wait_for_it
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from kdflow.dataset import Dataset, Images
+from kdflow.errors import KdflowError, Unreachable
+from kdflow.network import build, weights_sha256
+from kdflow.tracking import artifacts, delivery, find, journal, runs, sync
+from kdflow.tracking.runs import open_run
+
+pytestmark = pytest.mark.usefixtures("shared_store", "cache")
+
+CALLS = ("log_batch", "log_artifacts", "log_inputs", "set_terminated", "create_logged_model")
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While it is set, the store takes nothing. It is cleared at the end."""
+    event = threading.Event()
+
+    def unless_away(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any, **named: Any) -> Any:
+            if event.is_set():
+                raise MlflowException("connection refused")
+            return call(*given, **named)
+
+        return called
+
+    for name in CALLS:
+        call = getattr(mlflow.MlflowClient, name)
+        monkeypatch.setattr(mlflow.MlflowClient, name, unless_away(call))
+    monkeypatch.setattr(delivery, "RETRY_AT_MOST_EVERY", 0.05)
+    monkeypatch.setattr(delivery, "RETRY_FIRST_AFTER", 0.05)
+    monkeypatch.setattr(runs, "SHORT", 0.1)
+    monkeypatch.setenv("KDFLOW_STORE_PATIENCE", "60")
+    yield event
+    event.clear()
+    wait_for_it(lambda: not delivery.DELIVERY._queue)
+
+
+def history(run_id: str, metric: str) -> list[tuple[int, float]]:
+    measured = mlflow.MlflowClient().get_metric_history(run_id, metric)
+    return [(each.step, each.value) for each in measured]
+
+
+def ended(run_id: str) -> Run:
+    return mlflow.get_run(run_id)
+
+
+def test_a_run_goes_on_while_the_store_is_away_and_nothing_is_lost(
+    away: threading.Event, tiny: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run("goes on", "distill", tiny, {}) as run:
+        run.log({"loss": 3}, 1)
+        away.set()
+        run.log({"loss": 2}, 2)
+        run.log_params({"temp": "8"})
+        wait_for_it(lambda: delivery.DELIVERY._is_away)
+        run.log({"loss": 1}, 3)
+        away.clear()
+    shown = capsys.readouterr().out
+    assert shown.count("does not answer (connection refused); the run goes on") == 1
+    assert shown.count("answers again") == 1
+    assert history(run.run_id, "loss") == [(1, 3), (2, 2), (3, 1)]
+    assert ended(run.run_id).info.status == "FINISHED"
+    assert ended(run.run_id).data.params == {"temp": "8"}
+
+
+def test_a_run_waits_at_its_end_for_as_long_as_the_user_allows(
+    away: threading.Event, tiny: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timer = threading.Timer(1, away.clear)
+    with open_run("waits", "distill", tiny, {}) as run:
+        away.set()
+        timer.start()
+    assert "waiting up to 60 s for sqlite" in capsys.readouterr().out
+    assert ended(run.run_id).info.status == "FINISHED"
+
+
+def test_what_a_run_has_kept_is_delivered_later(
+    away: threading.Event,
+    tiny: Dataset,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KDFLOW_STORE_PATIENCE", "0")
+    opened = []
+
+    def log_in_vain() -> None:
+        with open_run("is kept", "distill", tiny, {}) as run:
+            opened.append(run.run_id)
+            away.set()
+            run.log({"loss": 1}, 1)
+            run.log_text("a text", "text.txt")
+
+    with pytest.raises(Unreachable, match="`python -m kdflow sync` delivers it later"):
+        log_in_vain()
+    assert ended(opened[0]).info.status == "RUNNING"
+    as_if_the_process_had_ended(monkeypatch)
+    away.clear()
+    assert sync.deliver_left_over() == []
+    assert f"entries that run {opened[0]} had kept" in capsys.readouterr().out
+    assert ended(opened[0]).info.status == "FINISHED"
+    assert history(opened[0], "loss") == [(1, 1)]
+    text = mlflow.artifacts.load_text(f"{ended(opened[0]).info.artifact_uri}/text.txt")
+    assert text == "a text"
+    assert list((cache / "journal").glob("*-*")) == []
+
+
+def as_if_the_process_had_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the thread that delivers, and unlock the journals of this process."""
+    delivering = delivery.DELIVERY
+
+    def exit_thread(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "deliver", exit_thread)
+        patch.setattr(threading, "excepthook", lambda _: None)
+        assert delivering._thread
+        delivering._thread.join()
+    for written, _ in delivering._queue:
+        written._lock.release()
+    delivering._queue.clear()
+    delivering._thread, delivering._is_away, delivering._given_up = None, False, False
+
+
+def test_what_is_delivered_twice_is_in_the_store_once(tiny: Dataset, train: Images) -> None:
+    network = build("pupil", train, 3, seed=0)
+    entries: list[tuple[journal.Journal, journal.Entry]] = []
+    real = delivery.deliver
+
+    def twice(written: journal.Journal, entry: journal.Entry) -> None:
+        real(written, entry)
+        real(written, entry)
+        entries.append((written, entry))
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(delivery, "deliver", twice)
+        with open_run("twice", "distill", tiny, {}) as run:
+            run.log({"loss": 2, "test_accuracy": float("nan")}, 1)
+            run.log_params({"temp": "8"})
+            run.log_table({"a": [1, 2]}, "table.json")
+            run.log_array(np.arange(3), "array.npy")
+            run.log_model(network)
+    assert {entry.kind for _, entry in entries} == set(delivery.DELIVER)
+    assert history(run.run_id, "loss") == [(1, 2)]
+    stored = ended(run.run_id)
+    assert len(stored.inputs.dataset_inputs) == 1
+    assert len(stored.outputs.model_outputs) == 1
+    client = mlflow.MlflowClient()
+    table = client.load_table(stored.info.experiment_id, "table.json", [run.run_id])
+    assert list(table["a"]) == [1, 2]
+    (logged,) = client.search_logged_models(
+        [stored.info.experiment_id], f"source_run_id = '{run.run_id}'"
+    )
+    assert logged.params == {"temp": "8"}
+    loaded = artifacts.load_model(find.get_run(run.run_id))
+    assert weights_sha256(loaded) == weights_sha256(network)
+
+
+def test_a_model_is_where_its_run_is_whatever_the_default_experiment(
+    tiny: Dataset, train: Images
+) -> None:
+    experiment = mlflow.create_experiment("another")
+    with mlflow.start_run(experiment_id=experiment), open_run("it", "distill", tiny, {}) as run:
+        run.log_model(build("pupil", train, 3, seed=0))
+    (logged,) = mlflow.MlflowClient().search_logged_models([experiment])
+    assert logged.source_run_id == run.run_id
+
+
+def test_a_run_that_was_deleted_takes_nothing_and_says_so(tiny: Dataset) -> None:
+    def log_to_a_deleted_run() -> None:
+        with open_run("is deleted", "distill", tiny, {}) as run:
+            wait_for_it(lambda: not delivery.DELIVERY._queue)
+            mlflow.MlflowClient().delete_run(run.run_id)
+            run.log({"loss": 1}, 1)
+            wait_for_it(lambda: not delivery.DELIVERY._queue)
+            run.log({"loss": 1}, 2)
+
+    with pytest.raises(KdflowError, match=r"^tracking store: expected it to take what run .* logs"):
+        log_to_a_deleted_run()
+
+
+def test_the_run_of_a_killed_process_is_ended_by_the_next_command(tiny: Dataset) -> None:
+    running = mlflow.MlflowClient().create_run("0").info.run_id
+    written = journal.new(running, str(mlflow.get_tracking_uri()), ends_run=True)
+    written.add("metrics", {"values": {"loss": 1.0}, "step": 1, "timestamp": 5})
+    written._lock.release()
+    sync.deliver_left_over()
+    assert ended(running).info.status == "KILLED"
+    assert history(running, "loss") == [(1, 1)]
+
+
+def test_what_another_store_is_to_have_waits_for_it(tiny: Dataset) -> None:
+    written = journal.new("0" * 32, "http://elsewhere:5000", ends_run=True)
+    written.add("tags", {"a": "1"})
+    written._lock.release()
+    (waiting,) = sync.deliver_left_over()
+    assert waiting.opened.store == "http://elsewhere:5000"
+    assert len(waiting.waiting()) == 1
+
+
+def test_a_heartbeat_is_sent_for_every_open_run(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "HEARTBEAT_EVERY", 0.1)
+    with (
+        open_run("outer", "compare", tiny, {}) as outer,
+        open_run("inner", "distill", tiny, {}) as inner,
+    ):
+        inner.log({"loss": 1})
+
+        def both() -> bool:
+            tags = [ended(run.run_id).data.tags for run in (outer, inner)]
+            return all(delivery.HEARTBEAT_TAG in each for each in tags)
+
+        wait_for_it(both)
+
+
+def test_silent_runs_of_another_host_are_ended_if_asked() -> None:
+    client = mlflow.MlflowClient()
+    now = int(time.time() * 1000)
+
+    def run_of(host: str, beat: int) -> str:
+        tags = {runs.HOST_TAG: host, delivery.HEARTBEAT_TAG: str(beat)}
+        return str(client.create_run("0", tags=tags).info.run_id)
+
+    silent, alive = run_of("there", now - 700_000), run_of("there", now)
+    here = run_of("here", now - 700_000)
+    assert runs.end_silent("there") == [silent]
+    assert [ended(run).info.status for run in (silent, alive, here)] == [
+        "KILLED",
+        "RUNNING",
+        "RUNNING",
+    ]
