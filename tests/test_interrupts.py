@@ -78,6 +78,37 @@ def test_signals_at_the_same_moment_interrupt_once_and_say_nothing(
     assert said == []
 
 
+def test_a_delayed_interrupt_takes_effect_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts.end_on_signals()
+    with interrupts.delayed():
+        assert not interrupts.is_due()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.is_due()
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.raise_if_due()
+    interrupts.raise_if_due()  # once
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    code = (
+        "import signal, time; from kdflow import interrupts\n"
+        "interrupts.REPEATED_WITHIN = 0.1\n"
+        "interrupts.end_on_signals()\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    time.sleep(0.2)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    print('goes on')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stdout == b""
+
+
 @pytest.mark.slow
 def test_ctrl_c_while_a_new_store_is_made_does_not_spoil_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -37,12 +38,12 @@ class LeftOver:
 
     Attributes:
         what: in words.
-        is_in_use: whether a process has it locked.
+        remove: deletes it; None while a process has it locked.
     """
 
     path: Path
     what: str
-    is_in_use: bool = False
+    remove: Callable[[], None] | None
 
     @property
     def bytes(self) -> int:
@@ -56,12 +57,6 @@ class LeftOver:
         paths = [self.path, *self.path.rglob("*")]
         return (time.time() - max(path.stat().st_mtime for path in paths)) / DAY
 
-    def remove(self) -> None:
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink()
-
 
 def run(config: CleanConfig) -> None:
     from tqdm import tqdm
@@ -74,9 +69,10 @@ def run(config: CleanConfig) -> None:
             newer += 1
             continue
         size, name = tqdm.format_sizeof(left.bytes, "B", 1000), left.path.relative_to(root)
-        state = "in use" if left.is_in_use else "removed" if config.remove else "can be removed"
+        state = "removed" if config.remove else "can be removed"
+        state = state if left.remove else "in use"
         print(f"clean: {name}, {left.what}: {size}, {left.age:.0f} days old, {state}")
-        if config.remove and not left.is_in_use:
+        if config.remove and left.remove:
             freed += left.bytes
             left.remove()
     if config.remove:
@@ -109,16 +105,37 @@ def left_over(root: Path) -> Iterator[LeftOver]:
                 with unfinished.locked(name) as place:
                     claim = place.claim() if place else None
                 what = f"the state of interrupted run {claim.run_id}" if claim else "a step's state"
-                yield LeftOver(path / name, what, is_in_use=place is None)
+                yield LeftOver(path / name, what, partial(_remove_state, name) if place else None)
         elif path.name == journal.FOLDER:
             with journal.left_over() as journals:
                 free = {left.folder: left for left in journals}
             for folder in sorted(each for each in path.iterdir() if each.is_dir()):
                 left = free.get(folder)
                 waiting = f"{len(left.waiting())} entries" if left else "entries"
-                yield LeftOver(folder, f"{waiting} for a tracking store", is_in_use=left is None)
+                what = f"{waiting} for a tracking store"
+                yield LeftOver(folder, what, partial(_remove_journal, folder) if left else None)
         elif path.suffix != ".lock":
-            yield LeftOver(path, "data, made again when it is needed")
+            what = "data, made again when it is needed"
+            yield LeftOver(
+                path, what, partial(shutil.rmtree if path.is_dir() else Path.unlink, path)
+            )
+
+
+def _remove_state(name: str) -> None:
+    from kdflow.artifacts import unfinished
+
+    with unfinished.locked(name) as place:
+        if place:
+            place.remove()
+
+
+def _remove_journal(folder: Path) -> None:
+    from kdflow.tracking import journal
+
+    with journal.left_over() as journals:
+        for left in journals:
+            if left.folder == folder:
+                left.remove()
 
 
 CLEAN = Command("clean", CleanConfig, run)

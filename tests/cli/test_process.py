@@ -2,8 +2,14 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from helpers import ROOT
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError
 
 from kdflow.__main__ import main
 from kdflow.cli.process import check_backend, exit_status, loading_quietly
@@ -43,6 +49,75 @@ def test_a_command_ends_with_one_line_and_a_status(
 
     assert exit_status("kdflow step", work) == status
     assert capsys.readouterr() == ("", shown)
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (OSError(28, "No space left"), "OSError: [Errno 28] No space left"),
+        (ConnectionResetError("by peer"), "ConnectionResetError: by peer"),
+        (OperationalError("SELECT 1", {}, Exception("disk is full")), "OperationalError: "),
+        (MlflowException("no\nanswer"), "MlflowException: no answer"),
+        (
+            KdflowError("got http://me:pass/word@host:1/x?password=secret and \x1b[31m"),
+            "got http://me:***@host:1/x?password=*** and \\x1b[31m\n",
+        ),
+    ],
+)
+def test_what_a_disk_or_a_server_causes_is_one_line_without_passwords(
+    error: Exception, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise error
+
+    assert exit_status("kdflow step", work) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"kdflow step: {shown}")
+    assert line.count("\n") == 1
+    assert exit_status("kdflow step", work, shows_traceback=True) == 1
+    traced = capsys.readouterr().err
+    assert traced.startswith("Traceback")
+    assert "in work" in traced
+    assert traced.endswith(line)
+    assert "pass/word" not in traced
+    assert "secret" not in traced
+
+
+def test_a_fault_of_kdflow_shows_where_it_was_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise ZeroDivisionError("sqlite://u:secret@h")
+
+    assert exit_status("kdflow step", work) == 1
+    shown = capsys.readouterr().err
+    assert "in work" in shown
+    assert shown.endswith("ZeroDivisionError: sqlite://u:***@h\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "variables"), [("closed pipe", {}), ("file", {"PYTHONIOENCODING": "ascii"})]
+)
+def test_no_output_ends_a_command(output: str, variables: dict[str, str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from kdflow.cli.process import exit_status\n"
+        "def work():\n"
+        "    for _ in range(3): print('\\N{PILE OF POO}' * 9999)\n"
+        "    Path('done').write_text('done')\n"
+        "sys.exit(exit_status('step', work))"
+    )
+    read, write = os.pipe()
+    if output == "file":
+        write = os.open(tmp_path / "output", os.O_WRONLY | os.O_CREAT)
+    os.close(read)
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), **variables}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, stdout=write, stderr=write, check=False
+    )
+    os.close(write)
+    assert done.returncode == 0
+    assert (tmp_path / "done").read_text() == "done"
+    if output == "file":
+        assert (tmp_path / "output").read_text().startswith("\\U0001f4a9")
 
 
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])

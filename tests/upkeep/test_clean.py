@@ -1,0 +1,105 @@
+"""`clean` shows what is left over, and removes only what it is asked to and nobody uses."""
+
+import os
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from kdflow.__main__ import main
+from kdflow.artifacts import unfinished
+from kdflow.tracking import journal, runs
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+@pytest.fixture
+def filled(cache: Path) -> Path:
+    """A cache with a state, a journal and data, all of them ten days old."""
+    with unfinished.locked("a" * 32) as place:
+        assert place
+        place.set_claim(unfinished.Claim("b" * 32, "code", "key"))
+    written = journal.new("c" * 32, "http://elsewhere", ends_run=True)
+    written.add("tags", {"a": "1"})
+    written._lock.release()
+    (cache / "cifar10.npz").write_bytes(bytes(2_000_000))
+    ago = time.time() - 10 * 24 * 60 * 60
+    for path in cache.rglob("*"):
+        os.utime(path, (ago, ago))
+    return cache
+
+
+def names(cache: Path) -> list[str]:
+    return sorted(str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file())
+
+
+def test_it_shows_and_removes_nothing_unless_asked(
+    filled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = names(filled)
+    assert main(["clean"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == (
+        "clean: cifar10.npz, data, made again when it is needed: 2.00MB, 10 days old, can be"
+        " removed"
+    )
+    assert "1 entries for a tracking store" in shown[1]
+    assert f"the state of interrupted run {'b' * 32}" in shown[2]
+    assert len(shown) == 3
+    assert names(filled) == before
+
+
+def test_it_removes_what_is_old_enough(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (filled / "new.npz").write_bytes(b"")
+    assert main(["clean", "--remove", "true"]) == 0
+    shown = capsys.readouterr().out
+    assert f"clean: freed 2.00MB in {filled}" in shown
+    assert "clean: 1 more, changed within the last 7 days (--older_than 0 shows them)" in shown
+    assert names(filled) == ["new.npz"]
+
+
+def test_it_removes_nothing_that_is_in_use(
+    filled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with unfinished.locked("a" * 32) as place:
+        assert main(["clean", "--remove", "true", "--older_than", "0"]) == 0
+        assert place
+        assert place.claim()
+    assert "in use" in capsys.readouterr().out
+
+
+def test_an_empty_cache_is_clean(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clean"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_it_ends_the_silent_runs_of_a_host(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = mlflow.MlflowClient()
+    tags = {runs.HOST_TAG: "gone", "kdflow.heartbeat": "5"}
+    run_id = client.create_run("0", tags=tags).info.run_id
+    assert main(["clean", "--end_runs_of", "gone"]) == 0
+    assert capsys.readouterr().out == f"clean: run {run_id} of gone is now KILLED\n"
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
+def test_sync_says_which_store_the_rest_is_for(
+    filled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sync"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == (
+        f"sync: 1 entries of run {'c' * 32} are for the tracking store http://elsewhere; set"
+        " MLFLOW_TRACKING_URI to it and run sync again"
+    )
+    assert shown[1].startswith("sync: nothing is left for sqlite:")
+
+
+def test_a_state_that_nobody_resumed_is_removed_after_the_stated_days(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished.remove_old()
+    assert unfinished.names() == ["a" * 32]
+    monkeypatch.setattr(unfinished, "KEPT_DAYS", 9)
+    unfinished.remove_old()
+    assert unfinished.names() == []
