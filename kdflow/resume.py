@@ -14,10 +14,11 @@ from kdflow.artifacts.unfinished import Claim, Unfinished
 from kdflow.cache import cache_folder
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, Unreachable
+from kdflow.hardware import hardware
 from kdflow.needs import Planned
 from kdflow.sources import code_of
 from kdflow.tracking import runs, store
-from kdflow.tracking.find import CODE_TAG, is_unfinished
+from kdflow.tracking.find import CODE_TAG, HARDWARE_TAG, is_unfinished
 from kdflow.tracking.run import Run
 
 
@@ -75,13 +76,14 @@ def run_of(
 def claim_place(run: Run, planned: Planned, key: str) -> None:
     """Record in the run's place, if it has one, what it is."""
     if run.place:
-        run.place.set_claim(Claim(run.run_id, code_of(planned.step.name, planned.config), key))
+        code = code_of(planned.step.name, planned.config)
+        run.place.set_claim(Claim(run.run_id, code, key, hardware()))
 
 
 def _new_run(
     planned: Planned, title: str, dataset: Dataset, parent: str | None
 ) -> contextlib.AbstractContextManager[Run]:
-    tags = {CODE_TAG: code_of(planned.step.name, planned.config)}
+    tags = {CODE_TAG: code_of(planned.step.name, planned.config), HARDWARE_TAG: hardware()}
     return runs.open_run(title, planned.step.name, dataset, tags, parent=parent)
 
 
@@ -97,6 +99,8 @@ def _claim(
         reason = "it is not in the store any more, or has ended"
     elif claim.code != code_of(planned.step.name, planned.config):
         reason = "other code made it"
+    elif claim.hardware != hardware():
+        reason = f"it was trained on other hardware ({claim.hardware}; here: {hardware()})"
     elif claim.key and claim.key != key():
         reason = "it builds on other results"
     if not reason:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from kdflow.config.base import Config, canonical, validated
 from kdflow.dataset import Dataset
 from kdflow.errors import Unfit, about
+from kdflow.hardware import hardware
 from kdflow.needs import (
     Found,
     LayersOf,
@@ -35,7 +36,7 @@ from kdflow.results import layers, logits, models, trainings
 from kdflow.results.records import StepResult
 from kdflow.resume import claim_place, run_of
 from kdflow.sources import code_of
-from kdflow.tracking.find import CODE_TAG, FoundRun, find_runs, get_run
+from kdflow.tracking.find import CODE_TAG, HARDWARE_TAG, FoundRun, find_runs, get_run
 from kdflow.tracking.run import Run
 
 # What these parameters name is in the key by content: the data set's digest and the inputs'.
@@ -175,11 +176,16 @@ class Resolver:
         if self.reuse == "any":
             return runs
         code = code_of(name, config)
-        made = [run for run in runs if run.tags.get(CODE_TAG) == code]
+        here = hardware()
+        made = [
+            run
+            for run in runs
+            if run.tags.get(CODE_TAG) == code and run.tags.get(HARDWARE_TAG, here) == here
+        ]
         if len(made) < len(runs):
             print(
                 f"{self.steps[name].title(config)}: {len(runs) - len(made)} earlier run(s) made by"
-                " other code, not reused (reuse=any would)"
+                f" other code or on other hardware than {here}, not reused (reuse=any would)"
             )
         return made
 

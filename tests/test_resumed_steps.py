@@ -73,6 +73,17 @@ def test_other_code_is_not_resumed_and_says_so(
     assert steps_of(run, "val_loss") == [1, 2]
 
 
+def test_a_training_is_not_resumed_with_other_threads_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*DISTILL, "--seed", "38"]
+    interrupt(argv, monkeypatch)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
+    made_by(argv)
+    expected = "it was trained on other hardware (cpu, 1 threads; here: cpu, 7 threads)"
+    assert expected in capsys.readouterr().out
+
+
 def test_a_deleted_run_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = [*DISTILL, "--seed", "34"]
     stopped = interrupt(argv, monkeypatch)

@@ -231,8 +231,19 @@ def test_edited_code_is_run_again_with_the_same_logits_and_hints(
             if run.info.run_id in each and each.startswith("  found   ")
         )
         assert line.endswith(" (made by kdflow before it was edited)")
-    assert shown.count("earlier run(s) made by other code, not reused (reuse=any would)") == 4
+    assert shown.count("earlier run(s) made by other code or on other hardware than cpu") == 4
     assert steps_of(made_by(COMPARE)) == ["compare"]  # the runs of the edited code are reused
+
+
+def test_what_was_trained_with_other_threads_is_not_compared(
+    compared: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # sums taken in another order give other last bits
+    assert {run.data.tags["kdflow.hardware"] for run in compared} == {"cpu, 1 threads"}
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
+    made = made_by(COMPARE)
+    assert steps_of(made) == ["compare", "baseline", "distill", "baseline", "distill"]
+    assert {run.data.tags["kdflow.hardware"] for run in made} == {"cpu, 7 threads"}
 
 
 def test_reuse_any_compares_what_other_code_made(

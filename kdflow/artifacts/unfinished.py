@@ -26,11 +26,13 @@ class Claim(NamedTuple):
         run_id: its run.
         code: the digest of the code that runs.
         key: of the run; empty until what it builds on exists.
+        hardware: that it runs on.
     """
 
     run_id: str
     code: str
     key: str
+    hardware: str
 
 
 class Unfinished:

@@ -14,7 +14,7 @@ from kdflow.tracking.run import FINISHED
 from kdflow.tracking.store import address, patiently
 
 SOURCES = "auto, a network's name, a run id or a folder of logits"
-CODE_TAG = "kdflow.code_sha256"
+CODE_TAG, HARDWARE_TAG = "kdflow.code_sha256", "kdflow.hardware"
 
 
 @dataclass(frozen=True)

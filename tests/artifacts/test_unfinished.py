@@ -43,7 +43,7 @@ def test_a_write_that_fails_keeps_the_state_before(
 
 def test_a_claim_and_parts_are_read_as_they_were_written(place: Unfinished) -> None:
     assert place.claim() is None
-    claim = Claim("run", "code", "key")
+    claim = Claim("run", "code", "key", "cpu")
     place.set_claim(claim)
     place.save_part("train-0", np.eye(2))
     assert place.claim() == claim
@@ -59,7 +59,7 @@ def test_a_claim_and_parts_are_read_as_they_were_written(place: Unfinished) -> N
 def test_one_process_has_a_place_and_what_is_removed_leaves_nothing(cache: Path) -> None:
     with unfinished.locked("name") as first:
         assert first
-        first.set_claim(Claim("run", "code", ""))
+        first.set_claim(Claim("run", "code", "", "cpu"))
         with unfinished.locked("name") as second:
             assert second is None
         with unfinished.locked("other") as other:
@@ -67,7 +67,7 @@ def test_one_process_has_a_place_and_what_is_removed_leaves_nothing(cache: Path)
     assert unfinished.names() == ["name", "other"]
     with unfinished.locked("name") as again:
         assert again
-        assert again.claim() == Claim("run", "code", "")
+        assert again.claim() == Claim("run", "code", "", "cpu")
         again.remove()
     assert unfinished.names() == ["other"]
 

@@ -19,7 +19,7 @@ def filled(cache: Path) -> Path:
     """A cache with a state, a journal and data, all of them ten days old."""
     with unfinished.locked("a" * 32) as place:
         assert place
-        place.set_claim(unfinished.Claim("b" * 32, "code", "key"))
+        place.set_claim(unfinished.Claim("b" * 32, "code", "key", "cpu"))
     written = journal.new("c" * 32, "http://elsewhere", ends_run=True)
     written.add("tags", {"a": "1"})
     written._lock.release()
