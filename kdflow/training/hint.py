@@ -14,7 +14,7 @@ from kdflow.dataset import Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
 from kdflow.losses import hint_loss
 from kdflow.training.loop import Epoch, Loop
-from kdflow.training.optimizers import OPTIMIZERS
+from kdflow.training.optimizers import make_optimizer
 from kdflow.training.order import epoch_order
 from kdflow.training.progress import Metrics
 from kdflow.training.schedules import SCHEDULES
@@ -62,7 +62,7 @@ def fit_hint(
     learner = keras.Model(guided.input, regressed, name="hint_learner")
     rate = SCHEDULES[settings.schedule](settings.learning_rate, steps)
     learner.compile(
-        optimizer=OPTIMIZERS[settings.optimizer](rate, steps),
+        optimizer=make_optimizer(settings.optimizer, rate, steps),
         loss=hint_loss,
         steps_per_execution=batches_at_once(guided, settings.batch_size),
     )

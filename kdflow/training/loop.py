@@ -14,7 +14,7 @@ from kdflow.config.training import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
 from kdflow.training.objective import Objective
-from kdflow.training.optimizers import OPTIMIZERS
+from kdflow.training.optimizers import make_optimizer
 from kdflow.training.order import epoch_data
 from kdflow.training.progress import Metrics, Progress
 from kdflow.training.schedules import SCHEDULES
@@ -114,7 +114,7 @@ def fit(
     rate = SCHEDULES[settings.schedule](settings.learning_rate, steps)
     learner = _Learner(network, objective)
     learner.compile(
-        optimizer=OPTIMIZERS[settings.optimizer](rate, steps),
+        optimizer=make_optimizer(settings.optimizer, rate, steps),
         steps_per_execution=batches_at_once(network, settings.batch_size),
     )
 

@@ -51,3 +51,19 @@ OPTIMIZERS: dict[str, Callable[[Any, int], keras.Optimizer]] = {
     "sgd": lambda rate, steps: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
     "speedrun": SpeedrunSGD,
 }
+
+
+def make_optimizer(name: str, rate: Any, steps: int) -> keras.Optimizer:
+    """An optimiser for one device.
+
+    Args:
+        name: one of `OPTIMIZERS`.
+        rate: the learning rate, or its schedule.
+        steps: the number of steps of the training.
+    """
+    optimizer = OPTIMIZERS[name](rate, steps)
+    # Keras 3.15 on TensorFlow sums the gradients of all devices, of which there is one, by a
+    # function that TensorFlow keeps for ever, and with it the graph of each training: 9 MB.
+    if hasattr(optimizer, "_all_reduce_sum_gradients"):
+        optimizer._all_reduce_sum_gradients = list
+    return optimizer

@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Generator
 
 import keras
@@ -252,3 +253,16 @@ def test_a_last_update_that_spoils_the_weights_stops_the_run(
         KdflowError, match=r"expected a finite validation loss, got \S+ after epoch 1 of 1"
     ):
         list(fit(build("pupil", train, 3, seed=0), train, validation, Labels(), settings))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts TensorFlow's functions")
+def test_a_training_leaves_none_of_its_graphs_in_memory(train: Images, validation: Images) -> None:
+    from tensorflow.python.eager import context
+
+    def functions_after_a_training() -> int:
+        fitted(train, validation)
+        gc.collect()
+        return len(context.context().list_function_names())
+
+    before = functions_after_a_training()
+    assert [functions_after_a_training() for _ in range(3)] == [before] * 3
