@@ -1,14 +1,19 @@
 """Where trials run: Ray's workers, their resources, and what happens when one dies."""
 
+import contextlib
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import mlflow
 import pytest
+from helpers import command_line, environment
 from optuna.storages import RDBStorage
-from sweeping import all_runs, check_that_a_killed_worker_costs_no_trial, sweep
+from sweeping import all_runs, check_that_a_killed_worker_costs_no_trial, noise, sweep
 
 from kdflow.errors import KdflowError
 from kdflow.tracking import store as tracking_store
@@ -235,3 +240,36 @@ def test_a_worker_killed_in_mid_trial_on_sqlite_costs_no_trial_and_leaves_no_run
     check_that_a_killed_worker_costs_no_trial(studies, tracking_store.uri(), tiny_npz, store)
     assert "workers: one has died and is replaced" in (store / "sweep.log").read_text()
     assert len(all_runs()) == 1 + 12 + 1 + 4
+
+
+@pytest.mark.slow
+def test_no_password_is_left_on_disk_or_shown_by_ps(store: Path, tiny_npz: Path) -> None:
+    secrets = {
+        "PGPASSWORD": "s3cret of the database",
+        "MLFLOW_TRACKING_PASSWORD": "s3cret of the server",
+        "KDFLOW_TOKEN": "s3cret of the user",
+    }
+    flags = f"--dataset {tiny_npz} --teacher {noise(tiny_npz, store / 'n')} --student pupil"
+    flags += " --epochs 1 --trials 2 --workers 2 --repeats 2"
+    with tempfile.TemporaryDirectory(prefix="r") as ray:  # the names of its sockets must be short
+        variables = {"RAY_TMPDIR": ray, "KDFLOW_CACHE": str(store / "cache"), **secrets}
+        with (store / "sweep.log").open("w") as log:
+            process = subprocess.Popen(
+                command_line("python", "-m", "sweeps", "notebook_grid", *flags.split()),
+                cwd=store,
+                env=environment(store) | variables,
+                stdout=log,
+                stderr=log,
+            )
+        shown = set()
+        while process.poll() is None:
+            for command in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):  # it has ended
+                    shown.add(command.read_bytes())
+            time.sleep(0.2)
+        assert process.returncode == 0, (store / "sweep.log").read_text()
+        files = [path for folder in (store, Path(ray)) for path in folder.rglob("*")]
+        contents = {path: path.read_bytes() for path in files if path.is_file()}
+    assert any("ray" in str(path) and path.name == "raylet.out" for path in contents)
+    assert [path for path, content in contents.items() if b"s3cret" in content] == []
+    assert [command for command in shown if b"s3cret" in command] == []
