@@ -1,0 +1,87 @@
+"""What an epoch costs more because nothing of it may be lost: its state is kept after it, and its
+metrics go to the tracking store through a journal.
+
+    python benchmarks/keeping.py
+
+In alternation, in one process, on random images of CIFAR-10's shape: epochs of `student` (45,000
+images) and of `fast` (2,048), with and without. Prints the seconds of each and the ratios round by
+round. About ten minutes on two cores.
+"""
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from epoch import show
+
+from kdflow import network
+from kdflow.artifacts import unfinished
+from kdflow.artifacts.unfinished import Unfinished
+from kdflow.config.training import Settings
+from kdflow.dataset import Dataset, Images
+from kdflow.tracking import store
+from kdflow.tracking.run import Run
+from kdflow.tracking.runs import open_run
+from kdflow.training.loop import fit
+from kdflow.training.objective import Labels
+
+ROUNDS = 10
+TRAININGS = {"student": ("adam", 64, 45_000), "fast": ("speedrun", 512, 2_048)}
+
+
+def epochs_of(
+    name: str, place: Unfinished | None = None, run: Run | None = None
+) -> Callable[[], float]:
+    """A function that trains a network for one epoch more, and returns the seconds that this
+    took."""
+    optimizer, batch, count = TRAININGS[name]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    train = Images(images, rng.integers(10, size=count).astype(np.uint8), np.arange(count))
+    few = Images(train.images, train.labels, np.arange(batch))
+    settings = Settings(optimizer, 0.001, ROUNDS + 2, batch, seed=0)
+    epochs = fit(network.build(name, train, 10, seed=0), train, few, Labels(), settings, place)
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        epoch, metrics = next(epochs)
+        if run:
+            run.log(metrics, epoch)
+        return time.perf_counter() - started
+
+    return seconds
+
+
+def main() -> None:
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        os.environ["KDFLOW_CACHE"] = str(folder / "cache")
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        store.open_store()
+        one = np.zeros((1, 1, 1, 1), np.uint8)
+        dataset = Dataset("random", one, np.zeros(1, np.uint8), one, np.zeros(1, np.uint8), ("a",))
+        epoch_of = {}
+        for name in TRAININGS:
+            run = opened.enter_context(open_run(name, "teacher", dataset, {}))
+            place = opened.enter_context(unfinished.locked(name))
+            epoch_of[f"{name}, kept"] = epochs_of(name, place, run)
+            epoch_of[name] = epochs_of(name)
+        order, shuffle, rounds = list(epoch_of), random.Random(0).shuffle, []
+        for _ in range(ROUNDS + 1):
+            shuffle(order)
+            rounds.append({name: epoch_of[name]() for name in order})
+        counted = rounds[1:]  # the first one traces the graphs
+        for name in epoch_of:
+            show(f"{name}, seconds", [each[name] for each in counted])
+        for name in TRAININGS:
+            show(f"{name}: kept / not", [each[f"{name}, kept"] / each[name] for each in counted])
+
+
+if __name__ == "__main__":
+    main()
