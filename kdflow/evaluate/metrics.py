@@ -7,6 +7,7 @@ from scipy.special import log_softmax, softmax
 
 PREDICT_BATCH = 250
 ECE_BINS = 15
+TOP_5_FROM = 20  # classes
 
 
 def predict_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -43,6 +44,19 @@ def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     return float(np.mean(logits.argmax(axis=-1) == teacher_logits.argmax(axis=-1)))
 
 
+def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over the classes that occur of the accuracy on the images of each, 0 to 1."""
+    correct = logits.argmax(axis=-1) == labels
+    return float(np.mean([correct[labels == each].mean() for each in np.unique(labels)]))
+
+
+def top_5_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The share of examples of which the label's logit is among the five largest, 0 to 1. Of equal
+    logits, the lower class comes first."""
+    largest = np.argsort(-logits, axis=-1, kind="stable")[:, :5]
+    return float(np.mean((largest == labels[:, np.newaxis]).any(axis=-1)))
+
+
 def final_metrics(
     logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None
 ) -> dict[str, float]:
@@ -57,7 +71,10 @@ def final_metrics(
         "test_accuracy": accuracy(logits, labels),
         "test_nll": nll(logits, labels),
         "test_ece": expected_calibration_error(logits, labels),
+        "test_balanced_accuracy": balanced_accuracy(logits, labels),
     }
+    if logits.shape[-1] >= TOP_5_FROM:
+        metrics["test_top5_accuracy"] = top_5_accuracy(logits, labels)
     if teacher_logits is not None:
         metrics["teacher_agreement"] = agreement(logits, teacher_logits)
     return metrics

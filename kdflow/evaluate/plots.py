@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdflow.evaluate.compare import Comparison
+
+NAMED_CLASSES, COUNTED_CLASSES = 60, 25  # more do not fit in a confusion matrix
+SHEET_COLUMNS = 6
 
 
 def learning_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
@@ -96,4 +100,49 @@ def ledger(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     axes.set_yticks(places, [f"{row['network']}, {row['how']}" for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="test accuracy", xlim=(0, 1.1))
+    return figure
+
+
+def confusions(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """A confusion matrix: the share of each class's images that is predicted to be of each class,
+    with the counts in it where there is room.
+
+    Args:
+        counts: (classes, classes) integers, of images of the row's class.
+        names: of the classes.
+    """
+    classes = len(names)
+    side = min(4 + 0.35 * classes, 16)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(drawn, ax=axes, label="share of the class's images", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="class")
+    if classes <= NAMED_CLASSES:
+        axes.set_xticks(range(classes), names, rotation=90)
+        axes.set_yticks(range(classes), names)
+    if classes <= COUNTED_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
+    """Images side by side, each with a caption.
+
+    Args:
+        images: uint8, (images, height, width, channels) with one channel or three.
+    """
+    columns = min(len(images), SHEET_COLUMNS)
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.6 * columns, 0.5 + 2 * rows), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, image, caption in zip(figure.axes, images, captions, strict=False):
+        axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
+        axes.set_title(caption, fontsize=7)
     return figure

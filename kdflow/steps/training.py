@@ -6,16 +6,20 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
+import pandas as pd
+from scipy.special import softmax
 
 from kdflow import network as networks
 from kdflow.artifacts.logits import Logits
 from kdflow.config.base import Config
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
-from kdflow.evaluate import metrics, plots
+from kdflow.evaluate import classes, metrics, plots
 from kdflow.tracking.run import Run
 from kdflow.training.loop import Epoch, fit
 from kdflow.training.objective import Objective
+
+SHOWN_WRONG = 24  # images
 
 
 def train_network(
@@ -87,9 +91,32 @@ def end(
         taught = teacher.test[0] if teacher else None
         final |= metrics.final_metrics(logits, dataset.y_test, taught)
         run.log_array(logits, "test_logits.npy")
+        log_classes(run, dataset, logits)
     final["peak_memory_mb"] = peak_memory_mb()
     run.log(final)
     return final
+
+
+def log_classes(run: Run, dataset: Dataset, logits: np.ndarray) -> None:
+    """Log what a network gets right and wrong of the test images, class by class.
+
+    Args:
+        logits: of the test images, (images, classes).
+    """
+    names, labels = dataset.class_names, dataset.y_test
+    run.log_table(classes.by_class(logits, labels, names), "classes.json")
+    counts = classes.confusions(logits, labels)
+    run.log_text(pd.DataFrame(counts, names, names).to_csv(index_label="class"), "confusions.csv")
+    run.log_figure(plots.confusions(counts, names, "test images"), "confusions.png")
+    worst = classes.most_confidently_wrong(logits, labels, SHOWN_WRONG)
+    if len(worst):
+        probabilities = softmax(logits[worst].astype(np.float64), axis=-1)
+        captions = [
+            f"{names[label]}, predicted\n{names[row.argmax()]} ({row.max():.2f})"
+            for label, row in zip(labels[worst], probabilities, strict=True)
+        ]
+        title = "the most confidently wrong test images"
+        run.log_figure(plots.sheet(dataset.x_test[worst], captions, title), "wrong.png")
 
 
 def split_images(run: Run, config: Config, dataset: Dataset) -> tuple[Images, Images]:

@@ -76,7 +76,7 @@ def test_final_metrics_name_the_agreement_only_with_a_teacher(
 ) -> None:
     logits, labels = scored
     alone = final_metrics(logits, labels)
-    assert set(alone) == {"test_accuracy", "test_nll", "test_ece"}
+    assert set(alone) == {"test_accuracy", "test_nll", "test_ece", "test_balanced_accuracy"}
     assert final_metrics(logits, labels, logits) == alone | {"teacher_agreement": 1.0}
 
 

@@ -1,7 +1,18 @@
+from typing import Any
+
 import numpy as np
+import pytest
+from matplotlib.axes import Axes
 
 from kdflow.evaluate.compare import compare
-from kdflow.evaluate.plots import comparison, hint_curves, learning_curves, ledger
+from kdflow.evaluate.plots import (
+    comparison,
+    confusions,
+    hint_curves,
+    learning_curves,
+    ledger,
+    sheet,
+)
 
 LABELS_ONLY = [
     {"train_loss": 2.0, "val_loss": 2.5, "train_accuracy": 0.3, "val_accuracy": 0.2},
@@ -62,3 +73,31 @@ def test_a_ledger_has_a_bar_for_each_network_in_order() -> None:
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["vgg, teacher", "pupil, control: labels alone"]
     assert axes.yaxis_inverted()
+
+
+def shown_in(axes: Axes) -> list[Any]:
+    """The values of the image that is drawn."""
+    return list(np.asarray(axes.images[0].get_array()).tolist())
+
+
+def test_a_confusion_matrix_shows_shares_of_rows_and_counts() -> None:
+    counts = np.array([[3, 1], [0, 0]])
+    (axes, _) = confusions(counts, ["cat", "dog"], "a title").axes
+    assert shown_in(axes) == [[0.75, 0.25], [0, 0]]
+    assert [text.get_text() for text in axes.texts] == ["3", "1", "0", "0"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+
+
+def test_the_names_and_counts_of_many_classes_are_left_out() -> None:
+    axes = confusions(np.eye(61, dtype=int), [str(each) for each in range(61)], "a title").axes[0]
+    assert len(axes.texts) == 0
+    assert "60" not in [label.get_text() for label in axes.get_yticklabels()]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sheet_shows_each_image_with_its_caption(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (7, 4, 4, channels), np.uint8)
+    axes = sheet(images, list("abcdefg"), "a title").axes
+    assert [each.get_title() for each in axes[:7]] == list("abcdefg")
+    assert [shown_in(each) for each in axes[:7]] == images.squeeze().tolist()
+    assert [len(each.images) for each in axes[7:]] == [0] * 5
