@@ -91,7 +91,7 @@ def test_a_confusion_matrix_shows_shares_of_rows_and_counts() -> None:
 def test_the_names_and_counts_of_many_classes_are_left_out() -> None:
     axes = confusions(np.eye(61, dtype=int), [str(each) for each in range(61)], "a title").axes[0]
     assert len(axes.texts) == 0
-    assert "60" not in [label.get_text() for label in axes.get_yticklabels()]
+    assert len(axes.get_yticks()) < 61
 
 
 @pytest.mark.parametrize("channels", [1, 3])
