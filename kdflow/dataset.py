@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from kdflow.errors import KdflowError
+from kdflow.image_file import ImageFile, Pixels
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -20,15 +21,16 @@ class Dataset:
     """Images and labels, in one fixed order.
 
     Attributes:
-        x_train, x_test: uint8, (images, height, width, channels).
+        x_train, x_test: uint8, (images, height, width, channels); in memory, or in a file where
+            they may not fit.
         y_train, y_test: integers 0 to classes - 1, (images,).
         class_names: one name per class.
     """
 
     name: str
-    x_train: np.ndarray
+    x_train: Pixels
     y_train: np.ndarray
-    x_test: np.ndarray
+    x_test: Pixels
     y_test: np.ndarray
     class_names: tuple[str, ...]
 
@@ -59,7 +61,7 @@ class Images:
         indices: the chosen ones, (m,).
     """
 
-    images: np.ndarray
+    images: Pixels
     labels: np.ndarray
     indices: np.ndarray
 
@@ -97,6 +99,9 @@ def split(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(train), np.sort(validation)
 
 
-def sha256(array: np.ndarray) -> str:
-    """The SHA-256 of an array's bytes in C order."""
+def sha256(array: Pixels) -> str:
+    """The SHA-256 of an array's bytes in C order; that of a file was computed when it was
+    written."""
+    if isinstance(array, ImageFile):
+        return array.sha256
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdflow.image_file import Pixels
+
 MAX_SHIFT = 4
 
 
@@ -40,7 +42,7 @@ def with_flip(views: np.ndarray, flip: np.ndarray) -> np.ndarray:
     return flipped
 
 
-def apply(images: np.ndarray, views: np.ndarray, indices: np.ndarray | None = None) -> np.ndarray:
+def apply(images: Pixels, views: np.ndarray, indices: np.ndarray | None = None) -> np.ndarray:
     """Each of the chosen images in the view chosen for it.
 
     Args:
@@ -53,12 +55,12 @@ def apply(images: np.ndarray, views: np.ndarray, indices: np.ndarray | None = No
         by reflection.
     """
     shape = images.shape[1:]
-    flat = images.reshape(-1, math.prod(shape))
     indices = np.arange(len(images)) if indices is None else indices
-    shown = np.empty((len(indices), flat.shape[1]), images.dtype)
+    shown = np.empty((len(indices), math.prod(shape)), images.dtype)
     for v in np.unique(views):
         chosen = np.flatnonzero(views == v)
-        shown[chosen] = flat[indices[chosen]].take(_sources(VIEWS[v], shape), axis=1)
+        flat = images[indices[chosen]].reshape(len(chosen), -1)
+        shown[chosen] = flat.take(_sources(VIEWS[v], shape), axis=1)
     return shown.reshape(-1, *shape)
 
 

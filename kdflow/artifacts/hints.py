@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdflow.errors import KdflowError
+from kdflow.image_file import Pixels
 
 TEACHER_BATCH = 100
 
@@ -67,9 +68,7 @@ def check_room(folder: Path, images: int, shape: MapShape) -> None:
 
 
 @contextlib.contextmanager
-def cached(
-    teacher: keras.Model, arrays: Sequence[np.ndarray], folder: Path
-) -> Iterator[list[Hints]]:
+def cached(teacher: keras.Model, arrays: Sequence[Pixels], folder: Path) -> Iterator[list[Hints]]:
     """The hints of each array of images, on disk until the block ends.
 
     The files have no name, so that their room is free again however the process ends.
@@ -99,7 +98,7 @@ def cached(
         yield made
 
 
-def _computed(teacher: keras.Model, images: np.ndarray, file: IO[bytes]) -> Hints:
+def _computed(teacher: keras.Model, images: Pixels, file: IO[bytes]) -> Hints:
     with tqdm(total=len(images), desc="hints", unit="image", disable=None, leave=False) as bar:
         for start in range(0, len(images), TEACHER_BATCH):
             maps = teacher.predict_on_batch(images[start : start + TEACHER_BATCH])

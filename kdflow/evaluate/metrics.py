@@ -1,19 +1,37 @@
 """What a network is worth, computed from its logits or its features with NumPy."""
 
+import math
+
 import keras
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
+
+from kdflow import views
+from kdflow.image_file import Pixels, batches_in_part
 
 PREDICT_BATCH = 250
 ECE_BINS = 15
 TOP_5_FROM = 20  # classes
 
 
-def predict_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """The model's logits, (images, classes) float32, for uint8 images (images, h, w, channels)."""
-    logits = model.predict(images, batch_size=PREDICT_BATCH, verbose=0)
-    return np.asarray(logits, dtype=np.float32)
+def predict_logits(
+    model: keras.Model, images: Pixels, indices: np.ndarray | None = None, view: int = 0
+) -> np.ndarray:
+    """The model's logits, (m, classes) float32. Only a part of the images is copied at a time.
+
+    Args:
+        images: uint8, (n, height, width, channels).
+        indices: (m,), the chosen images; all of them, in their order, if not given.
+        view: in which of `views.VIEWS` the model sees them.
+    """
+    indices = np.arange(len(images)) if indices is None else indices
+    at_once = PREDICT_BATCH * batches_in_part(PREDICT_BATCH * math.prod(images.shape[1:]))
+    parts = []
+    for part in batches(indices, at_once):
+        shown = views.apply(images, np.full(len(part), view), part) if view else images[part]
+        parts.append(model.predict(shown, batch_size=PREDICT_BATCH, verbose=0))
+    return np.concatenate(parts).astype(np.float32, copy=False)
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -81,7 +99,7 @@ def final_metrics(
 
 
 def class_means(
-    model: keras.Model, images: np.ndarray, labels: np.ndarray, indices: np.ndarray
+    model: keras.Model, images: Pixels, labels: np.ndarray, indices: np.ndarray
 ) -> np.ndarray:
     """The mean of the model's output over the images of each class, (classes, values) float64.
 

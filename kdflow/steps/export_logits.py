@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kdflow.artifacts.logits import Manifest
     from kdflow.artifacts.unfinished import Unfinished
     from kdflow.dataset import Dataset
+    from kdflow.image_file import Pixels
     from kdflow.results.records import TrainedModel
     from kdflow.tracking.run import Run
 
@@ -99,7 +100,7 @@ def _export(
 
 def logits_per_view(
     network: keras.Model,
-    images: np.ndarray,
+    images: Pixels,
     view_count: int,
     place: Unfinished | None = None,
     split: str = "",
@@ -109,7 +110,6 @@ def logits_per_view(
     import numpy as np
     from tqdm import tqdm
 
-    from kdflow import views
     from kdflow.evaluate.metrics import predict_logits
 
     def computed(view: int, part: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def logits_per_view(
         kept = place.load_part(name) if place else None
         if kept is not None:
             return kept
-        logits = predict_logits(network, views.apply(images, np.full(len(part), view), part))
+        logits = predict_logits(network, images, part, view)
         if place:
             with contextlib.suppress(OSError):  # a full disk fails the export itself, if it is full
                 place.save_part(name, logits)

@@ -15,9 +15,9 @@ from kdflow.needs import Found, ModelOf, Need, Planned, Step
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
     from kdflow.dataset import Dataset
+    from kdflow.image_file import Pixels
     from kdflow.results.records import TrainedModel
     from kdflow.tracking.run import Run
 
@@ -179,7 +179,7 @@ def _teaching(plan: Found | Planned, dataset: Dataset) -> keras.Model:
     return network.untrained(plan.config.arch, dataset.image_shape, dataset.classes)
 
 
-def _images(config: HintConfig, dataset: Dataset) -> list[np.ndarray]:
+def _images(config: HintConfig, dataset: Dataset) -> list[Pixels]:
     """The images that hints are needed of. Without a holdout the test set is the validation."""
     return [dataset.x_train] if config.holdout else [dataset.x_train, dataset.x_test]
 

@@ -12,6 +12,7 @@ from kdflow.artifacts.unfinished import Unfinished
 from kdflow.config.training import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
+from kdflow.image_file import Pixels
 from kdflow.losses import hint_loss
 from kdflow.training.loop import Epoch, Loop
 from kdflow.training.optimizers import make_optimizer
@@ -68,12 +69,13 @@ def fit_hint(
     )
     observer = keras.Model(guided.input, [guided.output, regressed], name="hint_observer")
 
-    def data(epoch: int, done: int) -> dict[str, Any]:
+    def data(epoch: int, first: int, end: int) -> dict[str, Any]:
         order, _ = epoch_order(train.indices, settings.seed, epoch)
-        remaining = batches(order, settings.batch_size)[done:]
-        return {"x": _HintBatches(train.images, train_hints, remaining)}
+        part = batches(order, settings.batch_size)[first:end]
+        return {"x": _HintBatches(train.images, train_hints, part)}
 
-    loop = Loop(learner, data, len(train.indices), settings, place)
+    whole = len(batches(train.indices, settings.batch_size))  # which is read batch by batch
+    loop = Loop(learner, data, len(train.indices), whole, settings, place)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:
         probe = class_means(guided, train.images, train.labels, train.indices)
@@ -107,7 +109,7 @@ class _HintBatches(keras.utils.PyDataset):
     """An epoch's images and hints, gathered batch by batch: all of the hints would not fit in
     memory."""
 
-    def __init__(self, images: np.ndarray, hints: Hints, batches: list[np.ndarray]) -> None:
+    def __init__(self, images: Pixels, hints: Hints, batches: list[np.ndarray]) -> None:
         super().__init__()
         self.images, self.hints, self.batches = images, hints, batches
 

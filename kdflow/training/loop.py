@@ -13,6 +13,7 @@ from kdflow.artifacts.unfinished import Unfinished
 from kdflow.config.training import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
+from kdflow.image_file import batches_in_part
 from kdflow.training.objective import Objective
 from kdflow.training.optimizers import make_optimizer
 from kdflow.training.order import epoch_data
@@ -30,9 +31,10 @@ class Loop:
 
     Args:
         learner: compiled.
-        data: from an epoch and the number of batches that it has already had to what
+        data: from an epoch, the number of its first batch and of the batch to end before to what
             `learner.fit` takes, in its final order.
         images: how many an epoch has.
+        part: how many batches `data` is asked for at a time.
         place: where the state is kept, from which an interrupted training resumes.
 
     Attributes:
@@ -42,35 +44,46 @@ class Loop:
     def __init__(
         self,
         learner: keras.Model,
-        data: Callable[[int, int], dict[str, Any]],
+        data: Callable[[int, int, int], dict[str, Any]],
         images: int,
+        part: int,
         settings: Settings,
         place: Unfinished | None,
     ) -> None:
         self.learner, self.data, self.images, self.settings = learner, data, images, settings
+        self.batches = -(-images // settings.batch_size)
+        self.part = part
         self.state = State(learner, place)
         self.history = list(self.state.history)
 
     def __iter__(self) -> Iterator[tuple[int, Metrics, Metrics]]:
-        per_epoch = -(-self.images // self.settings.batch_size)
-        steps = self.settings.epochs * per_epoch
-        done = len(self.history) * per_epoch + self.state.batches
+        steps = self.settings.epochs * self.batches
+        done = len(self.history) * self.batches + self.state.batches
         with tqdm(total=steps, initial=done, unit="batch", disable=None, leave=False) as bar:
-            self.progress = Progress(bar, self.settings.epochs, self.state)
+            self.progress = Progress(bar, self.settings.epochs, self.batches, self.state)
             for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
                 yield epoch, *self._run(epoch)
 
     def _run(self, epoch: int) -> tuple[Metrics, Metrics]:
         state = self.state
         state.begin(float(self.learner.optimizer.learning_rate))
-        data = partial(self.data, epoch, state.batches)
-        # the data is kept in no variable: the next epoch's would need fresh memory, which is slow
-        with interrupts.delayed():
-            log = self.learner.fit(**data(), shuffle=False, verbose=0, callbacks=[self.progress])
-        trained = self.images - state.batches * self.settings.batch_size
-        means = state.with_earlier({k: v[0] for k, v in log.history.items()}, trained, self.images)
+        while state.batches < self.batches:
+            end = min(state.batches + self.part, self.batches)
+            data = partial(self.data, epoch, state.batches, end)
+            # the data is kept in no variable: the next would need fresh memory, which is slow
+            with interrupts.delayed():
+                log = self.learner.fit(
+                    **data(), shuffle=False, verbose=0, callbacks=[self.progress]
+                )
+            images = min(end * self.settings.batch_size, self.images)
+            state.end_part(
+                {name: values[0] for name, values in log.history.items()},
+                trained=images - state.batches * self.settings.batch_size,
+                batches=end,
+                images=images,
+            )
         seconds = state.elapsed()
-        return means, {
+        return state.means, {
             "learning_rate": state.learning_rate,
             "epoch_seconds": seconds,
             "images_per_second": self.images / seconds,
@@ -118,14 +131,14 @@ def fit(
         steps_per_execution=batches_at_once(network, settings.batch_size),
     )
 
-    def data(epoch: int, done: int) -> dict[str, Any]:
-        skipped = done * settings.batch_size
-        images, targets = epoch_data(
-            train, objective, settings.views, settings.seed, epoch, skipped
-        )
+    def data(epoch: int, first: int, end: int) -> dict[str, Any]:
+        part = slice(first * settings.batch_size, end * settings.batch_size)
+        images, targets = epoch_data(train, objective, settings.views, settings.seed, epoch, part)
         return {"x": images, "y": targets, "batch_size": settings.batch_size}
 
-    loop = Loop(learner, data, len(train.indices), settings, place)
+    batch = data(1, 0, 1)
+    part = batches_in_part(batch["x"].nbytes + sum(array.nbytes for array in batch["y"].values()))
+    loop = Loop(learner, data, len(train.indices), part, settings, place)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:
         trained = {f"train_{name}": mean for name, mean in means.items()}
@@ -136,7 +149,7 @@ def fit(
 
 def _validate(network: keras.Model, validation: Images) -> Metrics:
     labels = validation.labels[validation.indices]
-    logits = predict_logits(network, validation.images[validation.indices])
+    logits = predict_logits(network, validation.images, validation.indices)
     return {"val_loss": nll(logits, labels), "val_accuracy": accuracy(logits, labels)}
 
 

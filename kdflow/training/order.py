@@ -31,15 +31,20 @@ def epoch_order(
 
 
 def epoch_data(
-    train: Images, objective: Objective, view_count: int, seed: int, epoch: int, skipped: int = 0
+    train: Images,
+    objective: Objective,
+    view_count: int,
+    seed: int,
+    epoch: int,
+    part: slice = slice(None),
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """What the network sees in an epoch, in order: the images, each in its view, and the targets,
     which are their `labels` and what the objective needs of just those views.
 
     Args:
-        skipped: how many images of the epoch are left out, from its first one on.
+        part: which images of the epoch; only these are held in memory.
     """
     order, shown = epoch_order(train.indices, seed, epoch, view_count)
-    order, shown = order[skipped:], shown[skipped:]
+    order, shown = order[part], shown[part]
     images = views.apply(train.images, shown, order) if view_count > 1 else train.images[order]
     return images, {"labels": train.labels[order], **objective.targets(order, shown)}

@@ -23,9 +23,9 @@ class Progress(keras.callbacks.Callback):
     """Moves a progress bar, prints a line per epoch, keeps the state of a long epoch, and stops at
     a loss that is not finite. Keras calls it once for all batches that ran together."""
 
-    def __init__(self, bar: tqdm, epochs: int, state: State) -> None:
+    def __init__(self, bar: tqdm, epochs: int, batches: int, state: State) -> None:
         super().__init__()
-        self.bar, self.epochs, self.state = bar, epochs, state
+        self.bar, self.epochs, self.batches, self.state = bar, epochs, batches, state
         self.done = 0  # batches of this call of `fit`
 
     def on_epoch_begin(self, epoch, logs=None):  # type: ignore[no-untyped-def]
@@ -35,15 +35,14 @@ class Progress(keras.callbacks.Callback):
         done = min(batch + 1, self.params["steps"])  # Keras counts on past the last one
         loss = float(logs["loss"])  # the mean of the epoch so far: NaN stays NaN
         if not np.isfinite(loss):
-            first, epoch = self.state.batches, len(self.state.history) + 1
+            epoch, reached = len(self.state.history) + 1, self.state.batches + done
             raise KdflowError(
                 f"expected a finite loss, got {loss} in epoch {epoch} of {self.epochs}, by batch"
-                f" {first + done} of {first + self.params['steps']} (a smaller learning_rate may"
-                " help)"
+                f" {reached} of {self.batches} (a smaller learning_rate may help)"
             )
         self.bar.update(done - self.done)
         self.done = done
-        if done < self.params["steps"]:
+        if self.state.batches + done < self.batches:
             self.state.within_epoch(done, {name: float(value) for name, value in logs.items()})
             interrupts.raise_if_due()
 

@@ -22,7 +22,9 @@ class State:
 
     Attributes:
         history: the metrics of the epochs that are complete.
-        batches: how many batches of the next epoch were done before an interrupt.
+        batches: how many batches of the next epoch are done, up to the end of a part or to an
+            interrupt.
+        means: the means over the images of these batches.
         learning_rate: that of the epoch's first step.
     """
 
@@ -30,6 +32,7 @@ class State:
         self.learner, self.place = learner, place
         self.history: list[Metrics] = []
         self.learning_rate = 0.0
+        self.means: Metrics = {}
         self._clear_epoch()
         self._restore()
         self.kept_at = time.monotonic()
@@ -44,13 +47,24 @@ class State:
         """The seconds that the epoch has taken so far, before an interrupt too."""
         return self.seconds + time.perf_counter() - self.started
 
-    def with_earlier(self, means: Metrics, trained: int, images: int) -> Metrics:
-        """The means of the whole epoch.
+    def end_part(self, means: Metrics, *, trained: int, batches: int, images: int) -> None:
+        """Count a part of the epoch as done, in memory.
 
         Args:
-            means: of the batches since an interrupt.
+            means: of the part.
+            trained: how many images the part has.
+            batches, images: how many are done with it, from the epoch's beginning.
+        """
+        self.means = self._with_earlier(means, trained, images)
+        self.batches = batches
+
+    def _with_earlier(self, means: Metrics, trained: int, images: int) -> Metrics:
+        """The means from the epoch's beginning.
+
+        Args:
+            means: of what followed the batches that are done.
             trained: how many images these are.
-            images: how many the epoch has.
+            images: how many there were from the epoch's beginning.
         """
         if not self.batches:
             return means
@@ -67,15 +81,14 @@ class State:
         """Keep the state of a long epoch every few minutes, and before an interrupt takes effect.
 
         Args:
-            batches, means: since the epoch began or was resumed.
+            batches, means: since the part of the epoch began.
         """
         if interrupts.is_due() or time.monotonic() - self.kept_at > KEEP_EVERY:
             done = self.batches + batches
-            self._keep(done, self.with_earlier(means, batches, done), self.elapsed())
+            self._keep(done, self._with_earlier(means, batches, done), self.elapsed())
 
     def _clear_epoch(self) -> None:
-        self.batches, self.seconds = 0, 0.0
-        self.means: Metrics = {}
+        self.batches, self.seconds, self.means = 0, 0.0, {}
 
     def _keep(self, batches: int, means: Metrics, seconds: float) -> None:
         self.kept_at = time.monotonic()

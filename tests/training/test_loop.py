@@ -1,10 +1,11 @@
 import gc
 from collections.abc import Generator
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from fitting import equal_weights, fitted
+from fitting import equal_weights, fitted, without_times
 from scipy.special import softmax
 
 from kdflow.catalogue.losses import LOSSES
@@ -12,10 +13,11 @@ from kdflow.config.training import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits
-from kdflow.network import build
+from kdflow.network import build, weights_sha256
+from kdflow.training import loop
 from kdflow.training.loop import fit
 from kdflow.training.objective import Distillation, Labels
-from kdflow.training.order import epoch_order
+from kdflow.training.order import epoch_data, epoch_order
 from kdflow.training.progress import Metrics
 
 
@@ -168,6 +170,62 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not(
     assert metrics == again
     assert equal_weights(first, second)
     assert fitted(train, validation, distillation, seed=2, views=2)[1] != metrics
+
+
+@pytest.mark.parametrize(("network_name", "optimizer"), [("student", "adam"), ("fast", "speedrun")])
+@pytest.mark.parametrize("part", [1, 3])
+def test_an_epoch_in_parts_gives_the_weights_of_an_epoch_in_one(
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    network_name: str,
+    optimizer: str,
+    part: int,
+) -> None:
+    # 54 images are 7 batches; the rate changes with every step, and views are drawn anew
+    settings = Settings(optimizer, 0.01, epochs=2, batch_size=8, seed=3, schedule="cosine", views=4)
+    logits = np.tile(teacher_logits, (2, 1, 1))
+    objective = Distillation(logits, temp=4, alpha=0.9)
+    asked: list[int] = []
+
+    def recorded(*given: Any) -> Any:
+        images, targets = epoch_data(*given)
+        asked.append(len(images))
+        return images, targets
+
+    def trained() -> tuple[str, list[Metrics]]:
+        asked.clear()
+        network = build(network_name, train, 3, seed=3)
+        history = [m for _, m in fit(network, train, validation, objective, settings)]
+        return weights_sha256(network), without_times(history)
+
+    monkeypatch.setattr(loop, "epoch_data", recorded)
+    whole, expected = trained()
+    assert max(asked) == 54
+    monkeypatch.setattr(loop, "batches_in_part", lambda _: part)
+    in_parts, found = trained()
+    assert max(asked) == 8 * part
+    assert in_parts == whole
+    for one, other in zip(expected, found, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_a_batch_that_spoils_the_loss_is_counted_from_the_epochs_beginning(
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "batches_in_part", lambda _: 4)
+    monkeypatch.setattr(loop, "batches_at_once", lambda *_: 1)
+    order, _ = epoch_order(train.indices, seed=0, epoch=1)
+    spoiled = teacher_logits.astype(np.float32)
+    spoiled[0, order[2 * 9]] = np.nan
+    settings = Settings("adam", 0.001, epochs=1, batch_size=2, seed=0)
+    objective = Distillation(spoiled, temp=4, alpha=0.5)
+    with pytest.raises(KdflowError, match="got nan in epoch 1 of 1, by batch 10 of 27 "):
+        list(fit(build("pupil", train, 3, seed=0), train, validation, objective, settings))
 
 
 def test_only_the_students_weights_move(

@@ -15,7 +15,7 @@ else:
 
 PATCHES = 4_805_000  # of 5,000 images of CIFAR-10; enough to determine 12 directions
 EPSILON = 5e-4  # added to the variances, so that the weakest directions are not noise
-IMAGES_AT_A_TIME = 500
+IMAGES_AT_A_TIME, PATCHES_AT_A_TIME = 500, 480_500  # of 500 images of CIFAR-10
 
 
 def identity_convolution(x: keras.KerasTensor, width: int, name: str) -> keras.KerasTensor:
@@ -82,10 +82,13 @@ def whitening(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         The kernel, (2, 2, channels, 4 * channels), and the bias, (4 * channels,), both float32, for
         images scaled to 0..1.
     """
-    values = 4 * images.shape[-1]
+    height, width, channels = images.shape[1:]
+    values = 4 * channels
+    of_an_image = (height - 1) * (width - 1)
+    at_a_time = max(1, min(IMAGES_AT_A_TIME, PATCHES_AT_A_TIME // of_an_image))
     count, total, products = 0, np.zeros(values), np.zeros((values, values))
-    for start in range(0, len(images), IMAGES_AT_A_TIME):
-        part = images[start : start + IMAGES_AT_A_TIME]
+    for start in range(0, len(images), at_a_time):
+        part = images[start : start + at_a_time]
         windows = np.lib.stride_tricks.sliding_window_view(part, (2, 2), axis=(1, 2))
         patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, values) / 255
         count += len(patches)
@@ -95,5 +98,5 @@ def whitening(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     covariance = (products - count * np.outer(mean, mean)) / (count - 1)
     variances, directions = np.linalg.eigh(covariance)
     filters = directions / np.sqrt(variances + EPSILON)
-    kernel = filters.reshape(2, 2, images.shape[-1], -1)
+    kernel = filters.reshape(2, 2, channels, -1)
     return kernel.astype(np.float32), (-mean @ filters).astype(np.float32)
