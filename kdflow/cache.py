@@ -1,11 +1,53 @@
-"""The folder of what is kept between runs: downloaded data, and hints during a training."""
+"""The folder of what is kept between runs: downloaded and decoded data, unfinished trainings, and
+hints during a training."""
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
+
+from kdflow.errors import KdflowError
 
 
 def cache_folder() -> Path:
     """$KDFLOW_CACHE, or the user's cache folder."""
     return Path(os.environ.get("KDFLOW_CACHE") or platformdirs.user_cache_dir("kdflow"))
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Make `folder` if need be; a disk that is full or cannot be written to in the block is an
+    error that the user can fix.
+
+    Raises:
+        KdflowError: with the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise KdflowError(
+            f"cache: expected a folder with room to write to, got {folder} ({error});"
+            " KDFLOW_CACHE names another"
+        ) from error
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse a disk with too little room.
+
+    Args:
+        needed: bytes.
+        what: is to be written, in words.
+
+    Raises:
+        KdflowError: says how much there is.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise KdflowError(
+            f"cache: expected {needed / 1e6:,.1f} MB of room in {folder} for {what}, got"
+            f" {free / 1e6:,.1f} MB; KDFLOW_CACHE names another folder"
+        )

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,7 @@ class Dataset:
             they may not fit.
         y_train, y_test: integers 0 to classes - 1, (images,).
         class_names: one name per class.
+        options: the parameters that it was loaded with.
     """
 
     name: str
@@ -33,6 +36,12 @@ class Dataset:
     x_test: Pixels
     y_test: np.ndarray
     class_names: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of a step that works on it."""
+        return {"dataset": self.name, **self.options}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

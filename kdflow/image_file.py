@@ -31,7 +31,7 @@ class ImageFile:
         self.path, self.sha256 = path, sha256
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
-        with open(self._file, "rb", closefd=False) as file:  # noqa: PTH123 (of a descriptor)
+        with open(self._file, "rb", closefd=False) as file:
             np.lib.format.read_magic(file)
             self.shape, fortran_order, self.dtype = np.lib.format.read_array_header_1_0(file)
             self._start = file.tell()

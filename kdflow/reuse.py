@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from kdflow.config.base import Config, canonical, validated
+from kdflow.config.base import DATASET_OPTIONS, Config, canonical, validated
 from kdflow.dataset import Dataset
 from kdflow.errors import Unfit, about
 from kdflow.hardware import hardware
@@ -40,7 +40,7 @@ from kdflow.tracking.find import CODE_TAG, HARDWARE_TAG, FoundRun, find_runs, ge
 from kdflow.tracking.run import Run
 
 # What these parameters name is in the key by content: the data set's digest and the inputs'.
-NAMED_BY_CONTENT = {"dataset", "teacher", "model", "init"}
+NAMED_BY_CONTENT = {"dataset", *DATASET_OPTIONS, "teacher", "model", "init"}
 # In the keys of kdflow 0.1, whatever the loss.
 WEIGHTS_OF_0_1 = {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma"}
 

@@ -83,7 +83,7 @@ def tables() -> dict[str, str]:
         ),
         "datasets": _table(
             ("data set", "teacher, where none is named and none comes with kdflow"),
-            [(f"`{it.name}`" if not it.suffix else it.name, f"`{it.teacher}`") for it in DATASETS],
+            [(it.name if it.is_path else f"`{it.name}`", f"`{it.teacher}`") for it in DATASETS],
         ),
     }
 

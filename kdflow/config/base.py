@@ -9,10 +9,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
 from kdflow.catalogue.datasets import DATASETS, find_dataset
+from kdflow.catalogue.datasets.folder import DEFAULT_TEST_SHARE
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.errors import KdflowError
 
@@ -23,6 +25,8 @@ SEED_LIMIT = 2**31
 
 # Says how a step is run, not what its result is: neither logged nor in a key.
 HOW_TO_RUN = {"plan_only", "resume", "reuse", "traceback"}
+# With which some data sets are loaded; a key has the images themselves, by their digest.
+DATASET_OPTIONS = {"image_size", "test_share", "skip_bad"}
 
 
 def one_of(choices: Collection[str]) -> AfterValidator:
@@ -71,6 +75,28 @@ class Config(BaseModel):
         description="share of the training images kept for validation; 0 trains on all of them"
         " and watches the test set, as the notebook does",
     )
+    image_size: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="of a folder of photos: pixels of the square that each is resized to by its"
+        " shorter side and cropped to, centred; 0 expects photos of one size",
+        json_schema_extra={"neutral": 0},
+    )
+    test_share: float = Field(
+        DEFAULT_TEST_SHARE,
+        ge=0.01,
+        le=0.9,
+        description="of a folder of photos without train/ and test/: share of each class that is"
+        " kept for testing, always the same photos",
+        json_schema_extra={"neutral": DEFAULT_TEST_SHARE},
+    )
+    skip_bad: bool = Field(
+        False,
+        description="of a folder of photos: leave out files that are no images (true), or refuse"
+        " the folder (false)",
+        json_schema_extra={"neutral": False},
+    )
     plan_only: bool = Field(
         False, description="print what would be reused, trained and exported, and stop"
     )
@@ -91,9 +117,28 @@ class Config(BaseModel):
             raise ValueError(f"expected {', '.join(names[:-1])} or {names[-1]}")
         return dataset
 
+    @field_validator(*DATASET_OPTIONS)
+    @classmethod
+    def _only_of_the_data_set(cls, value: Any, info: ValidationInfo) -> Any:
+        name, record = str(info.field_name), find_dataset(info.data.get("dataset", ""))
+        default = cls.model_fields[name].default
+        if record and name not in record.options and value != default:
+            raise ValueError(
+                f"expected {canonical(default)} with dataset={info.data['dataset']}, which does not"
+                " use it"
+            )
+        return value
+
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """The parameters that the data set is loaded with, by name."""
+        record = find_dataset(self.dataset)
+        return {name: getattr(self, name) for name in (record.options if record else ())}
+
     def used(self) -> dict[str, Any]:
         """The parameters that shape the result, by name: those that a run logs."""
-        return self.model_dump(exclude=HOW_TO_RUN)
+        others = DATASET_OPTIONS - self.dataset_options.keys()
+        return self.model_dump(exclude=HOW_TO_RUN | others)
 
     def keyed(self) -> dict[str, Any]:
         """The parameters that tell one result from another: without those that are at the neutral

@@ -55,7 +55,7 @@ def made_by(need: LayersOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     with about("teacher"):
         teacher = model_source(need.teacher)
     return "hint", {
-        "dataset": dataset.name,
+        **dataset.parameters,
         "holdout": need.holdout,
         "student": need.student,
         "teacher": teacher,

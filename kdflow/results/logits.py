@@ -54,7 +54,7 @@ def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     model = _model(need)
     is_bundled = bundle.fits(need.source, dataset, model.holdout)
     return "export_logits", {
-        "dataset": dataset.name,
+        **dataset.parameters,
         "holdout": model.holdout,
         "model": need.source,
         "views": max(need.views, bundle.VIEWS) if is_bundled else need.views,

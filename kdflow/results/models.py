@@ -60,7 +60,7 @@ def made_by(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
 
 def _at_default_settings(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     arch = default_teacher(dataset.name) if need.source == "auto" else need.source
-    return "teacher", {"dataset": dataset.name, "holdout": need.holdout, "arch": arch}
+    return "teacher", {**dataset.parameters, "holdout": need.holdout, "arch": arch}
 
 
 def _check(run: FoundRun, need: ModelOf, dataset: Dataset) -> None:

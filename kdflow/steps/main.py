@@ -49,7 +49,7 @@ def title(config: MainConfig) -> str:
 
 def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
     alone, kd = controls(config, config.student, config.teacher, parameter="student")
-    shared = {"dataset": config.dataset, "holdout": config.holdout, **config.budget}
+    shared = {**dataset.parameters, "holdout": config.holdout, **config.budget}
     hint = training(
         "hint", parameter="student", student=config.student, teacher=config.teacher, **shared
     )

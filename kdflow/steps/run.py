@@ -1,5 +1,9 @@
 """Run a step that a user asked for: load the data, plan, show the plan, carry it out."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from kdflow.artifacts import unfinished
 from kdflow.catalogue.datasets import find_dataset
 from kdflow.config.base import Config
@@ -16,8 +20,11 @@ from kdflow.tracking.sync import deliver_left_over
 ALL_STEPS: dict[str, Step] = {**STEPS, "bundled": BUNDLED}
 
 
-def load(name: str, holdout: float) -> Dataset:
+def load(name: str, holdout: float, options: Mapping[str, Any] | None = None) -> Dataset:
     """The images that a step works on, which can be split as asked.
+
+    Args:
+        options: as of `Config.dataset_options`.
 
     Raises:
         KdflowError: they cannot be loaded, or are too few for the holdout.
@@ -25,7 +32,8 @@ def load(name: str, holdout: float) -> Dataset:
     record = find_dataset(name)
     if record is None:
         raise KdflowError(f"dataset: expected a data set of the catalogue, got {name!r}")
-    dataset = record.load(name)
+    options = options or {}
+    dataset = replace(record.load(name, **options), options=options)
     split(dataset.y_train, holdout)
     return dataset
 
@@ -36,7 +44,7 @@ def run_step(name: str, config: Config) -> str | None:
     store.open_store()
     deliver_left_over()
     unfinished.remove_old()
-    dataset = load(config.dataset, config.holdout)
+    dataset = load(config.dataset, config.holdout, config.dataset_options)
     resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
     planned = resolver.plan_step(name, config)
     print("plan:", *resolver.lines([planned], about_how_long(dataset)), sep="\n")

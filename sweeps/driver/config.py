@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kdflow.config.base import HOW_TO_RUN, validated
+from kdflow.config.base import DATASET_OPTIONS, HOW_TO_RUN, validated
 from kdflow.config.objective import ReusePolicy
 from kdflow.errors import KdflowError
 from kdflow.steps.distill import DistillConfig
@@ -18,6 +18,7 @@ SEARCHABLE = [
     name
     for name in DistillConfig.model_fields
     if name not in HOW_TO_RUN
+    and name not in DATASET_OPTIONS
     and name not in (*NOT_A_USERS, "dataset", "holdout", "seed", "student", "teacher")
 ]
 

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 
 from kdflow import network
 from kdflow.artifacts import logits
-from kdflow.config.base import HOW_TO_RUN, canonical, neutral_value
+from kdflow.catalogue.datasets import find_dataset
+from kdflow.config.base import DATASET_OPTIONS, HOW_TO_RUN, canonical, neutral_value
 from kdflow.config.objective import WEIGHTS
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
@@ -52,7 +53,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
     url = storage.parsed(config.storage)
     with workers.start_workers(config) as carry_out:
         store.open_store()
-        dataset = load(base.dataset, base.holdout)
+        dataset = load(base.dataset, base.holdout, base.dataset_options)
         resolver = Resolver(ALL_STEPS, dataset, config.reuse)
         upstream = _needs(file, base, dataset)
         plans = [resolver.plan(need) for need in upstream.values()]
@@ -249,7 +250,7 @@ def _added(file: Study, base: DistillConfig) -> dict[str, Any]:
 
 def _fixed(file: Study, base: DistillConfig) -> dict[str, Any]:
     """The parameters that all trials share."""
-    named_otherwise = {"dataset", "teacher", "evaluate_test"}
+    named_otherwise = {"dataset", *DATASET_OPTIONS, "teacher", "evaluate_test"}
     return base.model_dump(exclude=HOW_TO_RUN | named_otherwise | set(file.space))
 
 
@@ -262,7 +263,8 @@ def _taught_by(source: str, base: DistillConfig) -> DistillConfig:
 def _with_absolute_paths(base: DistillConfig) -> DistillConfig:
     """A worker may have another working folder."""
     paths = {}
-    if base.dataset.endswith(".npz"):
+    record = find_dataset(base.dataset)
+    if record and record.is_path:
         paths["dataset"] = str(Path(base.dataset).resolve())
     if not is_automatic(base.teacher) and logits.is_folder(base.teacher):
         paths["teacher"] = str(Path(base.teacher).resolve())

@@ -99,7 +99,8 @@ def work(order: Order) -> None:
         sampler=SeededByTrial(file.sampler, order.sampler_seed),
         pruner=file.pruner,
     )
-    dataset = load(order.config.dataset, order.config.holdout)
+    config = order.config
+    dataset = load(config.dataset, config.holdout, config.dataset_options)
     resolver = Resolver(ALL_STEPS, dataset, order.reuse)
     resolver.parent = order.parent
     objective = _final(order, resolver) if order.finals else _trial(order, file, resolver)

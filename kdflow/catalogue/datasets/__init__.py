@@ -2,10 +2,11 @@
 
 from kdflow.catalogue.datasets.cifar10 import CIFAR10
 from kdflow.catalogue.datasets.digits import DIGITS
+from kdflow.catalogue.datasets.folder import FOLDER
 from kdflow.catalogue.datasets.npz import NPZ
 from kdflow.catalogue.datasets.record import DatasetRecord
 
-DATASETS = (CIFAR10, DIGITS, NPZ)
+DATASETS = (CIFAR10, DIGITS, FOLDER, NPZ)
 
 
 def find_dataset(typed: str) -> DatasetRecord | None:

@@ -55,9 +55,11 @@ def load_cifar10(name: str) -> Dataset:
     Raises:
         KdflowError: no source has them, or they cannot be kept.
     """
-    from kdflow.dataset import Dataset
+    from kdflow.dataset import ARRAYS, Dataset
 
-    return Dataset(name, **_arrays(), class_names=tuple(CLASSES))
+    arrays = _arrays()
+    x_train, y_train, x_test, y_test = (arrays[array] for array in ARRAYS)
+    return Dataset(name, x_train, y_train, x_test, y_test, tuple(CLASSES))
 
 
 def _arrays() -> dict[str, np.ndarray]:

@@ -16,18 +16,21 @@ class DatasetRecord:
 
     Attributes:
         name: what a user types; of a kind of file, what is to be typed, in words.
-        load: from what the user typed to the images.
+        load: from what the user typed, and the options, to the images.
         teacher: the network that teaches where none is named and none comes with kdflow.
         recipe: changes of every network's recipe.
-        suffix: what the names of these files end with; None if there is just one such data set.
+        is_path: of a kind of file, whether a user who typed this means such a file; None if there
+            is just one such data set.
+        options: the parameters of steps that `load` takes too, by keyword.
     """
 
     name: str
-    load: Callable[[str], Dataset]
+    load: Callable[..., Dataset]
     teacher: str = "vgg"
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    suffix: str | None = None
+    is_path: Callable[[str], bool] | None = None
+    options: tuple[str, ...] = ()
 
     def matches(self, typed: str) -> bool:
         """Whether a user who typed this means this record."""
-        return typed.endswith(self.suffix) if self.suffix else typed == self.name
+        return self.is_path(typed) if self.is_path else typed == self.name
