@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 PART_BYTES = 64 * 2**20  # of images, with their targets, that are held in memory at a time
+READ_BYTES = 2**20  # at a time, from a file
 
 
 class ImageFile:
@@ -71,10 +72,11 @@ class ImageFile:
         unread = into.reshape(-1).data
         position = self._start + first * math.prod(self.shape[1:])
         while unread:
-            count = os.preadv(self._file, [unread], position)
-            if count == 0:
+            read = os.pread(self._file, min(len(unread), READ_BYTES), position)
+            if not read:
                 raise OSError(f"{self.path} ends before its last image")
-            unread, position = unread[count:], position + count
+            unread[: len(read)] = read
+            unread, position = unread[len(read) :], position + len(read)
 
 
 Pixels = Any

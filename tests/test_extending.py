@@ -77,7 +77,7 @@ def test_the_command_line_and_mlproject_have_what_was_added(extended: Path) -> N
     distill = " ".join(run(extended, "-m", "kdflow", "distill", "--help").split())
     assert "jeffreys (divergence in both directions, Jeffreys 1946)" in distill
     assert "--jeffreys_reverse VALUE of loss=jeffreys: weight of KL(student || teacher)" in distill
-    assert "cifar10, digits, fashion or the path of an .npz file" in distill
+    assert "digits, mnist, the path of a folder of photos or the path of an .npz file" in distill
     hint = " ".join(run(extended, "-m", "kdflow", "hint", "--help").split())
     assert "cosine or triangular (default: constant)" in hint
     code = "import sys; sys.path.insert(0, 'tools'); import generate; print(generate.mlproject())"
@@ -145,12 +145,12 @@ def test_the_data_set_is_loaded_with_its_recipe_and_its_teacher(extended: Path) 
         from kdflow.steps.teacher import TeacherConfig
         images, labels = np.arange(10 * 784).reshape(10, 28, 28), np.arange(10)
         arrays = (images.astype(np.uint8), labels.astype(np.uint8))
-        keras.datasets.fashion_mnist.load_data = lambda: (arrays, arrays)
-        dataset, config = load("fashion", 0), TeacherConfig(dataset="fashion")
+        keras.datasets.mnist.load_data = lambda: (arrays, arrays)
+        dataset, config = load("mnist", 0), TeacherConfig(dataset="mnist")
         same = bool((dataset.x_test[..., 0] == arrays[0]).all())
         shown = [dataset.image_shape, dataset.class_names[9], same, config.arch, config.epochs]
         print(json.dumps(shown))"""
-    assert value_of(extended, code) == [[28, 28, 1], "boot", True, "fast", 10]
+    assert value_of(extended, code) == [[28, 28, 1], "9", True, "fast", 10]
 
 
 @pytest.mark.slow

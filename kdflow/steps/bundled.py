@@ -26,7 +26,7 @@ def run(run: Run, config: TeacherConfig, dataset: Dataset) -> dict[str, float]:
     metrics = final_metrics(test_logits, dataset.y_test)
     run.log(metrics)
     run.log_array(test_logits, "test_logits.npy")
-    run.log_model(model)
+    run.log_model(model, dataset.class_names)
     run.set_tags(
         {
             "kdflow.key": bundle.key(),

@@ -156,7 +156,7 @@ def run(
             "kdflow.weights_sha256": network.weights_sha256(student),
         }
     )
-    run.log_model(student)
+    run.log_model(student, dataset.class_names)
     run.log_figure(plots.hint_curves(history, title(config)), "learning_curves.png")
     last = history[-1] | final
     print(

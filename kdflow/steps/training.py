@@ -46,7 +46,7 @@ def train_network(
         history.append(measured)
     final = end(run, config, dataset, network, teacher)
     run.set_tags({"kdflow.weights_sha256": networks.weights_sha256(network)})
-    run.log_model(network)
+    run.log_model(network, dataset.class_names)
     run.log_figure(plots.learning_curves(history, title), "learning_curves.png")
     last = history[-1] | final
     print(f"{title}: {_in_words(last)}")

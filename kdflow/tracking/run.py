@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,12 @@ class Run:
             shutil.copytree(folder, kept, dirs_exist_ok=True)
         self._add("files", folder=name)
 
-    def log_model(self, model: keras.Model) -> None:
-        """Log a network that takes raw uint8 pixels and returns logits."""
+    def log_model(self, model: keras.Model, class_names: Sequence[str]) -> None:
+        """Log a network that takes raw uint8 pixels and returns logits.
+
+        Args:
+            class_names: in the order of the logits; they go into the model's metadata.
+        """
         inputs = TensorSpec(np.dtype(np.uint8), (-1, *model.input_shape[1:]))
         outputs = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]))
         with self._journal.new_files() as folder:
@@ -124,6 +128,7 @@ class Run:
                 model,
                 str(folder),
                 signature=ModelSignature(Schema([inputs]), Schema([outputs])),
+                metadata={"class_names": list(class_names)},
                 pip_requirements=[
                     f"{package}=={version(package)}"
                     for package in ("keras", keras.backend.backend(), "numpy")

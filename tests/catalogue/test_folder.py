@@ -25,8 +25,7 @@ CLASSES = ("ash", "elm", "oak")
 def load(path: Path, **options: Any) -> Dataset:
     record = find_dataset(str(path))
     assert record
-    defaults = {"image_size": 0, "test_share": 0.2, "skip_bad": False}
-    return record.load(str(path), **defaults | options)
+    return record.load(str(path), **options)
 
 
 def add_photos(root: Path, count: int, *, seed: int = 0, size: tuple[int, int] = (6, 5)) -> None:
@@ -120,7 +119,7 @@ def test_hidden_files_and_files_beside_the_class_folders_are_not_read(
     (photos / "ash" / ".DS_Store").write_bytes(b"hidden")
     (photos / "README.txt").write_text("notes")
     assert load(photos).digest == expected
-    assert "1 files beside the folders of" in capsys.readouterr().out
+    assert "photos, not used: 1\n" in capsys.readouterr().out
 
 
 def test_links_to_files_are_followed(photos: Path, tmp_path: Path) -> None:
@@ -189,11 +188,15 @@ def test_an_unfit_folder_is_refused_in_one_line_and_nothing_is_kept(
 ) -> None:
     change(photos)
     with pytest.raises(KdflowError, match=message) as refused:
-        find_dataset(f"{photos}/").load(  # type: ignore[union-attr]
-            f"{photos}/", image_size=0, test_share=0.2, skip_bad=False
-        )
+        folder.load_folder(f"{photos}/")
     assert "\n" not in str(refused.value)
     assert not (cache / "datasets").exists() or stored(cache) == []
+
+
+def test_a_split_without_class_folders_is_refused(split_photos: Path) -> None:
+    emptied(split_photos / "test")
+    with pytest.raises(KdflowError, match=r"the same class folders .* got 'ash' in one of them"):
+        load(split_photos)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -224,7 +227,7 @@ def test_with_skip_bad_it_is_as_if_the_bad_files_were_not_there(
     whole = (photos / "elm" / "0-0.png").read_bytes()
     (photos / "elm" / "half.png").write_bytes(whole[:100])
     assert load(photos, skip_bad=True).digest == expected
-    assert "3 files of" in capsys.readouterr().out
+    assert "files that are no images, left out: 3\n" in capsys.readouterr().out
     for file in (photos / "oak").iterdir():
         file.write_bytes(b"no image any more")
     with pytest.raises(KdflowError, match=r"in every class folder, got none in .*oak"):
@@ -297,8 +300,7 @@ IMPORT = r"""if True:
         sys.stdout.flush()
         return photo.pixels_of(*given)
     folder.pixels_of = slow
-    options = {"image_size": 0, "test_share": 0.2, "skip_bad": False}
-    print("digest", folder.load_folder(sys.argv[1], **options).digest)
+    print("digest", folder.load_folder(sys.argv[1]).digest)
 """
 
 

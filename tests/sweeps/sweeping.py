@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 from unittest import mock
@@ -84,9 +84,9 @@ def imitated_fit(
 def imitated_training() -> Iterator[None]:
     """Sweeps whose trainings take no time, log no model and are not plotted. All else is real."""
 
-    def log_model(run: open_runs.Run, model: keras.Model) -> None:
+    def log_model(run: open_runs.Run, model: keras.Model, class_names: Sequence[str]) -> None:
         if mlflow.get_run(run.run_id).data.tags["kdflow.step"] not in ("distill", "baseline"):
-            logged(run, model)
+            logged(run, model, class_names)
 
     logged = open_runs.Run.log_model
     with (

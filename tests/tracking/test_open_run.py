@@ -129,11 +129,12 @@ def test_an_interrupted_run_is_killed_once_it_is_marked_failed(before: str, afte
 def test_a_logged_model_comes_back_and_serves_raw_pixels(tiny: Dataset, train: Images) -> None:
     network = build("pupil", train, 3, seed=0)
     with open_run("model", "teacher", tiny, {}) as run:
-        run.log_model(network)
+        run.log_model(network, tiny.class_names)
     assert weights_sha256(load_model(get_run(run.run_id))) == weights_sha256(network)
     served = mlflow.pyfunc.load_model(f"runs:/{run.run_id}/model")
     expected = predict_logits(network, tiny.x_test)
     np.testing.assert_allclose(served.predict(tiny.x_test), expected, rtol=1e-5, atol=1e-6)
+    assert served.metadata.metadata == {"class_names": ["dark", "mid", "light"]}
     pixels, logits = served.metadata.signature.inputs, served.metadata.signature.outputs
     assert (pixels.inputs[0].type, pixels.inputs[0].shape) == (np.uint8, (-1, 8, 8, 3))
     assert (logits.inputs[0].type, logits.inputs[0].shape) == (np.float32, (-1, 3))

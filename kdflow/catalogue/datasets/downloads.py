@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason
 from kdflow.late import late
 
 if TYPE_CHECKING:
@@ -47,10 +47,9 @@ def downloaded(
     try:
         (x_train, y_train), (x_test, y_test) = within_timeout(load_data)
     except Exception as error:  # a download may fail in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise KdflowError(
-            f"dataset: {name} could not be downloaded or read ({reason}); delete what is damaged of"
-            " it in Keras' cache, ~/.keras/datasets"
+            f"dataset: {name} could not be downloaded or read ({reason(error)}); delete what is"
+            " damaged of it in Keras' cache, ~/.keras/datasets"
         ) from error
     y_train, y_test = y_train.ravel(), y_test.ravel()
     labels = np.union1d(y_train, y_test)

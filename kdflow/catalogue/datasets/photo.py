@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdflow.errors import reason
 from kdflow.late import late
 
 if TYPE_CHECKING:
@@ -79,4 +80,4 @@ def _in_rgb(image: Image.Image) -> Image.Image:
 def _reason(error: Exception, file: Path) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):
         return f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
-    return " ".join(str(error).replace(str(file), file.name).split()) or type(error).__name__
+    return reason(error).replace(str(file), file.name)
