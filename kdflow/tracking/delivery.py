@@ -190,6 +190,7 @@ class _Saved:
         stored = Model.load(str(saved))
         mlflow_model.flavors, mlflow_model.signature = stored.flavors, stored.signature
         mlflow_model.model_size_bytes = stored.model_size_bytes
+        mlflow_model.metadata = stored.metadata
         mlflow_model.save(str(Path(path) / "MLmodel"))
 
 

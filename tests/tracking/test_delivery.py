@@ -154,7 +154,7 @@ def test_what_is_delivered_twice_is_in_the_store_once(tiny: Dataset, train: Imag
             run.log_params({"temp": "8"})
             run.log_table({"a": [1, 2]}, "table.json")
             run.log_array(np.arange(3), "array.npy")
-            run.log_model(network)
+            run.log_model(network, tiny.class_names)
     assert {entry.kind for _, entry in entries} == set(delivery.DELIVER)
     assert history(run.run_id, "loss") == [(1, 2)]
     stored = ended(run.run_id)
@@ -176,7 +176,7 @@ def test_a_model_is_where_its_run_is_whatever_the_default_experiment(
 ) -> None:
     experiment = mlflow.create_experiment("another")
     with mlflow.start_run(experiment_id=experiment), open_run("it", "distill", tiny, {}) as run:
-        run.log_model(build("pupil", train, 3, seed=0))
+        run.log_model(build("pupil", train, 3, seed=0), tiny.class_names)
     (logged,) = mlflow.MlflowClient().search_logged_models([experiment])
     assert logged.source_run_id == run.run_id
 
