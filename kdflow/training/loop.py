@@ -138,6 +138,7 @@ def fit(
 
     batch = data(1, 0, 1)
     part = batches_in_part(batch["x"].nbytes + sum(array.nbytes for array in batch["y"].values()))
+    del batch
     loop = Loop(learner, data, len(train.indices), part, settings, place)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:
