@@ -7,19 +7,19 @@ from pydantic import ValidationError
 
 from kdflow.cli.arguments import OneLineParser, add_flags
 from kdflow.cli.process import exit_status, loading_quietly
+from kdflow.commands import COMMANDS
+from kdflow.commands.command import CommandConfig
 from kdflow.config.base import Config, first_problem
 from kdflow.steps import STEPS
-from kdflow.upkeep import COMMANDS
-from kdflow.upkeep.command import UpkeepConfig
 
-CONFIGS: dict[str, type[Config] | type[UpkeepConfig]] = {
+CONFIGS: dict[str, type[Config] | type[CommandConfig]] = {
     **{name: step.config for name, step in STEPS.items()},
     **{name: command.config for name, command in COMMANDS.items()},
 }
 
 
 def build_parser() -> OneLineParser:
-    """One sub-command per step or command of upkeep, one flag per field of its config."""
+    """One sub-command per step and per command, one flag per field of its config."""
     parser = OneLineParser(prog="python -m kdflow", description="Knowledge distillation on MLflow.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="step")
     for name, config in CONFIGS.items():
@@ -29,7 +29,7 @@ def build_parser() -> OneLineParser:
     return parser
 
 
-def parse(argv: list[str] | None) -> tuple[str, Config | UpkeepConfig]:
+def parse(argv: list[str] | None) -> tuple[str, Config | CommandConfig]:
     """The step or command asked for and its validated config; exits with status 2 on what it
     refuses."""
     parser = build_parser()
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         with loading_quietly():
             from kdflow.steps.run import run_step  # Keras and MLflow, only for valid input
 
-        if isinstance(config, UpkeepConfig):
+        if isinstance(config, CommandConfig):
             COMMANDS[step].run(config)
         else:
             run_step(step, config)

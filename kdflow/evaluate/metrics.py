@@ -4,6 +4,7 @@ import math
 
 import keras
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 
@@ -55,6 +56,22 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     gap_per_bin = np.bincount(bins, weights=confidence - correct, minlength=ECE_BINS)
     return float(np.abs(gap_per_bin).sum() / len(labels))
+
+
+def fitting_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature T, 0.05 to 20, at which logits / T have the smallest negative log-likelihood
+    (temperature scaling, Guo et al. 2017, section 4.2).
+
+    Args:
+        logits: (images, classes).
+        labels: (images,) integers.
+    """
+    found = minimize_scalar(
+        lambda log_t: nll(logits / np.exp(log_t), labels),
+        bounds=np.log([0.05, 20]),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
 
 
 def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""What a command of upkeep is."""
+"""What a command is: like a step on the command line, but it opens no run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class UpkeepConfig(BaseModel):
-    """What every command of upkeep takes."""
+class CommandConfig(BaseModel):
+    """What every command takes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -19,7 +19,7 @@ class UpkeepConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Command:
-    """A command that is no step: it opens no run.
+    """A command.
 
     Attributes:
         config: its parameters.
@@ -27,5 +27,5 @@ class Command:
     """
 
     name: str
-    config: type[UpkeepConfig]
+    config: type[CommandConfig]
     run: Callable[[Any], None]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from kdflow.upkeep.command import Command, UpkeepConfig
+from kdflow.commands.command import Command, CommandConfig
 
 DAY = 24 * 60 * 60
 
 
-class CleanConfig(UpkeepConfig):
+class CleanConfig(CommandConfig):
     """Show what is left over in the cache folder: states of interrupted steps, entries for a
     tracking store, temporary files, decoded and downloaded data; and remove it if asked."""
 

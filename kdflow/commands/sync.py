@@ -1,9 +1,9 @@
 """Deliver what could not be delivered while a tracking store did not answer."""
 
-from kdflow.upkeep.command import Command, UpkeepConfig
+from kdflow.commands.command import Command, CommandConfig
 
 
-class SyncConfig(UpkeepConfig):
+class SyncConfig(CommandConfig):
     """Deliver to the tracking store what runs logged while it did not answer. The next step does
     the same before it begins."""
 

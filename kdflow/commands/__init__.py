@@ -1,0 +1,8 @@
+"""Commands that open no run: `predict`; `sync` and `clean`, for what steps leave on a machine."""
+
+from kdflow.commands.clean import CLEAN
+from kdflow.commands.command import Command
+from kdflow.commands.predict import PREDICT
+from kdflow.commands.sync import SYNC
+
+COMMANDS: dict[str, Command] = {command.name: command for command in (PREDICT, SYNC, CLEAN)}

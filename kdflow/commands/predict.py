@@ -1,0 +1,227 @@
+"""Predict the classes of a user's images with a model."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import Field
+
+from kdflow.commands.command import Command, CommandConfig
+from kdflow.errors import KdflowError, about
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from kdflow.tracking.models import NamedModel
+
+AT_A_TIME = 64  # images
+THUMBNAIL, SHOWN = 96, 1000  # pixels; images of the page
+
+
+class PredictConfig(CommandConfig):
+    """Predict the classes of images with a model, into a CSV file and a page with thumbnails."""
+
+    model: str = Field(
+        min_length=1,
+        description="the id of a run that logged a model, runs:/..., models:/..., or a .keras file"
+        " that takes pixels of 0 to 255 and returns logits",
+    )
+    images: str = Field(min_length=1, description="an image file, or a folder of images")
+    output: str = Field(
+        "predictions.csv",
+        pattern=r"\.csv$",
+        description="the CSV file to write, with the columns path, class, probability; the page is"
+        " written beside it as .html",
+    )
+    calibrate: bool = Field(
+        False,
+        description="scale the logits by the temperature that fits the validation images of the"
+        " model's run best",
+    )
+    skip_bad: bool = Field(
+        False, description="leave out files that are no images (true), or refuse them (false)"
+    )
+
+
+class Prediction(NamedTuple):
+    """What a model says of an image.
+
+    Attributes:
+        path: of the image.
+        label: the name of the class.
+        probability: of that class.
+        thumbnail: a small PNG, in base64.
+    """
+
+    path: str
+    label: str
+    probability: float
+    thumbnail: str
+
+
+def run(config: PredictConfig) -> None:
+    from kdflow.tracking import store
+    from kdflow.tracking.models import find_model
+
+    files = _files(Path(config.images))
+    if not config.model.endswith(".keras"):
+        store.open_store()
+    with about("model"):
+        model = find_model(config.model)
+    temperature = _temperature(config, model)
+    predictions, left_out = [], []
+    for part in range(0, len(files), AT_A_TIME):
+        for made in _predicted(model, files[part : part + AT_A_TIME], temperature):
+            if isinstance(made, Prediction):
+                predictions.append(made)
+            elif config.skip_bad:
+                left_out.append(made)
+            else:
+                raise KdflowError(f"images: {made} (skip_bad=true leaves it out)")
+    output = Path(config.output)
+    _write(predictions, output, config.model, temperature)
+    if left_out:
+        print(f"predict: {len(left_out)} files that are no images left out, {left_out[0]} first")
+    print(f"predict: {len(predictions)} images in {output} and {output.with_suffix('.html')}")
+
+
+def _files(images: Path) -> list[Path]:
+    if not images.exists():
+        raise KdflowError(f"images: expected an image file or a folder of images, got {images}")
+    below = sorted(images.rglob("*")) if images.is_dir() else [images]
+    files = [
+        path
+        for path in below
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.parts[len(images.parts) :])
+    ]
+    if not files:
+        raise KdflowError(f"images: expected images in {images}, got no files")
+    return files
+
+
+def _temperature(config: PredictConfig, model: NamedModel) -> float:
+    """The temperature whose scaled logits have the smallest negative log-likelihood on validation
+    images (Guo et al. 2017, section 4.2); 1 unless asked."""
+    if not config.calibrate:
+        return 1.0
+    if model.run is None:
+        raise KdflowError(
+            "calibrate: expected the id of a run as model, whose validation images fit"
+        )
+    from kdflow.dataset import split
+    from kdflow.evaluate.metrics import fitting_temperature, predict_logits
+    from kdflow.steps import STEPS
+    from kdflow.steps.run import load
+    from kdflow.tracking.artifacts import read_json
+
+    used = read_json(model.run, "config.json")
+    step = STEPS[model.run.step].config(**used)
+    dataset = load(step.dataset, step.holdout, step.dataset_options)
+    if dataset.digest != model.run.tags["kdflow.dataset_digest"]:
+        raise KdflowError(f"calibrate: expected the images of run {model.run.run_id}, got others")
+    _, validation = split(dataset.y_train, step.holdout)
+    if not len(validation):
+        raise KdflowError("calibrate: expected a run with validation images, got one of holdout=0")
+    logits = predict_logits(model.network, dataset.x_train, validation)
+    temperature = fitting_temperature(logits, dataset.y_train[validation])
+    print(f"predict: temperature {temperature:.3f}, of {len(validation)} validation images")
+    return temperature
+
+
+def _predicted(
+    model: NamedModel, files: Sequence[Path], temperature: float
+) -> Iterator[Prediction | str]:
+    """What the model says of each file, or why it is no image."""
+    import numpy as np
+    from scipy.special import softmax
+
+    from kdflow.catalogue.datasets.photo import NoPhotoError
+    from kdflow.evaluate.metrics import predict_logits
+
+    read: list[np.ndarray | str] = []
+    for file in files:
+        try:
+            read.append(_pixels(file, model.network))
+        except NoPhotoError as error:
+            read.append(f"{file}: {error}")
+    images = [pixels for pixels in read if not isinstance(pixels, str)]
+    rows = iter(())
+    if images:
+        logits = predict_logits(model.network, np.stack(images)).astype(np.float64)
+        rows = iter(softmax(logits / temperature, axis=-1))
+    for file, pixels in zip(files, read, strict=True):
+        if isinstance(pixels, str):
+            yield pixels
+            continue
+        probabilities: np.ndarray = next(rows)
+        best = int(probabilities.argmax())
+        label = model.class_names[best] if model.class_names else str(best)
+        yield Prediction(str(file), label, float(probabilities[best]), _thumbnail(pixels))
+
+
+def _pixels(file: Path, network: keras.Model) -> np.ndarray:
+    """The image as the network takes it: its shorter side resized, its longer one cropped."""
+    import numpy as np
+    from PIL import Image
+
+    from kdflow.catalogue.datasets.photo import pixels_of
+
+    height, width, channels = network.input_shape[1:]
+    if height != width or channels not in (1, 3):
+        raise KdflowError(
+            "model: expected one that takes square images of one or three channels, got one for"
+            f" {height}x{width}x{channels}"
+        )
+    pixels = pixels_of(file, height)
+    if channels == 1:
+        return np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
+    return pixels
+
+
+def _thumbnail(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    image = Image.fromarray(pixels.squeeze())
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def _write(predictions: Sequence[Prediction], output: Path, model: str, temperature: float) -> None:
+    """Write the CSV file and the page, each whole or not at all."""
+    import jinja2
+
+    template = Path(__file__).with_name("predictions.html").read_text(encoding="utf-8")
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        template
+    )
+    shown = sorted(predictions, key=lambda it: (it.label, it.probability))[:SHOWN]
+    rows = io.StringIO()
+    writer = csv.writer(rows)
+    writer.writerow(["path", "class", "probability"])
+    writer.writerows([it.path, it.label, f"{it.probability:.6f}"] for it in predictions)
+    texts = {
+        output: rows.getvalue(),
+        output.with_suffix(".html"): page.render(
+            predictions=shown, count=len(predictions), model=model, temperature=temperature
+        ),
+    }
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            new = path.with_name(f".{path.name}.new")
+            new.write_text(text, encoding="utf-8", newline="")
+            new.replace(path)
+    except OSError as error:
+        raise KdflowError(f"output: expected a file that can be written, got {error}") from error
+
+
+PREDICT = Command("predict", PredictConfig, run)

@@ -1,0 +1,50 @@
+"""A model that a user named, with the names of its classes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import mlflow
+
+from kdflow.tracking.artifacts import load_keras, load_model
+from kdflow.tracking.find import FoundRun, get_run
+from kdflow.tracking.run import MODEL_NAME
+
+SOURCES = "a run's id, runs:/..., models:/... or a .keras file"
+
+
+class NamedModel(NamedTuple):
+    """A model, from uint8 pixels to logits.
+
+    Attributes:
+        class_names: in the order of the logits; empty where the model has none.
+        run: that logged it; None where no run was named.
+    """
+
+    network: keras.Model
+    class_names: tuple[str, ...]
+    run: FoundRun | None
+
+
+def find_model(source: str) -> NamedModel:
+    """The model that a user named.
+
+    Args:
+        source: the id of a run that logged one, `runs:/...`, `models:/...`, or a `.keras` file.
+
+    Raises:
+        KdflowError: there is none, or it cannot be loaded.
+        Unreachable: the store does not answer.
+    """
+    if source.endswith(".keras"):
+        return NamedModel(load_keras(source), (), None)
+    if source.startswith(("runs:/", "models:/")):
+        return NamedModel(load_keras(source), _class_names(source), None)
+    run = get_run(source, SOURCES)
+    return NamedModel(load_model(run), _class_names(f"runs:/{run.run_id}/{MODEL_NAME}"), run)
+
+
+def _class_names(uri: str) -> tuple[str, ...]:
+    metadata = mlflow.models.get_model_info(uri).metadata or {}
+    return tuple(metadata.get("class_names", ()))

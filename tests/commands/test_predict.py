@@ -1,0 +1,154 @@
+"""`predict` gives what the model gives for the same pixels."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.entities import Run
+from PIL import Image
+from scipy.special import log_softmax, softmax
+
+from kdflow.__main__ import main
+from kdflow.dataset import split
+from kdflow.evaluate.metrics import fitting_temperature, nll, predict_logits
+from kdflow.steps.run import load
+from kdflow.tracking.artifacts import load_model
+from kdflow.tracking.find import get_run
+
+pytestmark = pytest.mark.usefixtures("shared_store", "cache")
+
+COUNT = 70  # more than are predicted at a time
+
+
+@pytest.fixture
+def distilled(first: list[Run]) -> Run:
+    return first[-1]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Test images of the digits as PNG files, in two folders."""
+    folder = tmp_path / "photos"
+    for index, image in enumerate(load("digits", 0.1).x_test[:COUNT]):
+        path = folder / f"{index % 2}" / f"{index:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    return folder
+
+
+def predicted(*argv: str) -> list[dict[str, str]]:
+    assert main(["predict", *argv]) == 0
+    with Path("predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_classes_and_probabilities_are_those_of_the_models_logits(
+    distilled: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = predicted("--model", distilled.info.run_id, "--images", str(photos))
+    network = load_model(get_run(distilled.info.run_id))
+    logits = predict_logits(network, load("digits", 0.1).x_test[:COUNT])
+    order = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
+    assert [row["path"] for row in rows] == [
+        str(photos / str(index % 2) / f"{index:03}.png") for index in order
+    ]
+    assert [row["class"] for row in rows] == [str(each) for each in logits.argmax(1)[order]]
+    probabilities = softmax(logits.astype(np.float64), axis=-1).max(axis=-1)[order]
+    np.testing.assert_allclose(
+        [float(row["probability"]) for row in rows], probabilities, atol=1e-5
+    )
+    page = Path("predictions.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') == COUNT
+    assert "{{" not in page
+
+
+def test_calibrated_probabilities_fit_the_validation_images(
+    distilled: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--model", distilled.info.run_id, "--images", str(photos), "--calibrate", "true"]
+    predicted(*given)
+    digits = load("digits", 0.1)
+    _, validation = split(digits.y_train, 0.1)
+    network = load_model(get_run(distilled.info.run_id))
+    logits = predict_logits(network, digits.x_train, validation)
+    temperature = fitting_temperature(logits, digits.y_train[validation])
+    expected = f"predict: temperature {temperature:.3f}, of {len(validation)} validation images"
+    assert expected in capsys.readouterr().out
+
+
+def test_the_fitting_temperature_is_the_one_that_the_labels_were_drawn_at() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (20_000, 5))
+    labels = np.array([rng.choice(5, p=p) for p in np.exp(log_softmax(logits / 2.5, axis=-1))])
+    found = fitting_temperature(logits, labels)
+    assert found == pytest.approx(2.5, abs=0.1)
+    losses = [nll(logits / t, labels) for t in np.linspace(2, 3, 101)]
+    assert nll(logits / found, labels) <= min(losses) + 1e-9
+
+
+def test_a_keras_file_predicts_numbers_and_needs_no_store(
+    distilled: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_model(get_run(distilled.info.run_id)).save(tmp_path / "model.keras")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kdflow.tracking.store.open_store", None)
+    (row,) = predicted("--model", "model.keras", "--images", str(photos / "0" / "000.png"))
+    assert row["class"] in map(str, range(10))
+
+
+def test_a_file_that_is_no_image_is_named_or_left_out(
+    distilled: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (photos / "0" / "notes.txt").write_text("no image")
+    (photos / ".hidden").write_text("no image either")
+    given = ["--model", distilled.info.run_id, "--images", str(photos)]
+    assert main(["predict", *given]) == 1
+    refused = capsys.readouterr().err
+    assert refused == (
+        f"kdflow predict: images: {photos}/0/notes.txt: no JPEG, PNG, WEBP, BMP or GIF image"
+        " (skip_bad=true leaves it out)\n"
+    )
+    assert not Path("predictions.csv").exists()
+    assert len(predicted(*given, "--skip_bad", "true")) == COUNT
+    assert "predict: 1 files that are no images left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--images", "nowhere"], "images: expected an image file or a folder of images, got"),
+        (["--images", "empty"], "images: expected images in empty, got no files"),
+        (["--images", ".", "--model", "0" * 32], "model: expected a run's id, runs:/..."),
+        (["--images", ".", "--output", "a.txt"], "output: expected "),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    argv: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.png").write_bytes(b"")
+    try:
+        status = main(["predict", "--model", "0" * 32, *argv])
+    except SystemExit as error:
+        status = int(str(error.code))
+    refused = capsys.readouterr().err
+    assert status in (1, 2)
+    assert refused.startswith(f"kdflow predict: {expected}")
+    assert refused.count("\n") == 1
