@@ -48,6 +48,8 @@ def make(export_run_id: str) -> None:
         teacher=teacher.run_id,
         network=read.manifest.network,
         parameters=read.manifest.parameters,
+        multiply_adds=read.manifest.multiply_adds,
+        weight_bytes=read.manifest.weight_bytes,
         weights_sha256=network.weights_sha256(bundle.load_network(cifar10)),
         holdout=read.manifest.holdout,
     )

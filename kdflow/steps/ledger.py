@@ -11,7 +11,8 @@ from kdflow.evaluate.metrics import final_metrics
 from kdflow.results.records import StepResult, TeacherLogits
 from kdflow.tracking.run import Run
 
-FIGURES = ("parameters", "test_accuracy", "teacher_agreement", "test_nll", "test_ece")
+SIZES = ("parameters", "multiply_adds", "weight_bytes")
+FIGURES = (*SIZES, "test_accuracy", "teacher_agreement", "test_nll", "test_ece")
 
 Row = dict[str, Any]
 
@@ -26,15 +27,16 @@ def teacher_row(teacher: TeacherLogits, dataset: Dataset) -> Row:
     """The same of a teacher, from its logits."""
     manifest = teacher.logits.manifest
     figures = final_metrics(teacher.logits.test[0], dataset.y_test)
-    if manifest.parameters is not None:
-        figures["parameters"] = float(manifest.parameters)
+    sizes = {name: getattr(manifest, name) for name in SIZES}
+    figures |= {name: float(value) for name, value in sizes.items() if value is not None}
     return row(manifest.network, "teacher", StepResult(teacher.source, figures))
 
 
 def log_ledger(run: Run, ledger: list[Row], title: str) -> None:
     """Print a ledger, and log it as a table and as a chart."""
     table = pd.DataFrame(ledger)
-    table["parameters"] = table["parameters"].map("{:,.0f}".format, na_action="ignore")
+    for name in SIZES:
+        table[name] = table[name].map("{:,.0f}".format, na_action="ignore")
     for name in ("network", "how"):
         table[name] = table[name].str.ljust(table[name].str.len().max())
     text = table.to_string(index=False, na_rep="-", float_format="%.4f")
