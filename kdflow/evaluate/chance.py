@@ -1,0 +1,90 @@
+"""Whether predictions fit their labels better than chance."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest
+
+SIGNIFICANT = 0.001
+
+
+class AgainstChance(NamedTuple):
+    """Predictions against the best that a constant can do.
+
+    Attributes:
+        accuracy: the share of predictions that are right.
+        majority: the share of the most frequent label.
+        p_value: how likely so many right ones are for a guess that is right as often as `majority`.
+    """
+
+    accuracy: float
+    majority: float
+    p_value: float
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the predictions are better than chance."""
+        return self.p_value < SIGNIFICANT
+
+
+def against_chance(predicted: np.ndarray, labels: np.ndarray) -> AgainstChance:
+    """A one-sided binomial test of the accuracy against the most frequent label's share.
+
+    Args:
+        predicted, labels: (images,) integers from 0.
+    """
+    right, images = int((predicted == labels).sum()), len(labels)
+    majority = int(np.bincount(labels).max()) / images
+    p_value = float(binomtest(right, images, majority, alternative="greater").pvalue)
+    return AgainstChance(right / images, majority, p_value)
+
+
+class Alignment(NamedTuple):
+    """How often predictions and labels agree, against all orders that the predictions could have.
+
+    Attributes:
+        agreeing: how many agree in the order given.
+        expected, deviation: mean and standard deviation over all orders.
+        most: how many agree in the best order.
+    """
+
+    agreeing: int
+    expected: float
+    deviation: float
+    most: int
+
+    @property
+    def above_chance(self) -> float:
+        """By how many standard deviations the order given is better than a random one; 0 where all
+        orders agree equally often."""
+        return (self.agreeing - self.expected) / self.deviation if self.deviation else 0.0
+
+    @property
+    def to_gain(self) -> float:
+        """How many more can agree than do by chance."""
+        return self.most - self.expected
+
+    @property
+    def skill(self) -> float:
+        """The share of `to_gain` that the order given has: 1 in the best order, 0 by chance."""
+        return (self.agreeing - self.expected) / self.to_gain if self.to_gain else 0.0
+
+
+def alignment(predicted: np.ndarray, labels: np.ndarray) -> Alignment:
+    """How well the order of the predictions fits the labels.
+
+    Mean and variance over all orders are those of a sum over a random permutation (Hoeffding 1951,
+    "A Combinatorial Central Limit Theorem", theorem 2).
+
+    Args:
+        predicted, labels: (images,) integers from 0.
+    """
+    images, classes = len(labels), int(max(predicted.max(), labels.max())) + 1
+    p = np.bincount(labels, minlength=classes).astype(float)
+    q = np.bincount(predicted, minlength=classes).astype(float)
+    expected = float(p @ q) / images
+    # 1 where label and prediction agree, less the means of its row and column
+    centred = np.eye(classes) - q[:, np.newaxis] / images - p / images + expected / images
+    variance = float(p @ centred**2 @ q) / max(images - 1, 1)
+    agreeing, most = int((predicted == labels).sum()), int(np.minimum(p, q).sum())
+    return Alignment(agreeing, expected, max(variance, 0.0) ** 0.5, most)
