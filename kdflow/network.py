@@ -1,14 +1,16 @@
-"""A network of the catalogue as a Keras model: build it, take its lower layers, hash it."""
+"""A network as a Keras model: build it, take its lower layers, hash it."""
 
 import hashlib
 import json
-from itertools import dropwhile
+from collections.abc import Collection, Hashable
+from functools import lru_cache
+from itertools import dropwhile, product
 from typing import Any
 
 import keras
 
-from kdflow.catalogue.networks import NETWORKS
-from kdflow.catalogue.networks.record import ImageShape, Spec
+from kdflow.catalogue.networks import NETWORKS, find_network
+from kdflow.catalogue.networks.record import ImageShape, Network, Spec
 from kdflow.dataset import Images
 from kdflow.errors import KdflowError
 
@@ -20,13 +22,33 @@ keras.config.set_image_data_format("channels_last")
 keras.config.set_epsilon(1e-7)
 
 
-def check_fit(name: str, image_shape: ImageShape, dropout: float = 0) -> None:
-    """Refuse images that the network cannot take, and a dropout that it does not have.
+def record_of(name: str) -> Network:
+    """The record of a network of the catalogue or of one's own.
+
+    Raises:
+        KdflowError: there is none.
+    """
+    try:
+        return find_network(name)
+    except ValueError as error:
+        raise KdflowError(f"{error}, got {name!r}") from error
+
+
+def check_fit(
+    name: str,
+    image_shape: ImageShape,
+    classes: int,
+    dropout: float = 0,
+    *,
+    keeps_weights: bool = False,
+) -> None:
+    """Refuse images that the network cannot take, a dropout that it does not have, and a network of
+    one's own that is no classifier of these images.
 
     Raises:
         KdflowError: says which it could.
     """
-    record = NETWORKS[name]
+    record = record_of(name)
     height, width, _ = image_shape
     if min(height, width) < record.smallest_side:
         raise KdflowError(
@@ -34,11 +56,25 @@ def check_fit(name: str, image_shape: ImageShape, dropout: float = 0) -> None:
             f" pixels, got {height}x{width}"
         )
     if dropout and record.dropout is None:
-        raise KdflowError(f"{name}: expected dropout=0, as it has no such layer, got {dropout}")
+        reason = "which has its own" if record.is_own else "as it has no such layer"
+        raise KdflowError(f"{name}: expected dropout=0, {reason}, got {dropout}")
+    if keeps_weights and record.starts_from != "file":
+        raise KdflowError(
+            f"{name}: expected initial_weights=fresh, as only a .keras file has weights to start"
+            " from, got kept"
+        )
+    if record.is_own:
+        untrained(name, image_shape, classes)
 
 
 def build(
-    name: str, train: Images, classes: int, *, seed: int, dropout: float | None = None
+    name: str,
+    train: Images,
+    classes: int,
+    *,
+    seed: int,
+    dropout: float | None = None,
+    keeps_weights: bool = False,
 ) -> keras.Model:
     """A freshly initialised network for images like these.
 
@@ -46,25 +82,50 @@ def build(
     construction, so whatever ran earlier in the process changes nothing.
 
     Args:
-        name: a network of the catalogue.
+        name: a network of the catalogue, or one of one's own.
         train: the training images; a network that whitens takes its fixed weights from them.
         classes: the number of logits.
         seed: initial weights and dropout masks follow from it.
         dropout: the rate of the dropout before the last layer, the network's own if None.
+        keeps_weights: start from the weights that a file has.
     """
     height, width, channels = train.images.shape[1:]
     image_shape = (height, width, channels)
-    check_fit(name, image_shape, dropout or 0)
-    record = NETWORKS[name]
+    check_fit(name, image_shape, classes, dropout or 0, keeps_weights=keeps_weights)
+    record = record_of(name)
     rate = (record.dropout or 0.0) if dropout is None else dropout
     keras.utils.set_random_seed(seed)
-    return record.build(Spec(image_shape, classes, rate, train.sample))
+    return record.build(Spec(image_shape, classes, rate, train.sample, seed, keeps_weights))
 
 
 def untrained(name: str, image_shape: ImageShape, classes: int) -> keras.Model:
-    """The network with random weights: for its shapes."""
-    record = NETWORKS[name]
+    """The network with random weights: for its shapes. One of one's own is built once."""
+    record = record_of(name)
+    if record.is_own:
+        return _built_once(name, record.version, image_shape, classes, False)
     return record.build(Spec(image_shape, classes, record.dropout or 0.0))
+
+
+@lru_cache(maxsize=16)
+def _built_once(
+    name: str, version: Hashable, image_shape: ImageShape, classes: int, keeps_weights: bool
+) -> keras.Model:
+    return record_of(name).build(Spec(image_shape, classes, keeps_weights=keeps_weights))
+
+
+def identity(name: str, image_shape: ImageShape, classes: int, *, keeps_weights: bool) -> str:
+    """What names a network of one's own in keys, whatever its file is called: the SHA-256 of its
+    architecture, of how it is initialised and regularised, and of the weights that it starts from,
+    where these do not follow from the seed."""
+    record = record_of(name)
+    built = _built_once(name, record.version, image_shape, classes, keeps_weights)
+    sets_weights = keeps_weights or record.starts_from == "function"
+    described = [
+        architecture_sha256(built),
+        _plain(built.get_config(), without={"seed"}),
+        weights_sha256(built) if sets_weights else "of the seed",
+    ]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def feature_maps(network: keras.Model) -> dict[str, ImageShape]:
@@ -75,25 +136,49 @@ def feature_maps(network: keras.Model) -> dict[str, ImageShape]:
     return {name: shape for name, shape in shapes.items() if len(shape) == 3}
 
 
-def feature_layer(network: keras.Model, layer: str, parameter: str) -> str:
-    """The layer of `network` that a user means by `layer`, which may be auto.
+AUTO_DEPTH = 2 / 3  # of a network's layers with maps: where FitNets have theirs
 
-    Args:
-        parameter: what the user gave it as, for the message.
+
+def feature_layers(
+    teaching: keras.Model, learning: keras.Model, hint_layer: str, guided_layer: str
+) -> tuple[str, str]:
+    """The hint layer of the teacher and the guided layer of the student that a user means, each of
+    which may be auto: the network's own in the catalogue; else the one that goes with the other
+    network's layer, of equal height and width if there is one, and nearest to two thirds of the
+    depth.
 
     Raises:
-        KdflowError: it is none of `feature_maps`, or the network has no layer of its own in
-            the catalogue.
+        KdflowError: a layer is none of `feature_maps`.
     """
-    maps = feature_maps(network)
+    taught, learnt = feature_maps(teaching), feature_maps(learning)
+    hinting = _candidates(teaching, taught, hint_layer, "hint_layer")
+    guided = _candidates(learning, learnt, guided_layer, "guided_layer")
+
+    def unlikeness(pair: tuple[str, str]) -> tuple[bool, float]:
+        """Whether the maps differ in size; how far both layers are from the depth wanted."""
+        hint, guide = pair
+        far = abs(hinting[hint] - AUTO_DEPTH) + abs(guided[guide] - AUTO_DEPTH)
+        return taught[hint][:2] != learnt[guide][:2], far
+
+    return min(product(hinting, guided), key=unlikeness)
+
+
+def _candidates(
+    network: keras.Model, maps: dict[str, ImageShape], layer: str, parameter: str
+) -> dict[str, float]:
+    """The layers that a user may mean by `layer`, each with its depth, 0 to 1."""
+    depths = {name: place / len(maps) for place, name in enumerate(maps, start=1)}
     record = NETWORKS.get(network.name)
-    name = record.feature_layer if layer == "auto" and record else layer
-    if name is None or name not in maps:
+    if layer == "auto" and record and record.feature_layer in maps:
+        layer = str(record.feature_layer)
+    if layer == "auto" and maps:
+        return depths
+    if layer not in maps:
         raise KdflowError(
             f"{parameter}: expected a layer of {network.name} whose output is maps (height, width,"
             f" channels), {', '.join(maps) or 'of which it has none'}; got {layer!r}"
         )
-    return name
+    return {layer: depths[layer]}
 
 
 def features(network: keras.Model, layer: str) -> keras.Model:
@@ -128,13 +213,18 @@ def architecture_sha256(model: keras.Model) -> str:
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def _computation(value: Any) -> Any:
+def _computation(config: Any) -> Any:
+    return _plain(config, without=NOT_COMPUTED, without_initializers=True)
+
+
+def _plain(value: Any, without: Collection[str], *, without_initializers: bool = False) -> Any:
+    """A config as plain values, without the settings of these names."""
     if isinstance(value, dict):
         return {
-            name: _computation(item)
+            name: _plain(item, without, without_initializers=without_initializers)
             for name, item in value.items()
-            if name not in NOT_COMPUTED and not name.endswith("_initializer")
+            if name not in without and not (without_initializers and name.endswith("_initializer"))
         }
     if isinstance(value, (list, tuple)):
-        return [_computation(item) for item in value]
+        return [_plain(item, without, without_initializers=without_initializers) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from kdflow.network import (
     architecture_sha256,
     build,
     check_fit,
-    feature_layer,
+    feature_layers,
     feature_maps,
     features,
     start_from,
@@ -41,13 +40,13 @@ def test_a_seed_gives_the_weights_and_the_dropout_whatever_ran_before(name: str)
 
 
 def test_images_that_are_too_small_for_a_network_are_refused_before_it_is_built() -> None:
-    check_fit("fast", (2, 2, 3))
+    check_fit("fast", (2, 2, 3), 10)
     for shape in [(1, 5, 3), (5, 1, 3)]:
         with pytest.raises(
             KdflowError,
             match=f"^fast: expected images of at least 2x2 pixels, got {shape[0]}x{shape[1]}$",
         ):
-            check_fit("fast", shape)
+            check_fit("fast", shape, 10)
 
 
 # --- layers -------------------------------------------------------------------------------------
@@ -88,44 +87,68 @@ def test_a_network_starts_from_the_lower_layers_of_another_and_keeps_its_own_upp
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "dense"])
 def test_auto_is_the_networks_own_feature_layer(name: str) -> None:
     network = untrained(name, (32, 32, 3), 10)
-    assert feature_layer(network, "auto", "hint_layer") == NETWORKS[name].feature_layer
+    own = NETWORKS[name].feature_layer
+    assert feature_layers(network, network, "auto", "auto") == (own, own)
 
 
 @pytest.mark.parametrize("layer", ["conv9", "flatten", "dense128", "rescaling", "images"])
 def test_a_layer_without_maps_is_refused_with_those_that_have_them(layer: str) -> None:
+    student = untrained("student", (8, 8, 1), 10)
     with pytest.raises(
         KdflowError,
         match=r"^guided_layer: expected a layer of student whose output is maps \(height, width,"
         rf" channels\), conv1, pool1, conv2, pool2; got '{layer}'$",
     ):
-        feature_layer(untrained("student", (8, 8, 1), 10), layer, "guided_layer")
+        feature_layers(student, student, "auto", layer)
 
 
-def test_a_network_without_a_feature_layer_of_its_own_asks_for_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    network = untrained("pupil", (8, 8, 1), 10)
-    monkeypatch.setitem(NETWORKS, "pupil", replace(NETWORKS["pupil"], feature_layer=None))
-    with pytest.raises(KdflowError, match=r"^guided_layer: .* conv1, pool1; got 'auto'$"):
-        feature_layer(network, "auto", "guided_layer")
-    assert feature_layer(network, "pool1", "guided_layer") == "pool1"
+def mine(*strides: int, name: str = "mine") -> keras.Model:
+    """A network with a map per stride, `maps1` and so on, of 32x32 images."""
+    images = x = keras.Input((32, 32, 1), name="images")
+    for number, stride in enumerate(strides, start=1):
+        layer = keras.layers.Conv2D(2, 1, strides=stride, name=f"maps{number}")
+        x = layer(x)
+    flat = keras.layers.Flatten(name="flatten")(x)
+    return keras.Model(images, keras.layers.Dense(10, name="logits")(flat), name=name)
 
 
-def test_a_network_that_is_not_in_the_catalogue_asks_for_a_layer() -> None:
-    images = keras.Input((8, 8, 1), name="images")
-    maps = keras.layers.Conv2D(2, 3, name="maps")(images)
-    network = keras.Model(images, keras.layers.Flatten(name="logits")(maps), name="mine")
-    with pytest.raises(KdflowError, match=r"layer of mine .*, maps; got 'auto'$"):
-        feature_layer(network, "auto", "hint_layer")
-    assert feature_layer(network, "maps", "hint_layer") == "maps"
+def test_auto_of_ones_own_network_has_the_size_of_the_other_layer() -> None:
+    # the hint layer of `fast` has 8x8 maps
+    fast = untrained("fast", (32, 32, 3), 10)
+    assert feature_layers(fast, mine(1, 2, 2, 1, 2), "auto", "auto") == ("norm2_2_gelu", "maps3")
+    student = untrained("student", (32, 32, 3), 10)
+    assert feature_layers(mine(2, 1, 2, 2, 2), student, "auto", "auto") == ("maps3", "pool2")
+
+
+def test_of_several_layers_of_that_size_auto_is_nearest_to_two_thirds_of_the_depth() -> None:
+    # depths 1/6 to 1; all 16x16, so that the fourth of six is at two thirds
+    own = mine(2, 1, 1, 1, 1, 1)
+    assert feature_layers(own, own, "auto", "auto") == ("maps4", "maps4")
+    assert feature_layers(own, own, "maps1", "auto") == ("maps1", "maps4")
+
+
+def test_where_no_layer_has_that_size_auto_is_nearest_to_two_thirds_of_the_depth() -> None:
+    other = untrained("pupil", (32, 32, 3), 10)  # 16x16
+    assert feature_layers(other, mine(4, 1, 1), "auto", "auto") == ("pool1", "maps2")
+
+
+def test_a_network_that_only_shares_a_name_with_one_of_the_catalogue_is_ones_own() -> None:
+    own = mine(1, 2, 2, name="vgg")  # without the layer `conv3_3`
+    assert feature_layers(own, untrained("student", (32, 32, 3), 10), "auto", "auto") == (
+        "maps3",
+        "pool2",
+    )
 
 
 def test_a_network_of_dense_layers_says_that_it_has_no_maps() -> None:
     images = keras.Input((8, 8, 1), name="images")
     dense = keras.layers.Dense(10, name="logits")(keras.layers.Flatten()(images))
     network = keras.Model(images, dense, name="dense")
-    with pytest.raises(KdflowError, match=r"layer of dense .* of which it has none; got 'logits'$"):
-        feature_layer(network, "logits", "guided_layer")
+    for layer in ("auto", "logits"):
+        with pytest.raises(
+            KdflowError, match=rf"layer of dense .* of which it has none; got '{layer}'$"
+        ):
+            feature_layers(mine(1), network, "auto", layer)
 
 
 # --- hashes -------------------------------------------------------------------------------------

@@ -36,8 +36,10 @@ def fit_hint(
     teacher's hints; yields each epoch, from 1, with its metrics. The regressor is dropped at the
     end (Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", section 2.2).
 
-    The regressor is linear, a 1x1 convolution, where the paper's has the hint layer's own
-    non-linearity: so any layer can be a hint. `losses.hint_loss` is minimised.
+    The regressor is linear, where the paper's has the hint layer's own non-linearity: so any layer
+    can be a hint. It is a 1x1 convolution; where the guided maps are a whole number of times higher
+    and wider than the hints, one with that stride; where the sizes differ otherwise, the maps are
+    resized first. `losses.hint_loss` is minimised.
 
     Args:
         guided: from uint8 images to the output of the guided layer, (batch, height, width,
@@ -45,21 +47,14 @@ def fit_hint(
         validation: what `val_hint_loss` is computed on after each epoch, and `val_probe_accuracy`:
             how often the nearest class mean of the guided layer's outputs is the label's, the means
             being those of the training images.
-        train_hints, validation_hints: of all `images` there; as high and wide as the guided layer's
-            output.
+        train_hints, validation_hints: of all `images` there.
         place: as of `fit`.
 
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
     """
     steps = settings.epochs * len(batches(train.indices, settings.batch_size))
-    regressor = keras.layers.Conv2D(
-        train_hints.shape[-1],
-        1,
-        kernel_initializer=keras.initializers.GlorotNormal(settings.seed),
-        name="regressor",
-    )
-    regressed = regressor(guided.output)
+    regressed = regressed_maps(guided.output, train_hints.shape[1:], settings.seed)
     learner = keras.Model(guided.input, regressed, name="hint_learner")
     rate = SCHEDULES[settings.schedule](settings.learning_rate, steps)
     learner.compile(
@@ -83,6 +78,24 @@ def fit_hint(
         metrics = {"hint_loss": means["loss"]} | validated | speed
         shown = ("hint_loss", "val_hint_loss", "val_probe_accuracy")
         yield loop.ended(epoch, metrics, shown, watched="val_hint_loss")
+
+
+def regressed_maps(
+    guided: keras.KerasTensor, hint_shape: tuple[int, int, int], seed: int
+) -> keras.KerasTensor:
+    """The guided layer's output as maps of `hint_shape`, (height, width, channels)."""
+    height, width, channels = hint_shape
+    down, across = guided.shape[1] // height, guided.shape[2] // width
+    if (height * down, width * across) != tuple(guided.shape[1:3]):
+        guided = keras.layers.Resizing(height, width, antialias=True, name="resized")(guided)
+        down = across = 1
+    return keras.layers.Conv2D(
+        channels,
+        (down, across),
+        strides=(down, across),
+        kernel_initializer=keras.initializers.GlorotNormal(seed),
+        name="regressor",
+    )(guided)
 
 
 def _validate_hint(

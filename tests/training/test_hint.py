@@ -12,7 +12,7 @@ from kdflow.config.training import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
 from kdflow.network import build, features
-from kdflow.training.hint import fit_hint
+from kdflow.training.hint import fit_hint, regressed_maps
 from kdflow.training.progress import Metrics
 
 
@@ -172,3 +172,45 @@ def test_a_hint_loss_that_is_no_number_stops_the_run(
 ) -> None:
     with pytest.raises(KdflowError, match=r"expected a finite loss, got (nan|inf) in epoch 1 of 2"):
         hinted(train, validation, hints, learning_rate=1e30)
+
+
+# --- maps of another size -----------------------------------------------------------------------
+
+
+def test_maps_twice_as_large_are_regressed_by_their_blocks() -> None:
+    guided = keras.Input((8, 6, 3))
+    regressor = keras.Model(guided, regressed_maps(guided, (4, 3, 5), seed=2))
+    maps = np.random.default_rng(0).normal(size=(2, 8, 6, 3)).astype(np.float32)
+    kernel, bias = regressor.get_weights()
+    assert kernel.shape == (2, 2, 3, 5)
+    blocks = maps.reshape(2, 4, 2, 3, 2, 3)
+    expected = np.einsum("nhiwjc,ijco->nhwo", blocks, kernel) + bias
+    np.testing.assert_allclose(regressor(maps), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (3, 5), (4, 8)])
+def test_maps_of_any_other_size_are_resized_first(size: tuple[int, int]) -> None:
+    guided = keras.Input((*size, 3))
+    regressor = keras.Model(guided, regressed_maps(guided, (4, 4, 5), seed=2))
+    constant = np.full((1, *size, 3), 2, np.float32)
+    kernel, _ = regressor.get_weights()
+    expected = np.broadcast_to(2 * kernel.sum(axis=(0, 1, 2)), (1, 4, 4, 5))
+    np.testing.assert_allclose(regressor(constant), expected, rtol=1e-5)
+
+
+def test_a_layer_of_another_size_learns_the_hints(
+    train: Images, validation: Images, hints: Hints
+) -> None:
+    network = build("pupil", train, 3, seed=0)
+    before = network.get_layer("conv1").get_weights()[0]
+    epochs = fit_hint(
+        features(network, "conv1"),  # 8x8, where the hints are 4x4
+        train,
+        validation,
+        train_hints=hints,
+        validation_hints=hints,
+        settings=Settings("adam", 0.01, epochs=3, batch_size=16, seed=0),
+    )
+    losses = [metrics["hint_loss"] for _, metrics in epochs]
+    assert losses[2] < losses[0]
+    assert not np.array_equal(network.get_layer("conv1").get_weights()[0], before)

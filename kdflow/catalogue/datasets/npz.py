@@ -249,4 +249,11 @@ def _no_npz(path: Path, error: Exception) -> KdflowError:
     )
 
 
-NPZ = DatasetRecord("the path of an .npz file", load_npz, is_path=lambda it: it.endswith(".npz"))
+NPZ = DatasetRecord(
+    "the path of an .npz file",
+    load_npz,
+    teacher="broad",
+    student="compact",
+    pupil="mini",
+    is_path=lambda it: it.endswith(".npz"),
+)

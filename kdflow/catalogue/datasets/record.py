@@ -18,6 +18,8 @@ class DatasetRecord:
         name: what a user types; of a kind of file, what is to be typed, in words.
         load: from what the user typed, and the options, to the images.
         teacher: the network that teaches where none is named and none comes with kdflow.
+        student: the network that learns where none is named.
+        pupil: the network that the student teaches as an assistant where none is named.
         recipe: changes of every network's recipe.
         is_path: of a kind of file, whether a user who typed this means such a file; None if there
             is just one such data set.
@@ -27,6 +29,8 @@ class DatasetRecord:
     name: str
     load: Callable[..., Dataset]
     teacher: str = "vgg"
+    student: str = "student"
+    pupil: str = "pupil"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     is_path: Callable[[str], bool] | None = None
     options: tuple[str, ...] = ()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import keras
@@ -34,17 +34,22 @@ class Spec(NamedTuple):
         dropout: the rate of the dropout before the last layer.
         sample: returns that many training images at most, uint8 (n, height, width, channels), for
             layers whose weights are computed from images; None where only shapes matter.
+        seed: what a network of one's own is initialised from; one of the catalogue is built after
+            it was set.
+        keeps_weights: whether a network of one's own starts from the weights that its file has.
     """
 
     image_shape: ImageShape
     classes: int
     dropout: float = 0.0
     sample: Callable[[int], np.ndarray] | None = None
+    seed: int = 0
+    keeps_weights: bool = False
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the catalogue.
+    """A network of the catalogue, or one of the user's own.
 
     Attributes:
         summary: what it is, in a few words.
@@ -55,6 +60,10 @@ class Network:
             layer when it learns; None if the network has no maps.
         dropout: the default rate of the dropout before the last layer; None if there is none.
         smallest_side: the fewest pixels that an image may be high and wide.
+        version: of a user's own network, what changes when it may have changed; None if it is of
+            the catalogue.
+        starts_from: what its initial weights follow from: seed, function (which may set them) or
+            file (whose weights may be kept).
     """
 
     name: str
@@ -65,3 +74,10 @@ class Network:
     feature_layer: str | None = None
     dropout: float | None = None
     smallest_side: int = 1
+    version: Hashable | None = None
+    starts_from: Literal["seed", "function", "file"] = "seed"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's own."""
+        return self.version is not None

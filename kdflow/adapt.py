@@ -1,0 +1,231 @@
+"""A Keras model that was not made for kdflow, as kdflow's networks are: from raw pixels to logits,
+with one input and one output, and without code of its own."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal, get_args
+
+from kdflow.errors import KdflowError, reason
+from kdflow.late import late
+
+if TYPE_CHECKING:
+    import keras
+else:
+    keras = late("keras")
+
+ImageShape = tuple[int, int, int]
+PixelRange = Literal["0..255", "0..1", "-1..1", "imagenet"]
+PIXEL_RANGES: tuple[PixelRange, ...] = get_args(PixelRange)
+MODEL_FILES = (".keras", ".h5")
+
+# Mean and standard deviation of ImageNet's red, green and blue, of pixels from 0 to 1, as
+# torchvision and most published weights have them.
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_file(path: str) -> keras.Model:
+    """The Keras model in a `.keras` or `.h5` file.
+
+    Raises:
+        KdflowError: there is none, it is damaged, or it carries code, which is never run.
+    """
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a missing or damaged file fails in many ways
+        raise KdflowError(f"no model can be loaded from {path}: {reason(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise KdflowError(f"expected a Keras model in {path}, got a {type(model).__name__}")
+    return model
+
+
+def functional(model: object, image_shape: ImageShape, what: str) -> keras.Model:
+    """The same model with one input of exactly these images and one output.
+
+    Args:
+        what: where it is from, for messages.
+
+    Raises:
+        KdflowError: it is no functional or sequential model, has several inputs or outputs, or
+            takes other images.
+    """
+    if not isinstance(model, keras.Model):
+        raise KdflowError(f"expected a Keras model from {what}, got a {type(model).__name__}")
+    if isinstance(model, keras.Sequential) and not model.built:
+        try:
+            model.build((None, *image_shape))
+        except Exception as error:  # layers of any kind
+            raise _other_images(what, image_shape, reason(error)) from error
+    inputs, outputs = (getattr(model, name, None) for name in ("inputs", "outputs"))
+    if not inputs or not outputs:
+        raise KdflowError(
+            f"expected a functional or sequential Keras model from {what}, got the subclass"
+            f" {type(model).__name__}, which cannot be loaded without its code"
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise KdflowError(
+            f"expected one input and one output in the network of {what}, got {len(inputs)} and"
+            f" {len(outputs)}"
+        )
+    taken = tuple(inputs[0].shape[1:])
+    if len(taken) != 3 or any(
+        size not in (None, ours) for size, ours in zip(taken, image_shape, strict=True)
+    ):
+        raise _other_images(what, image_shape, f"one that takes {taken}")
+    if None in taken:
+        fixed = keras.Input(image_shape, dtype=inputs[0].dtype, name="images")
+        return _on(fixed, fixed, _as_functional(model))
+    return _as_functional(model)
+
+
+def _other_images(what: str, image_shape: ImageShape, got: str) -> KdflowError:
+    return KdflowError(
+        f"expected a network that takes images of shape {image_shape} from {what}, got {got}"
+    )
+
+
+def _as_functional(model: keras.Model) -> keras.Model:
+    """With a single tensor as input, where the model may have a list of one."""
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+
+
+def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
+    """The model without the softmax that it ends in, as a layer or as the last layer's activation,
+    and whether there was one. The weights are shared or copied.
+
+    Args:
+        model: functional, with one input and one output.
+    """
+    last = model.operations[-1]
+    softmax = keras.activations.softmax
+    activation = getattr(last, "activation", None)
+    if type(last).__name__ == "Softmax" or (
+        isinstance(last, keras.layers.Activation) and activation is softmax
+    ):
+        return keras.Model(model.inputs[0], last.input, name=model.name), True
+    if activation is softmax:
+        linear = type(last).from_config(last.get_config() | {"activation": "linear"})
+        logits = linear(last.input)
+        linear.set_weights(last.get_weights())
+        return keras.Model(model.inputs[0], logits, name=model.name), True
+    if isinstance(last, keras.Model) and len(last.outputs) == 1:
+        inner, removed = without_softmax(_as_functional(last))
+        if removed:
+            return _with_last(model, inner), True
+    return model, False
+
+
+def _with_last(model: keras.Model, replacement: keras.Model) -> keras.Model:
+    """A copy of the model that ends in another network with the same weights."""
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        if layer is model.operations[-1]:
+            return replacement
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=copied)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def from_pixels(model: keras.Model, pixels: PixelRange) -> keras.Model:
+    """The model with a layer in front that turns pixels 0..255 into what it expects.
+
+    Args:
+        pixels: what the model expects; imagenet is (pixel / 255 - mean) / deviation for each of
+            red, green and blue.
+
+    Raises:
+        KdflowError: imagenet, and the images do not have three channels.
+    """
+    if pixels == "0..255":
+        return model
+    shape = tuple(model.inputs[0].shape[1:])
+    if pixels == "imagenet" and shape[-1] != 3:
+        raise KdflowError(f"pixels: expected images of 3 channels for imagenet, got {shape[-1]}")
+    scale, offset = _scale_and_offset(pixels)
+    images = keras.Input(shape, dtype="uint8", name="images")
+    expected = keras.layers.Rescaling(scale, offset, name="expected_pixels")(images)
+    return _on(images, expected, model)
+
+
+def _scale_and_offset(pixels: PixelRange) -> tuple[float | list[float], float | list[float]]:
+    if pixels == "0..1":
+        return 1 / 255, 0.0
+    if pixels == "-1..1":
+        return 1 / 127.5, -1.0
+    statistics = list(zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True))
+    return [1 / (255 * deviation) for _, deviation in statistics], [
+        -mean / deviation for mean, deviation in statistics
+    ]
+
+
+def _on(images: keras.KerasTensor, x: keras.KerasTensor, model: keras.Model) -> keras.Model:
+    """The same layers on `x`, which follows from `images`. They are copies: a layer that is called
+    twice has no single output."""
+    given = keras.tree.map_structure(lambda _: x, model.input)
+    copy = keras.models.clone_model(model, input_tensors=given)
+    copy.set_weights(model.get_weights())
+    return keras.Model(images, copy.operations[-1].output, name=model.name)
+
+
+def check_needs_no_code(model: keras.Model, what: str) -> None:
+    """Refuse a model that could not be loaded where its own code is not.
+
+    Raises:
+        KdflowError: it has layers or functions that are not Keras' own, or a lambda.
+    """
+    registered = keras.saving.get_custom_objects()
+    kept = dict(registered)
+    registered.clear()
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except Exception as error:  # any of its layers can fail
+        raise KdflowError(
+            f"expected a network of Keras' own layers from {what}, got one that cannot be loaded"
+            f" without its code: {_first_sentence(error)}"
+        ) from error
+    finally:
+        registered.update(kept)
+
+
+def _first_sentence(error: Exception) -> str:
+    return reason(error)[:200]
+
+
+def reinitialised(model: keras.Model, seed: int) -> keras.Model:
+    """The same architecture whose weights, and dropout masks, follow from `seed`. All layers learn,
+    also those that were frozen with trained weights; what a `Normalization` layer has adapted to is
+    kept.
+
+    Args:
+        model: functional.
+    """
+    config = _initial(keras.saving.serialize_keras_object(model))
+    keras.utils.set_random_seed(seed)
+    fresh: keras.Model = keras.saving.deserialize_keras_object(config)
+    for layer, from_file in zip(_all_layers(fresh), _all_layers(model), strict=True):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.set_weights(from_file.get_weights())
+    return fresh
+
+
+def _all_layers(model: keras.Model) -> list[keras.Layer]:
+    """Its layers, and those of the models among them."""
+    inner = [_all_layers(it) if isinstance(it, keras.Model) else [it] for it in model.layers]
+    return [layer for layers in inner for layer in layers]
+
+
+def _initial(config: object) -> object:
+    """A config without seeds of its own, whose layers all learn."""
+    if isinstance(config, dict):
+        changes = {"seed": None, "trainable": True}
+        return {name: changes.get(name, _initial(value)) for name, value in config.items()}
+    if isinstance(config, list):
+        return [_initial(value) for value in config]
+    return config
+
+
+def is_saved_model(path: str) -> bool:
+    """Whether `path` is a folder in TensorFlow's SavedModel format."""
+    return os.path.isfile(f"{path}/saved_model.pb")  # noqa: PTH113 (a Path raises at a long name)

@@ -1,0 +1,208 @@
+"""A foreign model becomes one from raw pixels to logits, with the same weights."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from kdflow import adapt
+from kdflow.adapt import PixelRange
+from kdflow.errors import KdflowError
+from kdflow.network import weights_sha256
+
+L = keras.layers
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+
+
+def ending_in(*last: Any) -> keras.Model:
+    images = keras.Input((8, 8, 3), name="images")
+    x = L.Flatten(name="flat")(L.Conv2D(4, 3, name="conv")(L.Rescaling(1 / 255)(images)))
+    for layer in last:
+        x = layer(x)
+    return keras.Model(images, x, name="mine")
+
+
+def inner() -> keras.Model:
+    features = keras.Input((4,))
+    return keras.Model(features, L.Dense(3, activation="softmax")(features), name="head")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda: [L.Dense(3, activation="softmax")],
+        lambda: [L.Dense(3), L.Softmax()],
+        lambda: [L.Dense(3), L.Activation("softmax")],
+        lambda: [L.Dense(3), keras.ops.softmax],
+        lambda: [L.Dense(4), inner()],
+    ],
+    ids=[
+        "activation of a layer",
+        "softmax layer",
+        "activation layer",
+        "operation",
+        "inner network",
+    ],
+)
+def test_a_softmax_at_the_end_is_taken_off(last: Any) -> None:
+    model = ending_in(*last())
+    logits, removed = adapt.without_softmax(model)
+    assert removed
+    before, after = (np.asarray(it(PIXELS)) for it in (model, logits))
+    assert not np.allclose(after.sum(axis=-1), 1)
+    np.testing.assert_allclose(softmax(after, axis=-1), before, rtol=1e-5)
+    assert weights_sha256(logits) == weights_sha256(model)
+    assert logits.name == "mine"
+
+
+def test_logits_are_left_as_they_are() -> None:
+    model = ending_in(L.Dense(3))
+    assert adapt.without_softmax(model) == (model, False)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ("0..255", PIXELS),
+        ("0..1", PIXELS / 255),
+        ("-1..1", PIXELS / 127.5 - 1),
+        ("imagenet", (PIXELS / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)),
+    ],
+)
+def test_a_network_gets_pixels_as_it_expects_them(
+    pixels: PixelRange, expected: np.ndarray, tmp_path: Path
+) -> None:
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, L.Flatten()(L.Conv2D(2, 3, name="conv")(images)))
+    wrapped = adapt.from_pixels(model, pixels)
+    found = np.asarray(wrapped(PIXELS))
+    np.testing.assert_allclose(found, model(expected.astype(np.float32)), rtol=1e-4, atol=1e-3)
+    assert wrapped.get_layer("conv").output.shape == (None, 6, 6, 2)  # hints find it by name
+    wrapped.save(tmp_path / "wrapped.keras")
+    loaded = keras.saving.load_model(tmp_path / "wrapped.keras")
+    assert np.array_equal(loaded(PIXELS), found)
+
+
+def test_pixels_of_imagenet_need_three_channels() -> None:
+    images = keras.Input((8, 8, 1))
+    with pytest.raises(
+        KdflowError, match=r"^pixels: expected images of 3 channels for imagenet, go"
+    ):
+        adapt.from_pixels(keras.Model(images, L.Flatten()(images)), "imagenet")
+
+
+def two_inputs() -> keras.Model:
+    images = [keras.Input((8, 8, 3)), keras.Input((8, 8, 3))]
+    return keras.Model(images, L.Flatten()(L.Add()(images)))
+
+
+def two_outputs() -> keras.Model:
+    images = keras.Input((8, 8, 3))
+    return keras.Model(images, [images, L.Flatten()(images)])
+
+
+class Subclass(keras.Model):
+    def call(self, images: Any) -> Any:
+        return images
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (None, "expected a Keras model from it, got a NoneType"),
+        (
+            Subclass(),
+            "expected a functional or sequential Keras model from it, got the subclass Su",
+        ),
+        (two_inputs(), "expected one input and one output in the network of it, got 2 and 1"),
+        (two_outputs(), "expected one input and one output in the network of it, got 1 and 2"),
+        (
+            keras.Sequential([keras.Input((9, 8, 3)), L.Flatten()]),
+            r"expected a network that takes images of shape \(8, 8, 3\) from it, got one that takes"
+            r" \(9, 8, 3\)",
+        ),
+        (keras.Sequential([keras.Input((4,)), L.Dense(2)]), r".* got one that takes \(4,\)"),
+        (
+            keras.Sequential([L.Conv2D(2, 9)]),
+            r"expected a network that takes images of .*, got Comp",
+        ),
+    ],
+    ids=["none", "subclass", "inputs", "outputs", "size", "no images", "does not build"],
+)
+def test_what_is_no_network_of_these_images_is_refused(model: Any, message: str) -> None:
+    with pytest.raises(KdflowError, match=f"^{message}") as refused:
+        adapt.functional(model, (8, 8, 3), "it")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_sequential_model_without_an_input_gets_one() -> None:
+    built = adapt.functional(keras.Sequential([L.Flatten(), L.Dense(2)]), (8, 8, 3), "it")
+    assert built.input_shape == (None, 8, 8, 3)
+
+
+def test_a_network_for_any_size_is_fixed_to_the_images() -> None:
+    images = keras.Input((None, None, 3))
+    x = L.Conv2D(2, 3, name="conv")(images)
+    anysize = keras.Model(images, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    fixed = adapt.functional(anysize, (8, 8, 3), "it")
+    assert fixed.get_layer("conv").output.shape == (None, 6, 6, 2)
+    assert np.array_equal(fixed(PIXELS), anysize(PIXELS))
+
+
+@keras.saving.register_keras_serializable()
+class Doubled(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return 2 * x
+
+
+def shifted(x: Any) -> Any:
+    return x + 1
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Doubled, lambda: L.Activation(shifted), lambda: L.Lambda(shifted)],
+    ids=["registered layer", "function", "lambda layer"],
+)
+def test_a_network_that_needs_code_of_its_own_is_refused(layer: Any) -> None:
+    # it could be trained here, and loaded nowhere else
+    with pytest.raises(KdflowError, match=r"^expected a network of Keras' own layers from it") as e:
+        adapt.check_needs_no_code(ending_in(layer()), "it")
+    assert "\n" not in str(e.value)
+    assert Doubled in keras.saving.get_custom_objects().values()  # the registry is as before
+    adapt.check_needs_no_code(ending_in(L.Dense(3, activation="gelu")), "it")
+
+
+def test_a_fresh_start_follows_from_the_seed_alone_and_keeps_what_a_layer_has_adapted_to() -> None:
+    images = keras.Input((8, 8, 3))
+    normalised = L.Normalization(name="normalised")
+    normalised.adapt(PIXELS)
+    x = L.Conv2D(4, 3, kernel_initializer=keras.initializers.GlorotUniform(seed=5), name="c")(
+        normalised(images)
+    )
+    x = L.Dropout(0.5, seed=5)(L.Flatten()(x))
+    model = keras.Model(images, L.Dense(3, trainable=False)(x))
+    first, again, other = (adapt.reinitialised(model, seed) for seed in (1, 1, 2))
+    assert weights_sha256(first) == weights_sha256(again)
+    assert np.array_equal(first(PIXELS, training=True), again(PIXELS, training=True))
+    for layer, changes in {"c": True, "normalised": False}.items():
+        one, two = (it.get_layer(layer).get_weights()[0] for it in (first, other))
+        assert np.array_equal(one, two) is not changes
+    one, two = (np.asarray(it.layers[-2](np.ones((1, 99)), training=True)) for it in (first, other))
+    assert not np.array_equal(one, two)
+    assert len(first.trainable_weights) == 4  # the frozen layer learns as well
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_file_is_loaded_without_running_code_in_it(suffix: str, tmp_path: Path) -> None:
+    path = str(tmp_path / f"model{suffix}")
+    model = ending_in(L.Dense(3))
+    keras.saving.save_model(model, path)
+    assert np.array_equal(adapt.load_file(path)(PIXELS), model(PIXELS))
+    keras.saving.save_model(ending_in(L.Lambda(lambda x: x)), path)
+    with pytest.raises(KdflowError, match=r"^no model can be loaded from .*[Ll]ambda") as refused:
+        adapt.load_file(path)
+    assert "\n" not in str(refused.value)
