@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kdflow.config.base import Config
+from kdflow.config.brought import Reading
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
@@ -30,13 +31,15 @@ class ModelOf(Need):
     """A model that classifies.
 
     Attributes:
-        source: auto, a network's name, the id of a run that logged a model, a `.keras` file, or
-            what MLflow calls `runs:/...` and `models:/...`.
+        source: auto, a network's name, the id of a run that logged a model, a `.keras` or `.h5`
+            file, or what MLflow calls `runs:/...` and `models:/...`.
         holdout: what it has to be trained with; at 0 there is no validation to keep apart.
+        reading: how a model that kdflow did not train is read.
     """
 
     source: str
     holdout: float
+    reading: Reading = field(default=Reading(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class LogitsOf(Need):
         source: as of `ModelOf`, the id of an export's run, or a folder of logits.
         holdout: as of `ModelOf`.
         views: how many views are needed; an export may hold more.
+        reading: how a model or a folder is read that is not kdflow's.
     """
 
     source: str
     holdout: float
     views: int
+    reading: Reading = field(default=Reading(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,14 @@ class LayersOf(Need):
         student: the network.
         teacher: whose hints, as a step that distils names its teacher.
         holdout: what it has to be trained with.
+        reading: how a teacher that kdflow did not train is read.
     """
 
     source: str
     student: str
     teacher: str
     holdout: float
+    reading: Reading = field(default=Reading(), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,15 @@ from kdflow.needs import (
 from kdflow.results import layers, logits, models, trainings
 from kdflow.results.records import StepResult
 from kdflow.resume import claim_place, run_of
-from kdflow.sources import code_of
+from kdflow.sources import code_of, own_networks
 from kdflow.tracking.find import CODE_TAG, HARDWARE_TAG, FoundRun, find_runs, get_run
 from kdflow.tracking.run import Run
 
 # What these parameters name is in the key by content: the data set's digest and the inputs'.
-NAMED_BY_CONTENT = {"dataset", *DATASET_OPTIONS, "teacher", "model", "init"}
+NAMED_BY_CONTENT = {
+    *("dataset", *DATASET_OPTIONS),
+    *("teacher", "model", "init", "pixels", "values"),
+}
 # In the keys of kdflow 0.1, whatever the loss.
 WEIGHTS_OF_0_1 = {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma"}
 
@@ -193,7 +196,8 @@ class Resolver:
         """What a step's result depends on besides code, as a SHA-256: the step, its parameters that
         are not at a neutral value, the images, and the content that it builds on."""
         content = {role: it.result.digest for role, it in self._of(planned.inputs).items()}
-        return _sha256(planned.step.name, planned.config.keyed(), self.dataset, content)
+        params = planned.config.keyed() | own_networks(planned.config, self.dataset)
+        return _sha256(planned.step.name, params, self.dataset, content)
 
     def _key_of_0_1(self, planned: Planned, config: Config) -> str:
         """The key of the same run in kdflow 0.1: all parameters, as asked for, and run ids."""

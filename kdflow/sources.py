@@ -13,15 +13,18 @@ from typing import Any
 
 import keras
 
+from kdflow import network
 from kdflow.catalogue.losses import LOSSES
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.base import Config
+from kdflow.dataset import Dataset
 
 PACKAGE = Path(__file__).parent
 
 # Relative to the package. What only finds, records or shows results is not among them.
 SHAPING = (
     "dataset.py",
+    "adapt.py",
     "losses.py",
     "network.py",
     "views.py",
@@ -37,8 +40,20 @@ def code_of(step: str, config: Config) -> str:
     """The digest of the code that shapes what a step makes: the step itself, what every training
     runs through, its own network and loss, and the versions of Keras, its backend and NumPy."""
     used = config.used()
-    network = used.get("arch") or used.get("student")
-    return code_sha256(step, network if network in NETWORKS else None, used.get("loss"))
+    trained = used.get("arch") or used.get("student")
+    return code_sha256(step, trained if trained in NETWORKS else None, used.get("loss"))
+
+
+def own_networks(config: Config, dataset: Dataset) -> dict[str, str]:
+    """By parameter, what names in keys the networks of one's own that a step trains."""
+    named = {name: getattr(config, name, "") for name in ("arch", "student")}
+    kept = getattr(config, "keeps_weights", False)
+    images = dataset.image_shape, dataset.classes
+    return {
+        name: network.identity(typed, *images, keeps_weights=kept)
+        for name, typed in named.items()
+        if typed and network.record_of(typed).is_own
+    }
 
 
 @cache

@@ -58,9 +58,9 @@ def per_epoch(run: Run) -> dict[str, list[float]]:
 
 @contextlib.contextmanager
 def nothing_is_learned() -> Iterator[None]:
-    """Trainings that end at once and keep their initial weights, with empty learning curves: for
-    tests of what is trained and what is reused."""
-    from kdflow.evaluate import plots
+    """Trainings that end at once and keep their initial weights, with empty learning curves, and
+    whose teachers may be no better than chance: for tests of what is trained and what is reused."""
+    from kdflow.evaluate import chance, plots
     from kdflow.steps import training
     from kdflow.training import hint
 
@@ -73,6 +73,7 @@ def nothing_is_learned() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(training, "fit", fit)
         monkeypatch.setattr(hint, "fit_hint", fit_hint)
+        monkeypatch.setattr(chance, "SIGNIFICANT", 2)  # no p-value is so large
         for curves in ("learning_curves", "hint_curves"):
             monkeypatch.setattr(plots, curves, lambda *_: Figure())
         yield

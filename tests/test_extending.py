@@ -91,7 +91,8 @@ def test_an_unknown_network_is_refused_with_the_new_one_among_the_choices(extend
     environment = os.environ | {"PYTHONPATH": str(extended)}
     done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "'dense' or 'tiny', got 'none'" in done.stderr
+    assert "'mini', 'tiny', or one of your own" in done.stderr
+    assert "got 'none'" in done.stderr
 
 
 def test_the_parameter_is_in_the_key_only_where_it_changes_something(extended: Path) -> None:

@@ -82,8 +82,11 @@ def tables() -> dict[str, str]:
             ],
         ),
         "datasets": _table(
-            ("data set", "teacher, where none is named and none comes with kdflow"),
-            [(it.name if it.is_path else f"`{it.name}`", f"`{it.teacher}`") for it in DATASETS],
+            ("data set", "teacher, where none is named and none comes with kdflow", "student"),
+            [
+                (it.name if it.is_path else f"`{it.name}`", f"`{it.teacher}`", f"`{it.student}`")
+                for it in DATASETS
+            ],
         ),
     }
 

@@ -1,24 +1,41 @@
 """Flags made from a config's fields, and errors of one line."""
 
 import argparse
+import re
+import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from pydantic import BaseModel
 
 from kdflow.config.base import canonical
 
+FLAG, NEGATIVE = re.compile(r"--\w+"), re.compile(r"-[\d.]")
+
 
 class OneLineParser(argparse.ArgumentParser):
     """Errors are one line, which names the sub-command that does not know the argument."""
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        parsed, unknown = super().parse_known_args(args, namespace)
+        given = _with_values_attached(sys.argv[1:] if args is None else args)
+        parsed, unknown = super().parse_known_args(given, namespace)
         if unknown:  # a sub-command's parser would leave them to the one above
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _with_values_attached(words: Sequence[str]) -> list[str]:
+    """`--pixels -1..1` as `--pixels=-1..1`: argparse would take such a value for a flag."""
+    attached: list[str] = []
+    for word in words:
+        if attached and FLAG.fullmatch(attached[-1]) and NEGATIVE.match(word):
+            attached[-1] += f"={word}"
+        else:
+            attached.append(word)
+    return attached
 
 
 def add_flags(

@@ -15,7 +15,7 @@ from pydantic import (
 
 from kdflow.catalogue.datasets import DATASETS, find_dataset
 from kdflow.catalogue.datasets.folder import DEFAULT_TEST_SHARE
-from kdflow.catalogue.networks import NETWORKS
+from kdflow.catalogue.networks import find_network
 from kdflow.errors import KdflowError
 
 C = TypeVar("C", bound=BaseModel)
@@ -24,7 +24,7 @@ MAX_VIEWS = 162
 SEED_LIMIT = 2**31
 
 # Says how a step is run, not what its result is: neither logged nor in a key.
-HOW_TO_RUN = {"plan_only", "resume", "reuse", "traceback"}
+HOW_TO_RUN = {"plan_only", "resume", "reuse", "traceback", "allow_weak_teacher"}
 # With which some data sets are loaded; a key has the images themselves, by their digest.
 DATASET_OPTIONS = {"image_size", "test_share", "skip_bad"}
 
@@ -41,7 +41,12 @@ def one_of(choices: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-NetworkName = Annotated[str, one_of(NETWORKS)]
+def _known_network(name: str) -> str:
+    find_network(name)
+    return name
+
+
+NetworkName = Annotated[str, AfterValidator(_known_network)]
 Views = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
 Epochs = Annotated[int, Field(ge=1, lt=2**31, description="passes over the training images")]
 BatchSize = Annotated[int, Field(ge=1, lt=2**31, description="images per optimiser step")]
@@ -56,7 +61,8 @@ class Config(BaseModel):
     """What every step takes.
 
     A field whose `json_schema_extra` has `neutral` was added to a step that had runs already: at
-    that value it is left out of the run's key, so that the earlier runs are still found.
+    that value it is left out of the run's key, so that the earlier runs are still found. One that
+    has `rare` too is of use to few runs, and is not logged at that value either.
     """
 
     model_config = ConfigDict(
@@ -138,7 +144,12 @@ class Config(BaseModel):
     def used(self) -> dict[str, Any]:
         """The parameters that shape the result, by name: those that a run logs."""
         others = DATASET_OPTIONS - self.dataset_options.keys()
-        return self.model_dump(exclude=HOW_TO_RUN | others)
+        values = self.model_dump(exclude=HOW_TO_RUN | others)
+        return {
+            name: value
+            for name, value in values.items()
+            if not (_is_rare(self, name) and value == neutral_value(self, name))
+        }
 
     def keyed(self) -> dict[str, Any]:
         """The parameters that tell one result from another: without those that are at the neutral
@@ -164,6 +175,11 @@ def neutral_value(config: BaseModel, name: str) -> Any:
     """The value at which a parameter is left out of keys; None for most parameters."""
     extra = type(config).model_fields[name].json_schema_extra
     return extra.get("neutral") if isinstance(extra, dict) else None
+
+
+def _is_rare(config: BaseModel, name: str) -> bool:
+    extra = type(config).model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("rare"))
 
 
 def canonical(value: Any) -> str:

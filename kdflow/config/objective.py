@@ -6,6 +6,7 @@ from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from kdflow.catalogue.losses import LOSSES
 from kdflow.config.base import Config, Seed, Views, canonical, one_of
+from kdflow.config.brought import BroughtTeacherConfig
 
 LossName = Annotated[str, one_of(LOSSES)]
 ReusePolicy = Literal["same_code", "any", "never"]
@@ -87,7 +88,7 @@ class ReuseConfig(Config):
     )
 
 
-class SeveralConfig(ObjectiveConfig, ReuseConfig):
+class SeveralConfig(ObjectiveConfig, ReuseConfig, BroughtTeacherConfig):
     """What a step that trains networks one from another takes."""
 
     epochs: int = Field(

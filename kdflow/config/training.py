@@ -6,9 +6,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kdflow.catalogue.datasets import find_dataset
-from kdflow.catalogue.networks import NETWORKS
+from kdflow.catalogue.datasets.record import DatasetRecord
+from kdflow.catalogue.networks import find_network, is_network
+from kdflow.catalogue.networks.own import FORMS
 from kdflow.catalogue.networks.record import Recipe
-from kdflow.config.base import BatchSize, Config, Epochs, LearningRate, Seed, Views
+from kdflow.config.base import BatchSize, Config, Epochs, LearningRate, NetworkName, Seed, Views
 
 OptimizerName = Literal["adam", "sgd", "speedrun"]
 ScheduleName = Literal["constant", "cosine", "triangular"]
@@ -34,21 +36,36 @@ class Settings(NamedTuple):
 def recipe(dataset: str, network: str) -> Recipe:
     """The default training settings of `network` on `dataset`: the network's, changed by the data
     set's, changed by the network's for that data set."""
-    record, data = NETWORKS[network], find_dataset(dataset)
+    record, data = find_network(network), find_dataset(dataset)
     changes = dict(data.recipe if data else {}) | dict(record.recipes.get(dataset, {}))
     return record.recipe._replace(**changes)
 
 
 def default_teacher(dataset: str) -> str:
     """The network that teaches on `dataset` where none is named and none comes with kdflow."""
+    return _record(dataset).teacher
+
+
+def default_student(dataset: str) -> str:
+    """The network that learns on `dataset` where none is named."""
+    return _record(dataset).student
+
+
+def default_pupil(dataset: str) -> str:
+    """The network that the student teaches on `dataset` where none is named."""
+    return _record(dataset).pupil
+
+
+def _record(dataset: str) -> DatasetRecord:
     record = find_dataset(dataset)
     assert record, dataset
-    return record.teacher
+    return record
 
 
 def is_automatic(source: str) -> bool:
-    """Whether `source` names a teacher to find or train, rather than a run or a folder."""
-    return source == "auto" or source in NETWORKS
+    """Whether `source` names a teacher to find or train, rather than a run, a folder, or a `.keras`
+    file, which as a teacher is one that is trained already."""
+    return source == "auto" or (is_network(source) and not source.endswith(".keras"))
 
 
 class TrainingConfig(Config):
@@ -74,6 +91,12 @@ class TrainingConfig(Config):
         " without such a layer",
     )
     seed: Seed = 0
+    initial_weights: Literal["fresh", "kept"] = Field(
+        "fresh",
+        description="of a .keras file of your own: fresh (its architecture, initialised from seed)"
+        " or kept (starts from its weights)",
+        json_schema_extra={"neutral": "fresh", "rare": True},
+    )
     evaluate_test: bool = Field(
         True, description="read the test set once, at the end (true or false)"
     )
@@ -92,20 +115,26 @@ class TrainingConfig(Config):
         if not find_dataset(dataset):
             return given  # refused by its own validator
         network = given.get(cls.network_field) or cls.default_network(dataset)
-        known = network if network in NETWORKS else "student"  # any other is refused too
-        defaults = recipe(dataset, known)._asdict() | {"dropout": NETWORKS[known].dropout or 0}
+        known = network if is_network(network) else "student"  # any other is refused too
+        rate = find_network(known).dropout or 0
+        defaults = recipe(dataset, known)._asdict() | {"dropout": rate}
         fitting = {name: value for name, value in defaults.items() if name in cls.model_fields}
         return {cls.network_field: network, **fitting, **given}
 
     @classmethod
     def default_network(cls, dataset: str) -> str:
         """The network that is trained on `dataset` unless the user says otherwise."""
-        return str(cls.model_fields[cls.network_field].default)
+        return default_student(dataset)
 
     @property
     def network(self) -> str:
         """The name of the network that this step trains."""
         return str(getattr(self, self.network_field))
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether it starts from the weights that its file has."""
+        return self.initial_weights == "kept"
 
     @property
     def settings(self) -> Settings:
@@ -120,6 +149,31 @@ class TrainingConfig(Config):
             self.schedule,
             shown,
         )
+
+
+class StudentConfig(Config):
+    """What a step takes that trains a student among others."""
+
+    student: NetworkName = Field(description="the network to train, or one of your own: " + FORMS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_networks(cls, given: dict[str, Any]) -> dict[str, Any]:
+        dataset = given.get("dataset", cls.model_fields["dataset"].default)
+        if not find_dataset(dataset):
+            return given  # refused by its own validator
+        defaults = cls.default_networks(dataset)
+        return {name: it for name, it in defaults.items() if name in cls.model_fields} | given
+
+    @property
+    def student_name(self) -> str:
+        """The student as runs are named: a file without its folder."""
+        return find_network(self.student).name
+
+    @classmethod
+    def default_networks(cls, dataset: str) -> dict[str, str]:
+        """The networks that are trained on `dataset` unless the user says otherwise."""
+        return {"student": default_student(dataset), "pupil": default_pupil(dataset)}
 
 
 class LabelsConfig(TrainingConfig):

@@ -9,6 +9,7 @@ from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
 from kdflow.needs import LayersOf, Lookup
+from kdflow.results.brought import is_brought
 from kdflow.results.records import TrainedModel, current_model
 from kdflow.tracking.find import FoundRun, get_run
 
@@ -25,11 +26,12 @@ def candidates(need: LayersOf, lookup: Lookup) -> list[FoundRun]:
     run = get_run(need.source, "none, auto or the id of a hint run")
     if run.step != "hint":
         raise KdflowError(f"expected a hint run, got the {run.step} run {run.run_id}")
-    wanted_and_found = {
-        "student": (need.student, run.params["student"]),
+    wanted_and_found: dict[str, tuple[Any, Any]] = {
         "data set digest": (lookup.dataset.digest, run.tags["kdflow.dataset_digest"]),
         "holdout": (need.holdout, float(run.params["holdout"])),
     }
+    if not network.record_of(need.student).is_own:  # whose architecture is compared, not its name
+        wanted_and_found["student"] = need.student, run.params["student"]
     for what, (expected, got) in wanted_and_found.items():
         if expected != got:
             raise KdflowError(
@@ -59,12 +61,14 @@ def made_by(need: LayersOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         "holdout": need.holdout,
         "student": need.student,
         "teacher": teacher,
+        "pixels": need.reading.pixels,
+        "allow_weak_teacher": need.reading.allow_weak,
     }
 
 
 def model_source(source: str) -> str:
     """What names the teacher's model where `source` names its logits."""
-    if is_automatic(source):
+    if is_automatic(source) or is_brought(source):
         return source
     if logits.is_folder(source):
         raise KdflowError(
@@ -77,7 +81,7 @@ def model_source(source: str) -> str:
     model = run.tags.get("kdflow.upstream.model", "none")
     if model == "none" or model.startswith("sha256:"):
         raise KdflowError(
-            f"expected a teacher that kdflow trained, since hints come from a layer of the model;"
-            f" got {source}, the export of another one"
+            "expected the teacher's model, since hints come from a layer of it; got"
+            f" {source}, the export of a model that kdflow does not keep: name its file"
         )
     return model

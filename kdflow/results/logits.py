@@ -5,27 +5,42 @@ from typing import Any
 
 from kdflow import bundle
 from kdflow.artifacts import logits
+from kdflow.artifacts.probabilities import as_logits
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
-from kdflow.errors import Unfit
+from kdflow.errors import KdflowError, Unfit
+from kdflow.evaluate.chance import against_chance
 from kdflow.needs import LogitsOf, Lookup, ModelOf
 from kdflow.results import models
+from kdflow.results.brought import check_pixels, is_brought, weak_teacher
 from kdflow.results.records import TeacherLogits, remark
 from kdflow.tracking.artifacts import logits_folder
 from kdflow.tracking.find import FoundRun, find_runs, get_run
 
 
 def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
-    """The logits in a folder."""
-    if is_automatic(need.source) or not logits.is_folder(need.source):
+    """The logits in a folder, or the logarithm of the probabilities there."""
+    check_pixels(need.source, need.reading)
+    is_probabilities = need.reading.values == "probabilities"
+    if is_automatic(need.source) or is_brought(need.source) or not logits.is_folder(need.source):
+        if is_probabilities:
+            raise KdflowError(f"expected a folder with values=probabilities, got {need.source}")
         return None
-    read = logits.read(Path(need.source), dataset, views=need.views)
+    folder = Path(need.source)
+    if is_probabilities:
+        folder = as_logits(folder, dataset)
+    read = logits.read(folder, dataset, views=need.views)
     _check_holdout(read.manifest.holdout, need.holdout)
-    return TeacherLogits(f"sha256:{read.manifest_sha256}", read, need.views)
+    taught = TeacherLogits(f"sha256:{read.manifest_sha256}", read, need.views)
+    _check_against_chance(taught, need, dataset)
+    return taught
 
 
 def candidates(need: LogitsOf, lookup: Lookup) -> list[FoundRun]:
     """The export that the user named, or the exports of the model."""
+    if is_brought(need.source):
+        source = lookup.plan(_model(need)).result.source
+        return _exports(source, lookup.dataset)
     if not is_automatic(need.source) and get_run(need.source).step == "export_logits":
         return [get_run(need.source)]
     of_models = models.candidates(_model(need), lookup)
@@ -44,9 +59,11 @@ def _exports(source: str, dataset: Dataset) -> list[FoundRun]:
 
 def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
     """The logits of an export, verified; one with more views than needed serves."""
-    read = logits.read(logits_folder(run), dataset, views=need.views)
+    read = logits.read(logits_folder(run), dataset, views=need.views, in_order=True)
     _check_holdout(read.manifest.holdout, need.holdout)
-    return TeacherLogits(run.run_id, read, need.views, remark(run))
+    taught = TeacherLogits(run.run_id, read, need.views, remark(run))
+    _check_against_chance(taught, need, dataset)
+    return taught
 
 
 def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
@@ -58,16 +75,28 @@ def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         "holdout": model.holdout,
         "model": need.source,
         "views": max(need.views, bundle.VIEWS) if is_bundled else need.views,
+        "pixels": need.reading.pixels,
+        "allow_weak_teacher": need.reading.allow_weak,
     }
 
 
 def _model(need: LogitsOf) -> ModelOf:
     """The model whose logits they are. A run's model keeps its own holdout."""
-    if is_automatic(need.source):
-        return ModelOf(need.source, need.holdout)
+    if is_automatic(need.source) or is_brought(need.source):
+        return ModelOf(need.source, need.holdout, reading=need.reading)
     trained_with = float(get_run(need.source).params["holdout"])
     _check_holdout(trained_with, need.holdout)
-    return ModelOf(need.source, trained_with)
+    return ModelOf(need.source, trained_with, reading=need.reading)
+
+
+def _check_against_chance(taught: TeacherLogits, need: LogitsOf, dataset: Dataset) -> None:
+    """Refuse a teacher that is no better than chance on the training images."""
+    if need.reading.allow_weak:
+        return
+    result = against_chance(taught.logits.train[0].argmax(axis=-1), dataset.y_train)
+    if not result.is_better:
+        causes = "it has not learnt, or its logits are of other images, classes or another order"
+        raise weak_teacher(result, taught.logits.manifest.network, causes)
 
 
 def _check_holdout(trained_with: float | None, holdout: float) -> None:

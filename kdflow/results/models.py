@@ -2,29 +2,27 @@
 
 from typing import Any
 
-import numpy as np
-
-from kdflow import bundle, network
-from kdflow.artifacts import logits
+from kdflow import bundle
 from kdflow.config.base import validated
 from kdflow.config.training import default_teacher, is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
-from kdflow.evaluate.metrics import predict_logits
 from kdflow.needs import Lookup, ModelOf
+from kdflow.results import brought
+from kdflow.results.brought import check_pixels, is_brought
 from kdflow.results.records import TrainedModel, verified_model
-from kdflow.tracking import artifacts
 from kdflow.tracking.find import FoundRun, find_runs, get_run
 
 # The steps whose model classifies; a hint run's upper layers are untrained.
 CLASSIFIES = ("teacher", "baseline", "distill")
-TRIED_IMAGES = 100
 
 
 def named(need: ModelOf, dataset: Dataset) -> TrainedModel | None:
-    """A model that kdflow did not train: a `.keras` file, `runs:/...` or `models:/...`."""
-    is_path = need.source.endswith(".keras") or need.source.startswith(("runs:/", "models:/"))
-    return _brought(need.source, dataset) if is_path else None
+    """A model that kdflow did not train: a `.keras` or `.h5` file, `runs:/...` or `models:/...`."""
+    if is_brought(need.source):
+        return brought.read(need.source, dataset, need.reading)
+    check_pixels(need.source, need.reading)
+    return None
 
 
 def candidates(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
@@ -79,38 +77,3 @@ def _check(run: FoundRun, need: ModelOf, dataset: Dataset) -> None:
             f"expected a model trained with holdout={need.holdout}, got run {run.run_id} with"
             f" holdout={run.params['holdout']}"
         )
-
-
-def _brought(source: str, dataset: Dataset) -> TrainedModel:
-    """A user's model.
-
-    Raises:
-        KdflowError: it cannot be loaded without running code that it carries, does not take the
-            data set's images, or does not give one logit per class.
-    """
-    model = artifacts.load_keras(source)
-    tried = dataset.x_test[:TRIED_IMAGES]
-    try:
-        outputs = predict_logits(model, tried)
-    except Exception as error:  # a foreign network can fail in any way
-        reason = " ".join(str(error).split())
-        raise KdflowError(
-            f"expected a network that takes images of shape {dataset.image_shape}, got {source}:"
-            f" {reason}"
-        ) from error
-    if outputs.shape != (len(tried), dataset.classes):
-        raise KdflowError(
-            f"expected a network that gives {dataset.classes} logits per image, got {source}, which"
-            f" gives the shape {outputs.shape} for {len(tried)} images"
-        )
-    if not np.isfinite(outputs).all():
-        raise KdflowError(
-            f"expected a network that gives finite logits, got {source}, which does not"
-        )
-    if logits.are_probabilities(outputs):
-        raise KdflowError(
-            f"expected a network that gives logits, got {source}, which gives probabilities (remove"
-            " the softmax from its last layer)"
-        )
-    weights_sha256 = network.weights_sha256(model)
-    return TrainedModel(f"sha256:{weights_sha256}", model, weights_sha256, None, source)

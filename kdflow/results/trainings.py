@@ -30,7 +30,9 @@ def candidates(need: Training, lookup: Lookup) -> list[FoundRun]:
 
 def opened(need: Training, run: FoundRun, dataset: Dataset) -> StepResult:
     """The figures of a run whose model is sound and computes what its network computes now."""
-    current_model(run, run.params.get("student") or run.params["arch"], dataset)
+    values = dict(need.values)  # a network of one's own may have been elsewhere then
+    trained = values.get("student") or values.get("arch") or run.params["student"]
+    current_model(run, str(trained), dataset)
     return StepResult(run.run_id, run.metrics, run.tags["mlflow.runName"], remark(run))
 
 

@@ -4,12 +4,17 @@ Teacher Assistant")."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from kdflow.catalogue.networks import NETWORKS
+from kdflow.catalogue.datasets import find_dataset
+from kdflow.catalogue.networks import NETWORKS, find_network, is_network
+from kdflow.catalogue.networks.own import FORMS
+from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.objective import ObjectiveConfig, SeveralConfig
+from kdflow.config.training import default_pupil, default_student
 from kdflow.needs import LogitsOf, Need, Step, Training, training
 from kdflow.steps.baseline import beside
 from kdflow.steps.distill import DistillConfig
@@ -24,19 +29,28 @@ class AssistantConfig(SeveralConfig):
     """Distil along a chain of networks, each from the logits of the one before it."""
 
     chain: str = Field(
-        "auto,student,pupil",
-        description="the teacher (auto, a network's name or the id of a run that logged a model),"
-        " then the networks that learn, separated by commas",
+        description="the teacher (auto, a network's name, the id of a run that logged a model, or a"
+        " model of your own), then the networks that learn, separated by commas",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_chain(cls, given: dict[str, Any]) -> dict[str, Any]:
+        dataset = given.get("dataset", cls.model_fields["dataset"].default)
+        if not find_dataset(dataset):
+            return given  # refused by its own validator
+        usual = f"auto,{default_student(dataset)},{default_pupil(dataset)}"
+        return {"chain": usual} | given
 
     @field_validator("chain")
     @classmethod
     def _at_least_two(cls, chain: str) -> str:
         teacher, *students = (part.strip() for part in chain.split(","))
-        unknown = [student for student in students if student not in NETWORKS]
+        unknown = [student for student in students if not is_network(student)]
         if not teacher or not students or unknown:
             raise ValueError(
-                f"expected a teacher and one or more of {', '.join(NETWORKS)}, separated by commas"
+                f"expected a teacher and one or more of {', '.join(NETWORKS)}, or of your own,"
+                f" {FORMS}, separated by commas"
             )
         return ",".join([teacher, *students])
 
@@ -47,13 +61,17 @@ class AssistantConfig(SeveralConfig):
 
 
 def title(config: AssistantConfig) -> str:
-    return f"assistant {config.chain} {config.objective} seed={config.seed}"
+    teacher, *students = config.networks
+    chain = ",".join([Path(teacher).name, *(find_network(name).name for name in students)])
+    return f"assistant {chain} {config.objective} seed={config.seed}"
 
 
 def needs(config: AssistantConfig, dataset: Dataset) -> dict[str, Need]:
     first, *students = config.networks
     inputs: dict[str, Need] = {
-        "teacher": LogitsOf(first, config.holdout, config.views, parameter="chain")
+        "teacher": LogitsOf(
+            first, config.holdout, config.views, reading=config.reading, parameter="chain"
+        )
     }
     source: str | Training = first
     for number, student in enumerate(students, start=1):
@@ -77,9 +95,10 @@ def run(
 
     ledger = [teacher_row(teacher, dataset)]
     for network, result in zip(config.networks[1:], hops.values(), strict=True):
-        ledger.append(row(network, f"taught by {ledger[-1]['network']}", result))
-    ledger.append(row(network, "control: labels alone", alone))
-    ledger.append(row(network, f"control: taught by {ledger[0]['network']}", straight))
+        ledger.append(row(find_network(network).name, f"taught by {ledger[-1]['network']}", result))
+    last = find_network(network).name
+    ledger.append(row(last, "control: labels alone", alone))
+    ledger.append(row(last, f"control: taught by {ledger[0]['network']}", straight))
     log_ledger(run, ledger, title(config))
     metrics = {
         "test_accuracy": result.metrics["test_accuracy"],
@@ -92,15 +111,19 @@ def run(
 
 def distillation(config: SeveralConfig, student: str, teacher: str) -> DistillConfig:
     """The distillation of one student, with the objective and budget that all have."""
-    objective = config.model_dump(include=set(ObjectiveConfig.model_fields))
+    shared = {*ObjectiveConfig.model_fields, *BroughtTeacherConfig.model_fields}
+    objective = config.model_dump(include=shared)
     values: dict[str, Any] = {"student": student, "teacher": teacher, **objective, **config.budget}
     return DistillConfig(**values)
 
 
 def hop(config: SeveralConfig, student: str, source: str | Training, *, parameter: str) -> Training:
     """The distillation of one student from a teacher, or from a run that has yet to be made."""
-    teacher = source if isinstance(source, str) else "auto"
-    values = distillation(config, student, teacher).model_dump() | {"teacher": source}
+    if isinstance(source, str):
+        values = distillation(config, student, source).model_dump()
+    else:  # a run of kdflow, which needs no reading
+        read = config.model_copy(update={"pixels": "0..255", "values": "logits"})
+        values = distillation(read, student, "auto").model_dump() | {"teacher": source}
     return training("distill", parameter=parameter, **values)
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from kdflow.config.base import NetworkName
-from kdflow.config.training import LabelsConfig
+from kdflow.config.training import LabelsConfig, StudentConfig
 from kdflow.needs import Step
 from kdflow.steps.checks import check_network
 
@@ -17,16 +14,14 @@ if TYPE_CHECKING:
     from kdflow.tracking.run import Run
 
 
-class BaselineConfig(LabelsConfig):
+class BaselineConfig(LabelsConfig, StudentConfig):
     """Train the student from labels alone: what distillation has to beat."""
 
     network_field = "student"
 
-    student: NetworkName = Field("student", description="the network to train")
-
 
 def title(config: BaselineConfig) -> str:
-    return f"baseline {config.student} seed={config.seed}"
+    return f"baseline {config.student_name} seed={config.seed}"
 
 
 def run(run: Run, config: BaselineConfig, dataset: Dataset) -> dict[str, float]:

@@ -18,4 +18,10 @@ def check_network(
     """Refuse images that the network cannot take, and a dropout that it does not have."""
     from kdflow import network
 
-    network.check_fit(config.network, dataset.image_shape, config.dropout)
+    network.check_fit(
+        config.network,
+        dataset.image_shape,
+        dataset.classes,
+        config.dropout,
+        keeps_weights=config.keeps_weights,
+    )

@@ -42,7 +42,7 @@ class CompareConfig(DistillConfig, ReuseConfig):
 
 
 def title(config: CompareConfig) -> str:
-    return f"compare {config.student} {config.objective}{config.start} seeds={config.seeds}"
+    return f"compare {config.student_name} {config.objective}{config.start} seeds={config.seeds}"
 
 
 def needs(config: CompareConfig, dataset: Dataset) -> dict[str, Need]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from kdflow.config.base import NetworkName
+from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.objective import ObjectiveConfig
-from kdflow.config.training import TrainingConfig
+from kdflow.config.training import StudentConfig, TrainingConfig
 from kdflow.needs import LayersOf, LogitsOf, Need, Step
 from kdflow.steps.checks import check_network
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from kdflow.training.objective import Distillation
 
 
-class DistillConfig(TrainingConfig, ObjectiveConfig):
+class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, BroughtTeacherConfig):
     """Train the student from labels and a teacher's cached logits."""
 
     network_field = "student"
 
-    student: NetworkName = Field("student", description="the network to train")
     teacher: str = Field(
         "auto",
         min_length=1,
         description="whose logits to learn from: auto (the data set's default teacher, found or"
-        " made), a network's name, a run id, or a folder of logits",
+        " made), a network's name, a run id, a folder of logits, or a model of your own: a .keras"
+        " or .h5 file, runs:/... or models:/...",
     )
     init: str = Field(
         "none",
@@ -39,6 +39,13 @@ class DistillConfig(TrainingConfig, ObjectiveConfig):
         " of a hint run",
     )
 
+    @field_validator("init")
+    @classmethod
+    def _one_start(cls, init: str, info: ValidationInfo) -> str:
+        if init != "none" and info.data.get("initial_weights") == "kept":
+            raise ValueError("expected none with initial_weights=kept")
+        return init
+
     @property
     def start(self) -> str:
         """What a run's name adds if the student does not start from random weights."""
@@ -46,17 +53,26 @@ class DistillConfig(TrainingConfig, ObjectiveConfig):
 
 
 def title(config: DistillConfig) -> str:
-    return f"distill {config.student} {config.objective}{config.start} seed={config.seed}"
+    return f"distill {config.student_name} {config.objective}{config.start} seed={config.seed}"
 
 
 def needs(config: DistillConfig, dataset: Dataset) -> dict[str, Need]:
-    inputs: dict[str, Need] = {
-        "teacher": LogitsOf(config.teacher, config.holdout, config.views, parameter="teacher")
-    }
+    inputs: dict[str, Need] = {"teacher": logits_needed(config, config.views)}
     if config.init != "none":
-        layers = (config.init, config.student, config.teacher, config.holdout)
-        inputs["init"] = LayersOf(*layers, parameter="init")
+        inputs["init"] = layers_of(config, config.init)
     return inputs
+
+
+def logits_needed(config: DistillConfig, views: int) -> LogitsOf:
+    """The teacher's logits, with so many views."""
+    teacher = (config.teacher, config.holdout, views)
+    return LogitsOf(*teacher, reading=config.reading, parameter="teacher")
+
+
+def layers_of(config: DistillConfig, source: str) -> LayersOf:
+    """The student's lower layers, from the hint run that `source` names."""
+    layers = (source, config.student, config.teacher, config.holdout)
+    return LayersOf(*layers, reading=config.reading, parameter="init")
 
 
 def objective(config: DistillConfig, teacher: TeacherLogits) -> Distillation:

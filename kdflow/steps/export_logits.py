@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from kdflow.config.base import Config, Views
+from kdflow.config.base import Views
+from kdflow.config.brought import BroughtModelConfig
 from kdflow.needs import ModelOf, Need, Step
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 IMAGES_AT_A_TIME = 5000
 
 
-class ExportLogitsConfig(Config):
+class ExportLogitsConfig(BroughtModelConfig):
     """Log a model's raw logits on every training and test image as a verified artifact."""
 
     model: str = Field(
@@ -36,7 +37,7 @@ class ExportLogitsConfig(Config):
         min_length=1,
         description="whose logits: auto, a network's name (the teacher of that kind, found or"
         " trained at its default settings), the id of a run that logged a model, or a model of your"
-        " own: a .keras file, runs:/... or models:/...",
+        " own: a .keras or .h5 file, runs:/... or models:/...",
     )
     views: Views = Field(
         1,
@@ -50,7 +51,8 @@ def title(config: ExportLogitsConfig) -> str:
 
 
 def needs(config: ExportLogitsConfig, dataset: Dataset) -> dict[str, Need]:
-    return {"model": ModelOf(config.model, config.holdout, parameter="model")}
+    model = ModelOf(config.model, config.holdout, reading=config.reading, parameter="model")
+    return {"model": model}
 
 
 def run(
@@ -80,6 +82,7 @@ def _export(
     run: Run, config: ExportLogitsConfig, dataset: Dataset, model: TrainedModel
 ) -> Manifest:
     from kdflow.artifacts import logits
+    from kdflow.size import size_of
     from kdflow.tracking.artifacts import LOGITS_FOLDER
 
     with tempfile.TemporaryDirectory() as folder:
@@ -90,9 +93,10 @@ def _export(
             dataset,
             teacher=model.source,
             network=model.network.name,
-            parameters=model.network.count_params(),
+            **size_of(model.network)._asdict(),
             weights_sha256=model.weights_sha256,
             holdout=model.holdout,
+            in_order=True,
         )
         run.log_folder(Path(folder), LOGITS_FOLDER)
     return manifest

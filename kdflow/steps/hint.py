@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from kdflow.config.base import BatchSize, Config, Epochs, LearningRate, NetworkName, Seed
-from kdflow.config.training import Settings
-from kdflow.errors import KdflowError, about
+from kdflow.config.base import BatchSize, Epochs, LearningRate, Seed
+from kdflow.config.brought import BroughtModelConfig
+from kdflow.config.training import Settings, StudentConfig
+from kdflow.errors import about
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 
 if TYPE_CHECKING:
@@ -22,27 +23,28 @@ if TYPE_CHECKING:
     from kdflow.tracking.run import Run
 
 
-class HintConfig(Config):
+class HintConfig(StudentConfig, BroughtModelConfig):
     """Train the student's lower layers to give what a teacher's hint layer gives: FitNets, stage
     one."""
 
-    student: NetworkName = Field("student", description="the network to train")
     teacher: str = Field(
         "auto",
         min_length=1,
         description="whose hints to learn from: auto (the data set's default teacher, found or"
-        " made), a network's name, or the id of a model's run or of its export",
+        " made), a network's name, the id of a model's run or of its export, or a model of your"
+        " own: a .keras or .h5 file, runs:/... or models:/...",
     )
     hint_layer: str = Field(
         "auto",
         min_length=1,
-        description="the teacher's layer to learn from; auto is its network's own",
+        description="the teacher's layer to learn from; auto is its network's own, or one with"
+        " maps of the guided layer's size at about two thirds of the depth",
     )
     guided_layer: str = Field(
         "auto",
         min_length=1,
-        description="the student's layer that learns, with maps as high and wide as the hint"
-        " layer's; auto is its network's own",
+        description="the student's layer that learns; auto is its network's own, or one with maps"
+        " of the hint layer's size at about two thirds of the depth",
     )
     epochs: Epochs = 10
     batch_size: BatchSize = 128
@@ -56,7 +58,7 @@ class HintConfig(Config):
 
 
 def title(config: HintConfig) -> str:
-    return f"hint {config.student} seed={config.seed}"
+    return f"hint {config.student_name} seed={config.seed}"
 
 
 def needs(config: HintConfig, dataset: Dataset) -> dict[str, Need]:
@@ -64,7 +66,8 @@ def needs(config: HintConfig, dataset: Dataset) -> dict[str, Need]:
 
     with about("teacher"):
         source = model_source(config.teacher)
-    return {"teacher": ModelOf(source, config.holdout, parameter="teacher")}
+    teacher = ModelOf(source, config.holdout, reading=config.reading, parameter="teacher")
+    return {"teacher": teacher}
 
 
 def resolved(
@@ -79,35 +82,22 @@ def resolved(
 
     teaching = _teaching(inputs["teacher"], dataset)
     with about("student"):
-        network.check_fit(config.student, dataset.image_shape)
+        network.check_fit(config.student, dataset.image_shape, dataset.classes)
     learning = network.untrained(config.student, dataset.image_shape, dataset.classes)
-    return config.model_copy(
-        update={
-            "hint_layer": network.feature_layer(teaching, config.hint_layer, "hint_layer"),
-            "guided_layer": network.feature_layer(learning, config.guided_layer, "guided_layer"),
-        }
+    hint_layer, guided_layer = network.feature_layers(
+        teaching, learning, config.hint_layer, config.guided_layer
     )
+    return config.model_copy(update={"hint_layer": hint_layer, "guided_layer": guided_layer})
 
 
 def check(config: HintConfig, dataset: Dataset, inputs: Mapping[str, Found | Planned]) -> None:
-    """Refuse layers that differ in height or width, and a disk with too little room."""
+    """Refuse a disk with too little room."""
     from kdflow import network
     from kdflow.artifacts import hints
     from kdflow.cache import cache_folder
 
-    teaching = _teaching(inputs["teacher"], dataset)
-    learning = network.untrained(config.student, dataset.image_shape, dataset.classes)
-    hint_maps = network.feature_maps(teaching)
+    hint_maps = network.feature_maps(_teaching(inputs["teacher"], dataset))
     hint_shape = hint_maps[config.hint_layer]
-    guided_shape = network.feature_maps(learning)[config.guided_layer]
-    if hint_shape[:2] != guided_shape[:2]:
-        fitting = [name for name, shape in hint_maps.items() if shape[:2] == guided_shape[:2]]
-        raise KdflowError(
-            "hint_layer, guided_layer: expected maps of equal height and width, got"
-            f" {config.hint_layer} of {teaching.name} with {hint_shape[0]}x{hint_shape[1]} and"
-            f" {config.guided_layer} of {learning.name} with {guided_shape[0]}x{guided_shape[1]},"
-            f" which fits {', '.join(fitting) or 'no layer'} of {teaching.name}"
-        )
     hints.check_room(cache_folder(), sum(map(len, _images(config, dataset))), hint_shape)
 
 
@@ -118,7 +108,7 @@ def run(
     from kdflow.artifacts import hints
     from kdflow.cache import cache_folder
     from kdflow.evaluate import plots
-    from kdflow.steps.training import peak_memory_mb, split_images
+    from kdflow.steps.training import peak_memory_mb, size_metrics, split_images
     from kdflow.training.hint import fit_hint
 
     train, validation = split_images(run, config, dataset)
@@ -126,8 +116,9 @@ def run(
     guided = network.features(student, config.guided_layer)
     hinting = network.features(teacher.network, config.hint_layer)
     print(
-        f"hints: {config.hint_layer} of {teacher.network.name} for {config.guided_layer} of"
-        f" {student.name}; each image passes {teacher.network.name} once"
+        f"hints: {config.hint_layer} {_size(hinting)} of {teacher.network.name} for"
+        f" {config.guided_layer} {_size(guided)} of {config.student_name}; each image passes"
+        f" {teacher.network.name} once"
     )
     started = time.perf_counter()
     history = []
@@ -147,7 +138,7 @@ def run(
         ):
             run.log(metrics, epoch)
             history.append(metrics)
-    final = {"parameters": float(student.count_params()), "peak_memory_mb": peak_memory_mb()}
+    final = {**size_metrics(student), "peak_memory_mb": peak_memory_mb()}
     run.log(final)
     run.set_tags(
         {
@@ -177,6 +168,10 @@ def _teaching(plan: Found | Planned, dataset: Dataset) -> keras.Model:
     assert isinstance(plan, Planned)
     assert isinstance(plan.config, TeacherConfig)
     return network.untrained(plan.config.arch, dataset.image_shape, dataset.classes)
+
+
+def _size(part: keras.Model) -> str:
+    return "x".join(str(size) for size in part.output.shape[1:])
 
 
 def _images(config: HintConfig, dataset: Dataset) -> list[Pixels]:

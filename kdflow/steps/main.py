@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
+from kdflow.catalogue.networks import find_network
 from kdflow.config.base import NetworkName
+from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.objective import SeveralConfig
+from kdflow.config.training import StudentConfig
 from kdflow.needs import LogitsOf, Need, Step, training
 from kdflow.steps.assistant import controls, distillation, hop
 
@@ -18,21 +21,17 @@ if TYPE_CHECKING:
     from kdflow.tracking.run import Run
 
 
-class MainConfig(SeveralConfig):
+class MainConfig(SeveralConfig, StudentConfig):
     """The whole story as runs under one: teacher, logits, baseline, hints, distillation without and
     with them, a chain of assistants, one table."""
 
-    student: NetworkName = Field(
-        "student",
-        description="the network to train; its guided layer has to fit the teacher's hint layer",
-    )
     teacher: str = Field(
         "auto",
         description="who teaches: auto (the data set's default teacher, found or made), a network's"
-        " name, or the id of a run that logged a model",
+        " name, the id of a run that logged a model, or a model of your own",
     )
     pupil: NetworkName = Field(
-        "pupil", description="the network that the student, once taught, teaches as an assistant"
+        description="the network that the student, once taught, teaches as an assistant"
     )
 
     @field_validator("teacher")
@@ -44,19 +43,26 @@ class MainConfig(SeveralConfig):
 
 
 def title(config: MainConfig) -> str:
-    return f"main {config.student} {config.objective} seed={config.seed}"
+    return f"main {config.student_name} {config.objective} seed={config.seed}"
 
 
 def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
     alone, kd = controls(config, config.student, config.teacher, parameter="student")
-    shared = {**dataset.parameters, "holdout": config.holdout, **config.budget}
+    reading = config.model_dump(include=set(BroughtModelConfig.model_fields))
+    shared = reading | config.budget
     hint = training(
         "hint", parameter="student", student=config.student, teacher=config.teacher, **shared
     )
     with_hint = distillation(config, config.student, config.teacher).model_dump() | {"init": hint}
     pupil_alone, straight = controls(config, config.pupil, config.teacher, parameter="pupil")
     return {
-        "teacher": LogitsOf(config.teacher, config.holdout, config.views, parameter="teacher"),
+        "teacher": LogitsOf(
+            config.teacher,
+            config.holdout,
+            config.views,
+            reading=config.reading,
+            parameter="teacher",
+        ),
         "alone": alone,
         "hint": hint,
         "kd": kd,
@@ -78,13 +84,14 @@ def run(
     from kdflow.steps.ledger import log_ledger, row, teacher_row
 
     first = teacher_row(teacher, dataset)
+    student, pupil = find_network(config.student).name, find_network(config.pupil).name
     rows = {
-        "alone": (config.student, "labels alone"),
-        "kd": (config.student, "KD"),
-        "hint_kd": (config.student, "hint + KD"),
-        "pupil": (config.pupil, f"taught by {config.student}"),
-        "pupil_alone": (config.pupil, "control: labels alone"),
-        "pupil_straight": (config.pupil, f"control: taught by {first['network']}"),
+        "alone": (student, "labels alone"),
+        "kd": (student, "KD"),
+        "hint_kd": (student, "hint + KD"),
+        "pupil": (pupil, f"taught by {student}"),
+        "pupil_alone": (pupil, "control: labels alone"),
+        "pupil_straight": (pupil, f"control: taught by {first['network']}"),
     }
     ledger = [first] + [row(*named, trainings[role]) for role, named in rows.items()]
     log_ledger(run, ledger, title(config))

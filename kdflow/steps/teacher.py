@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from kdflow.catalogue.networks import find_network
+from kdflow.catalogue.networks.own import FORMS
 from kdflow.config.base import NetworkName
 from kdflow.config.training import LabelsConfig, default_teacher
 from kdflow.needs import Step
@@ -21,7 +23,7 @@ class TeacherConfig(LabelsConfig):
 
     network_field = "arch"
 
-    arch: NetworkName = Field(description="the network to train")
+    arch: NetworkName = Field(description=f"the network to train, or one of your own: {FORMS}")
     label_smoothing: float = Field(
         ge=0, lt=1, description="share of each label that is spread evenly over all classes"
     )
@@ -32,7 +34,7 @@ class TeacherConfig(LabelsConfig):
 
 
 def title(config: TeacherConfig) -> str:
-    return f"teacher {config.arch} seed={config.seed}"
+    return f"teacher {find_network(config.arch).name} seed={config.seed}"
 
 
 def run(run: Run, config: TeacherConfig, dataset: Dataset) -> dict[str, float]:

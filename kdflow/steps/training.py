@@ -10,11 +10,13 @@ import pandas as pd
 from scipy.special import softmax
 
 from kdflow import network as networks
-from kdflow.artifacts.logits import Logits
+from kdflow.artifacts.logits import Logits, Manifest
 from kdflow.config.base import Config
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
 from kdflow.evaluate import classes, metrics, plots
+from kdflow.network import record_of
+from kdflow.size import Size, size_of
 from kdflow.tracking.run import Run
 from kdflow.training.loop import Epoch, fit
 from kdflow.training.objective import Objective
@@ -40,6 +42,8 @@ def train_network(
             others start from random ones.
     """
     network, epochs = begin(run, config, dataset, objective, initial)
+    if teacher:
+        print(_teachers_size(network, teacher.manifest))
     history = []
     for epoch, measured in epochs:
         run.log(measured, epoch)
@@ -59,6 +63,22 @@ def train_network(
     return last
 
 
+def _teachers_size(student: keras.Model, teacher: Manifest) -> str:
+    """The size of the teacher, as far as it is known, and whether the student is the larger one."""
+    of_student = size_of(student)
+    of_teacher = [getattr(teacher, name) for name in Size._fields]
+    shown = "size not known" if None in of_teacher else str(Size(*of_teacher))
+    line = f"its teacher, {teacher.network}: {shown}"
+    larger = [
+        name.replace("_", "-")
+        for name, theirs, ours in zip(Size._fields, of_teacher, of_student, strict=True)
+        if theirs is not None and ours > theirs
+    ]
+    if larger:
+        line += f"\nWARNING: the student is larger than its teacher: more {', '.join(larger)}"
+    return line
+
+
 def begin(
     run: Run,
     config: TrainingConfig,
@@ -69,11 +89,16 @@ def begin(
     """The network, and its epochs, which are trained as they are taken from the iterator."""
     train, validation = split_images(run, config, dataset)
     network = networks.build(
-        config.network, train, dataset.classes, seed=config.seed, dropout=config.dropout
+        config.network,
+        train,
+        dataset.classes,
+        seed=config.seed,
+        dropout=config.dropout,
+        keeps_weights=config.keeps_weights,
     )
     if initial is not None:
         networks.start_from(network, initial)
-    print(f"{config.network}: {network.count_params():,} parameters, {len(train.indices):,} images")
+    print(f"{record_of(config.network).name}: {size_of(network)}; {len(train.indices):,} images")
     return network, fit(network, train, validation, objective, config.settings, run.place)
 
 
@@ -85,7 +110,7 @@ def end(
     teacher: Logits | None = None,
 ) -> dict[str, float]:
     """Evaluate a trained network and log the figures, which are returned."""
-    final = {"parameters": float(network.count_params())}
+    final = size_metrics(network)
     if config.evaluate_test:
         logits = metrics.predict_logits(network, dataset.x_test)
         taught = teacher.test[0] if teacher else None
@@ -117,6 +142,11 @@ def log_classes(run: Run, dataset: Dataset, logits: np.ndarray) -> None:
         ]
         title = "the most confidently wrong test images"
         run.log_figure(plots.sheet(dataset.x_test[worst], captions, title), "wrong.png")
+
+
+def size_metrics(network: keras.Model) -> dict[str, float]:
+    """How large a network is, under the names that every step logs."""
+    return {name: float(value) for name, value in size_of(network)._asdict().items()}
 
 
 def split_images(run: Run, config: Config, dataset: Dataset) -> tuple[Images, Images]:

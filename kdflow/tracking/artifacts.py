@@ -11,6 +11,7 @@ import keras
 import mlflow
 from mlflow.entities import LoggedModelStatus
 
+from kdflow.adapt import MODEL_FILES, load_file
 from kdflow.errors import KdflowError, Unfit, Unreachable, reason
 from kdflow.tracking.find import FoundRun
 from kdflow.tracking.run import MODEL_NAME
@@ -57,19 +58,19 @@ def load_model(run: FoundRun) -> keras.Model:
 
 
 def load_keras(source: str) -> keras.Model:
-    """The Keras model kept at `source`: a `.keras` file, or a logged or registered MLflow model.
+    """The Keras model kept at `source`: a `.keras` or `.h5` file, or a logged or registered MLflow
+    model.
 
     Raises:
         KdflowError: there is none, it is damaged, or it carries code, which is never run.
     """
+    if source.endswith(MODEL_FILES):
+        return load_file(source)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if source.endswith(".keras"):
-                model = keras.saving.load_model(source, compile=False, safe_mode=True)
-            else:
-                _check_flavour(source)
-                options = {"compile": False, "safe_mode": True}
-                model = mlflow.keras.load_model(source, folder, load_model_kwargs=options)
+            _check_flavour(source)
+            options = {"compile": False, "safe_mode": True}
+            model = mlflow.keras.load_model(source, folder, load_model_kwargs=options)
         except Exception as error:  # a missing or damaged file fails in many ways
             raise KdflowError(f"no model can be loaded from {source}: {reason(error)}") from error
     if not isinstance(model, keras.Model):

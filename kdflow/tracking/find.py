@@ -13,7 +13,7 @@ from kdflow.errors import KdflowError, Unfit
 from kdflow.tracking.run import FINISHED
 from kdflow.tracking.store import address, patiently
 
-SOURCES = "auto, a network's name, a run id or a folder of logits"
+SOURCES = "auto, a network's name, a run id or the path of logits or of a model"
 CODE_TAG, HARDWARE_TAG = "kdflow.code_sha256", "kdflow.hardware"
 
 

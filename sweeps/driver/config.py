@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kdflow.config.base import DATASET_OPTIONS, HOW_TO_RUN, validated
+from kdflow.config.base import HOW_TO_RUN, validated
+from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.objective import ReusePolicy
 from kdflow.errors import KdflowError
 from kdflow.steps.distill import DistillConfig
@@ -14,12 +15,15 @@ from sweeps.driver.study import Study
 NOT_A_USERS = ("evaluate_test",)
 # The parameters that are left out would choose another teacher, other images or a lucky seed, or
 # train one student with settings that suit another.
+CHOSEN_ONCE = (
+    *("dataset", "holdout", "seed", "student", "initial_weights"),
+    *BroughtTeacherConfig.model_fields,
+    "teacher",
+)
 SEARCHABLE = [
     name
     for name in DistillConfig.model_fields
-    if name not in HOW_TO_RUN
-    and name not in DATASET_OPTIONS
-    and name not in (*NOT_A_USERS, "dataset", "holdout", "seed", "student", "teacher")
+    if name not in HOW_TO_RUN and name not in (*NOT_A_USERS, *CHOSEN_ONCE)
 ]
 
 

@@ -12,17 +12,18 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from kdflow import network
-from kdflow.artifacts import logits
 from kdflow.catalogue.datasets import find_dataset
+from kdflow.catalogue.networks import find_network
+from kdflow.catalogue.networks.own import APPLICATIONS
 from kdflow.config.base import DATASET_OPTIONS, HOW_TO_RUN, canonical, neutral_value
 from kdflow.config.objective import WEIGHTS
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
-from kdflow.needs import Found, LayersOf, LogitsOf, Need, Planned
+from kdflow.needs import Found, Need, Planned
 from kdflow.reuse import Resolver
-from kdflow.steps.distill import DistillConfig
+from kdflow.steps.checks import check_network
+from kdflow.steps.distill import DistillConfig, layers_of, logits_needed
 from kdflow.steps.estimate import about_how_long
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.tracking import find, runs, store
@@ -112,13 +113,12 @@ def _needs(file: Study, base: DistillConfig, dataset: Dataset) -> dict[str, Need
         for value in file.extremes(name):
             config = with_values(base, {name: value})
             with about("student"):
-                network.check_fit(config.student, dataset.image_shape, config.dropout)
-    needed = LogitsOf(base.teacher, base.holdout, max_views(file, base), parameter="teacher")
+                check_network(config, dataset, {})
+    needed = logits_needed(base, max_views(file, base))
     needs: dict[str, Need] = {"teacher": needed}
     for value in getattr(file.space.get("init"), "choices", [base.init]):
         if value != "none":
-            layers = (value, base.student, base.teacher, base.holdout)
-            needs[value] = LayersOf(*layers, parameter="init")
+            needs[value] = layers_of(base, value)
     return needs
 
 
@@ -257,7 +257,9 @@ def _fixed(file: Study, base: DistillConfig) -> dict[str, Any]:
 def _taught_by(source: str, base: DistillConfig) -> DistillConfig:
     """The trials' config with the very logits that were found or made, so that no worker looks for
     others; a folder, which the description names by content, stays named by its path."""
-    return base if source.startswith("sha256:") else with_values(base, {"teacher": source})
+    if source.startswith("sha256:"):
+        return base
+    return with_values(base, {"teacher": source, "pixels": "0..255"})
 
 
 def _with_absolute_paths(base: DistillConfig) -> DistillConfig:
@@ -266,6 +268,8 @@ def _with_absolute_paths(base: DistillConfig) -> DistillConfig:
     record = find_dataset(base.dataset)
     if record and record.is_path:
         paths["dataset"] = str(Path(base.dataset).resolve())
-    if not is_automatic(base.teacher) and logits.is_folder(base.teacher):
+    if not is_automatic(base.teacher) and os.path.exists(base.teacher):  # noqa: PTH110 (long ids)
         paths["teacher"] = str(Path(base.teacher).resolve())
+    if find_network(base.student).is_own and not base.student.startswith(APPLICATIONS):
+        paths["student"] = str(Path(base.student).absolute())
     return with_values(base, paths)

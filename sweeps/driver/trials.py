@@ -10,12 +10,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
-from kdflow.needs import LogitsOf, training
+from kdflow.needs import training
 from kdflow.results.records import TeacherLogits, TrainedModel
 from kdflow.reuse import Resolver
 from kdflow.steps import distill
 from kdflow.steps.baseline import BaselineConfig, beside
-from kdflow.steps.distill import DistillConfig
+from kdflow.steps.distill import DistillConfig, logits_needed
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.steps.training import begin, end
 from kdflow.tracking import runs, store
@@ -121,7 +121,7 @@ def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
     """Train one setting on the teacher's logits, which are read and verified here, once for all
     trials of this process."""
     base, views = order.config, max_views(file, order.config)
-    needed = LogitsOf(base.teacher, base.holdout, views, parameter="teacher")
+    needed = logits_needed(base, views)
     if resolver.plan(needed).result is None:
         raise KdflowError(f"teacher: expected logits in {order.config.teacher}, got none")
 

@@ -14,6 +14,8 @@ from kdflow.steps.run import load
 
 pytestmark = pytest.mark.usefixtures("shared_store", "cache")
 
+SIZES = {"parameters", "multiply_adds", "weight_bytes"}
+
 
 def test_on_an_empty_store_distill_makes_teacher_and_logits_as_runs_of_their_own(
     first: list[Run], distilled: Run, exported: Run, teacher: Run
@@ -57,7 +59,7 @@ def test_metrics_are_logged_once_an_epoch_and_once_at_the_end(distilled: Run) ->
         *("val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"),
     }
     final = {"test_accuracy", "test_nll", "test_ece", "teacher_agreement", "peak_memory_mb"}
-    assert set(distilled.data.metrics) == names | final | {"parameters"}
+    assert set(distilled.data.metrics) == names | final | SIZES
     for name in names:
         history = client.get_metric_history(distilled.info.run_id, name)
         assert [metric.step for metric in history] == [1, 2], name
@@ -112,7 +114,7 @@ def test_a_hint_run_holds_a_student_and_what_its_guided_features_are_worth(
     }
     names = {"hint_loss", "val_hint_loss", "val_probe_accuracy", "learning_rate"}
     histories = per_epoch(hinted)
-    assert set(histories) == names | {"parameters"}
+    assert set(histories) == names | SIZES
     assert {len(histories[name]) for name in names} == {2}
     assert histories["hint_loss"][1] < histories["hint_loss"][0]
     assert hinted.data.metrics["peak_memory_mb"] > 0

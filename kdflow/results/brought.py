@@ -1,0 +1,172 @@
+"""A teacher's model that kdflow did not train."""
+
+from __future__ import annotations
+
+import hashlib
+
+import keras
+import numpy as np
+from scipy.special import softmax
+
+from kdflow import adapt, network
+from kdflow.adapt import PIXEL_RANGES, PixelRange
+from kdflow.artifacts import logits
+from kdflow.config.brought import Reading
+from kdflow.dataset import Dataset, Images
+from kdflow.errors import KdflowError, reason
+from kdflow.evaluate.chance import AgainstChance, against_chance
+from kdflow.evaluate.metrics import predict_logits
+from kdflow.results.records import TrainedModel
+from kdflow.tracking import artifacts
+
+TRIED_IMAGES = 100
+SAMPLED_IMAGES = 500
+CONVERT = "docs/teachers.md#logits-from-another-framework says how to write its logits"
+
+
+def is_brought(source: str) -> bool:
+    """Whether `source` names a model that kdflow did not train."""
+    return (
+        source.endswith(adapt.MODEL_FILES)
+        or source.startswith(("runs:/", "models:/"))
+        or adapt.is_saved_model(source)
+    )
+
+
+def check_pixels(source: str, reading: Reading) -> None:
+    """Refuse `pixels` for what is no model of one's own.
+
+    Raises:
+        KdflowError: they are not 0..255.
+    """
+    if reading.pixels != "0..255" and not is_brought(source):
+        raise KdflowError(
+            f"expected a model of your own with pixels={reading.pixels}, got {source}"
+        )
+
+
+def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
+    """A user's model, from the data set's pixels to logits.
+
+    Raises:
+        KdflowError: it cannot be loaded without running code that it carries, does not take the
+            data set's images, does not give one logit per class, or is no better than chance.
+    """
+    if adapt.is_saved_model(source):
+        raise KdflowError(
+            f"expected a .keras or .h5 file, got {source}, a SavedModel, which can carry code that"
+            f" is not checked; {CONVERT}"
+        )
+    loaded = adapt.functional(artifacts.load_keras(source), dataset.image_shape, source)
+    model = _giving_logits(loaded, source, dataset)
+    plain = adapt.from_pixels(model, reading.pixels)
+    _check_outputs(plain, source, dataset)
+    if not reading.allow_weak:
+        _check_against_chance(plain, model, source, dataset, reading.pixels)
+    weights_sha256 = network.weights_sha256(plain)
+    digest = weights_sha256
+    if plain is not loaded:  # another network with these weights is another teacher
+        digest = _sha256(weights_sha256, network.architecture_sha256(plain))
+    return TrainedModel(f"sha256:{digest}", plain, weights_sha256, None, source)
+
+
+def _sha256(*parts: str) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _giving_logits(loaded: keras.Model, source: str, dataset: Dataset) -> keras.Model:
+    """Without the softmax that it ends in, once its outputs are shown to be that of the rest's."""
+    model, removed = adapt.without_softmax(loaded)
+    if not removed:
+        return loaded
+    tried = dataset.x_test[:TRIED_IMAGES]
+    before, after = (_outputs(it, tried, source, dataset) for it in (loaded, model))
+    if not np.allclose(softmax(after, axis=-1), before, atol=1e-4):
+        raise KdflowError(
+            f"expected a network that ends in a softmax over the classes, got {source}, which ends"
+            " in one over something else"
+        )
+    print(f"{source}: the softmax at its end is taken off; softmax of the logits is what it gave")
+    return model
+
+
+def _outputs(model: keras.Model, images: np.ndarray, source: str, dataset: Dataset) -> np.ndarray:
+    try:
+        return predict_logits(model, images)
+    except Exception as error:  # a foreign network can fail in any way
+        raise KdflowError(
+            f"expected a network that takes images of shape {dataset.image_shape}, got {source}:"
+            f" {reason(error)}"
+        ) from error
+
+
+def _check_outputs(model: keras.Model, source: str, dataset: Dataset) -> None:
+    outputs = _outputs(model, dataset.x_test[:TRIED_IMAGES], source, dataset)
+    if outputs.shape[1:] != (dataset.classes,):
+        raise KdflowError(
+            f"expected a network that gives {dataset.classes} logits per image, got {source}, which"
+            f" gives the shape {outputs.shape} for {len(outputs)} images"
+        )
+    if not np.isfinite(outputs).all():
+        raise KdflowError(
+            f"expected a network that gives finite logits, got {source}, which does not"
+        )
+    if logits.are_probabilities(outputs):
+        raise KdflowError(
+            f"expected a network that gives logits, got {source}, which gives probabilities of"
+            " which no softmax can be taken off; write them to a folder and read it with"
+            " values=probabilities"
+        )
+
+
+def _check_against_chance(
+    plain: keras.Model, model: keras.Model, source: str, dataset: Dataset, pixels: PixelRange
+) -> None:
+    """Refuse a model that is no better than chance on the training images: first on a sample, and
+    if that does not show it, on all of them.
+
+    Args:
+        plain: from pixels 0..255, as `pixels` has it.
+        model: from the pixels that it expects.
+    """
+    sampled = _sampled(dataset, SAMPLED_IMAGES)
+    if _compared(plain, dataset, sampled).is_better:
+        return
+    result = _compared(plain, dataset, np.arange(len(dataset.y_train)))
+    if result.is_better:
+        return
+    others = []
+    for other in PIXEL_RANGES:
+        if other != pixels and not (other == "imagenet" and dataset.image_shape[-1] != 3):
+            read_so = _compared(adapt.from_pixels(model, other), dataset, sampled)
+            others.append(f"{read_so.accuracy:.4f} with {other}")
+    raise weak_teacher(
+        result,
+        source,
+        "the pixels that it expects (on a sample of the images its accuracy is"
+        f" {', '.join(others)}: set pixels), classes in another order, or other images than it was"
+        " trained on",
+    )
+
+
+def _sampled(dataset: Dataset, count: int) -> np.ndarray:
+    everything = np.arange(len(dataset.y_train))
+    return Images(everything, dataset.y_train, everything).sample(count)
+
+
+def _compared(model: keras.Model, dataset: Dataset, indices: np.ndarray) -> AgainstChance:
+    predicted = [
+        predict_logits(model, dataset.x_train[part]).argmax(axis=-1)
+        for part in np.array_split(indices, -(-len(indices) // 1000))
+    ]
+    return against_chance(np.concatenate(predicted), dataset.y_train[indices])
+
+
+def weak_teacher(result: AgainstChance, source: str, causes: str) -> KdflowError:
+    """The refusal of a teacher that is no better than chance."""
+    return KdflowError(
+        f"expected a teacher that is better than chance, got {source} with an accuracy of"
+        f" {result.accuracy:.4f} on the training images, where the most frequent class alone gives"
+        f" {result.majority:.4f} (p = {result.p_value:.2g}); likely causes: {causes};"
+        " allow_weak_teacher=true learns from it all the same"
+    )
