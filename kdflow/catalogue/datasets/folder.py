@@ -206,6 +206,9 @@ def _in_parallel(work: Callable[[Photo], T], photos: list[Photo], words: str) ->
 FOLDER = DatasetRecord(
     "the path of a folder of photos",
     load_folder,
+    teacher="broad",
+    student="compact",
+    pupil="mini",
     is_path=is_folder,
     options=("image_size", "test_share", "skip_bad"),
 )
