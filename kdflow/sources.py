@@ -24,6 +24,7 @@ SHAPING = (
     "dataset.py",
     "losses.py",
     "network.py",
+    "network_cost.py",
     "views.py",
     "catalogue/networks/initial.py",
     "catalogue/networks/layers.py",

@@ -7,8 +7,9 @@ from kdflow import network
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
 from kdflow.needs import Planned
+from kdflow.network_cost import multiply_adds
 from kdflow.steps.hint import HintConfig
-from kdflow.training.speed import multiply_adds, seconds_per_image
+from kdflow.training.speed import seconds_per_image
 
 WORTH_MEASURING = 1e12  # multiply-adds of a whole training: some ten seconds on two cores
 

@@ -1,24 +1,15 @@
-"""How much work a network is, and how long that takes on this machine."""
+"""How long training takes on this machine."""
 
-import math
 import time
 
 import keras
 import numpy as np
 
 from kdflow.dataset import Images
+from kdflow.network_cost import multiply_adds
 
 AT_ONCE, WORK_AT_ONCE = 16, 4e9  # batches and multiplications, at most: a fifth of a second
 SAMPLED_SECONDS = 1.0
-
-
-def multiply_adds(network: keras.Model) -> int:
-    """The multiply-adds of one image through the network's convolutions and dense layers."""
-    return sum(
-        math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-        for layer in network.layers
-        if hasattr(layer, "kernel")
-    )
 
 
 def batches_at_once(network: keras.Model, batch_size: int) -> int:

@@ -18,12 +18,6 @@ def test_python_has_its_turn_several_times_a_second_and_not_after_each_small_bat
     assert speed.batches_at_once(networks["vgg"], 128) == 1
 
 
-def test_the_multiplications_of_a_network_are_those_of_its_kernels_at_each_position() -> None:
-    network = untrained("pupil", (32, 32, 3), 10)
-    convolution = 32 * 32 * (3 * 3 * 3) * 16
-    assert speed.multiply_adds(network) == convolution + 16 * 16 * 16 * 32 + 32 * 10
-
-
 def test_the_time_of_an_image_is_that_of_the_batches_after_the_first_two(
     tiny: Dataset, train: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
