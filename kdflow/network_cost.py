@@ -26,7 +26,7 @@ def _of_layer(layer: keras.Layer) -> int:
     per_position = sum(math.prod(kernel.shape) for kernel in kernels if kernel is not None)
     if isinstance(layer, (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)):
         per_position += math.prod(layer.pointwise_kernel.shape)
-    return positions * per_position
+    return int(positions * per_position)
 
 
 def _positions(tensor: keras.KerasTensor) -> int:

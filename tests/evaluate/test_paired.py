@@ -25,9 +25,7 @@ def score(lost: int, gained: int, images: int, delta: float) -> float:
     def minus_log_likelihood(share: float) -> float:
         shares = (share + delta, share, 1 - 2 * share - delta)
         counts = (gained, lost, images - gained - lost)
-        return -sum(
-            xlogy(count, max(each, 1e-300)) for count, each in zip(counts, shares, strict=True)
-        )
+        return -float(np.sum(xlogy(counts, np.maximum(shares, 1e-300))))
 
     bounds = (max(0.0, -delta), (1 - delta) / 2)
     options = {"xatol": 1e-13, "maxiter": 1000}
