@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from kdflow.dataset import Dataset
-from kdflow.deploy import speed
+from kdflow.deploy import timing
 from kdflow.deploy.files import all_logits, open_file
 from kdflow.deploy.judge import judge
 from kdflow.deploy.memory import peak_memory_mb
@@ -45,7 +45,7 @@ def measured(sides: list[Side], dataset: Dataset, margin: float, threads: int) -
             logits = all_logits(file, dataset.x_test)
             judged[side.role, path.name] = judge(logits, own, dataset.y_test, margin)
             answers[side.role, path.name] = file.logits
-    speeds = speed.measure(answers, np.asarray(dataset.x_test[: speed.BATCH]))
+    speeds = timing.measure(answers, np.asarray(dataset.x_test[: timing.BATCH]))
     rows = []
     for side in sides:
         name, role = side.network.name, side.role

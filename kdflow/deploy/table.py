@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from kdflow.dataset import Dataset
 from kdflow.deploy.judge import Judged
-from kdflow.deploy.speed import Speed
+from kdflow.deploy.timing import Speed
 
 KERAS = "Keras"
 

@@ -11,6 +11,7 @@ from helpers import needs_deploy
 from kdflow.dataset import Dataset, Images
 from kdflow.deploy import litert, make
 from kdflow.deploy.files import FORMATS, all_logits, open_file
+from kdflow.deploy.pixels import exportable
 from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.network import build
@@ -20,10 +21,10 @@ pytestmark = needs_deploy
 
 @pytest.mark.parametrize("name", ["pupil", "fast", "fitnet"])
 def test_files_answer_as_the_network_does(
-    name: str, tiny: Dataset, train: Images, pixels: np.ndarray, tmp_path: Path
+    name: str, tiny: Dataset, train: Images, float_pixels: np.ndarray, tmp_path: Path
 ) -> None:
     network = build(name, train, 3, seed=0)
-    made = make.make(network, pixels, tmp_path)
+    made = make.make(network, float_pixels, tmp_path)
     assert [path.name for path in made.paths] == [*make.LITERT, *make.ONNX]
     assert made.not_made == {}
     assert sorted(tmp_path.iterdir()) == sorted(made.paths)
@@ -45,27 +46,29 @@ def test_files_answer_as_the_network_does(
 
 
 def test_any_number_of_images_is_answered_in_order(
-    tiny: Dataset, pupil: keras.Model, pixels: np.ndarray, tmp_path: Path
+    tiny: Dataset, small_network: keras.Model, float_pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    (path,) = make.make(pupil, pixels, tmp_path, [make.FLOAT32]).paths
+    (path,) = make.make(small_network, float_pixels, tmp_path, [make.FLOAT32]).paths
     many = np.resize(tiny.x_test, (250, 8, 8, 3))
-    assert all_logits(open_file(path), many) == pytest.approx(predict_logits(pupil, many), abs=1e-4)
+    assert all_logits(open_file(path), many) == pytest.approx(
+        predict_logits(small_network, many), abs=1e-4
+    )
 
 
 def test_pixels_of_an_int8_file_are_stored_as_themselves_minus_128(
-    tiny: Dataset, pupil: keras.Model, pixels: np.ndarray, tmp_path: Path
+    tiny: Dataset, small_network: keras.Model, float_pixels: np.ndarray, tmp_path: Path
 ) -> None:
     # whatever the brightest pixel is that it was calibrated on
-    make.make(pupil, pixels / 2, tmp_path, [make.FLOAT32, make.INT8])
+    make.make(small_network, float_pixels / 2, tmp_path, [make.FLOAT32, make.INT8])
     file = open_file(tmp_path / make.INT8)
     assert file.input[2:] == ("int8", 1.0, -128)
     assert np.array_equal(file.input.stored(tiny.x_test), tiny.x_test.astype(int) - 128)
 
 
 def test_operations_are_read_from_the_file(
-    pupil: keras.Model, pixels: np.ndarray, tmp_path: Path
+    small_network: keras.Model, float_pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    for path in make.make(pupil, pixels, tmp_path).paths:
+    for path in make.make(small_network, float_pixels, tmp_path).paths:
         operations = FORMATS[path.suffix].operations(path)
         name = "CONV_2D" if path.suffix == ".tflite" else "Conv"
         assert operations[name] == 1
@@ -78,19 +81,21 @@ def with_operation(operation: Callable[[keras.KerasTensor], keras.KerasTensor]) 
     return keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
 
 
-def test_an_operation_of_tensorflow_is_refused_by_name(pixels: np.ndarray, tmp_path: Path) -> None:
+def test_an_operation_of_tensorflow_is_refused_by_name(
+    float_pixels: np.ndarray, tmp_path: Path
+) -> None:
     network = with_operation(lambda x: keras.ops.cumprod(x, axis=1))
     with pytest.raises(KdflowError, match=r"float32.tflite: expected operations of LiteRT alone"):
-        make.make(network, pixels, tmp_path)
+        make.make(network, float_pixels, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    litert.write_float32(make.exportable(network), tmp_path / "it.tflite")
+    litert.write_float32(exportable(network), tmp_path / "it.tflite")
     assert litert.operations(tmp_path / "it.tflite")["CUSTOM FlexCumprod"] == 1
 
 
 def test_a_network_that_onnx_cannot_hold_gets_none_with_the_reason(
-    pixels: np.ndarray, tmp_path: Path
+    float_pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    made = make.make(with_operation(keras.ops.erfinv), pixels, tmp_path, make.ONNX)
+    made = make.make(with_operation(keras.ops.erfinv), float_pixels, tmp_path, make.ONNX)
     assert made.paths == []
     assert "Erfinv" in made.not_made["float32.onnx"]
     assert made.not_made["int8.onnx"] == "it is made of float32.onnx"
@@ -99,9 +104,9 @@ def test_a_network_that_onnx_cannot_hold_gets_none_with_the_reason(
 
 @pytest.mark.parametrize("name", [make.FLOAT32, "float32.onnx"])
 def test_a_damaged_file_is_not_opened(
-    name: str, pupil: keras.Model, pixels: np.ndarray, tmp_path: Path
+    name: str, small_network: keras.Model, float_pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    (path,) = make.make(pupil, pixels, tmp_path, [name]).paths
+    (path,) = make.make(small_network, float_pixels, tmp_path, [name]).paths
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError):  # noqa: PT011  # each runtime has its own words
         open_file(path)
@@ -110,8 +115,8 @@ def test_a_damaged_file_is_not_opened(
 @pytest.mark.parametrize("name", [make.FLOAT32, "float32.onnx"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     name: str,
-    pupil: keras.Model,
-    pixels: np.ndarray,
+    small_network: keras.Model,
+    float_pixels: np.ndarray,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -122,18 +127,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     monkeypatch.setattr("kdflow.deploy.litert.write_float32", full)
     monkeypatch.setattr("kdflow.deploy.onnx_format.write_float32", full)
     with pytest.raises(KdflowError, match=r"cannot be made: .* No space left on device$"):
-        make.make(pupil, pixels, tmp_path, [name])
+        make.make(small_network, float_pixels, tmp_path, [name])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_room_is_refused(pupil: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_refused(
+    small_network: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Usage:
         free = 2**20
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
-    pupil_needs = 12 * 4 * pupil.count_params()
-    assert pupil_needs < 2**20
-    make.check_room(pupil)
-    Usage.free = pupil_needs - 1
+    needed = 12 * 4 * small_network.count_params()
+    assert needed < 2**20
+    make.check_room(small_network)
+    Usage.free = needed - 1
     with pytest.raises(KdflowError, match=r"expected 0 MiB of room in .*TMPDIR names another"):
-        make.check_room(pupil)
+        make.check_room(small_network)

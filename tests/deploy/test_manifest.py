@@ -21,16 +21,16 @@ pytestmark = needs_deploy
 
 @pytest.fixture
 def written(
-    tiny: Dataset, pupil: keras.Model, pixels: np.ndarray, tmp_path: Path
+    tiny: Dataset, small_network: keras.Model, float_pixels: np.ndarray, tmp_path: Path
 ) -> dict[str, Any]:
-    paths = make.make(pupil, pixels, tmp_path).paths
-    own = predict_logits(pupil, tiny.x_test)
+    paths = make.make(small_network, float_pixels, tmp_path).paths
+    own = predict_logits(small_network, tiny.x_test)
     judged = {
         path.name: judge(all_logits(open_file(path), tiny.x_test), own, tiny.y_test, 0.01)
         for path in paths
     }
     return manifest(
-        pupil,
+        small_network,
         tiny,
         paths,
         judged,

@@ -8,8 +8,8 @@ import pytest
 from kdflow.dataset import Dataset
 from kdflow.deploy import table
 from kdflow.deploy.judge import judge
-from kdflow.deploy.speed import Speed
 from kdflow.deploy.table import Row
+from kdflow.deploy.timing import Speed
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_console_has_a_line_per_row(rows: list[Row]) -> None:
 def test_the_picture_has_a_point_per_file(rows: list[Row]) -> None:
     figure = table.picture(rows, "a title")
     for axes, xs in zip(figure.axes, ([20.0, 8000.0], [0.5, 4.0]), strict=True):
-        points = [each.get_offsets().tolist() for each in axes.collections]
+        points = [np.asarray(each.get_offsets()).tolist() for each in axes.collections]
         assert points == [[[xs[0], 0.9]], [[xs[1], 1.0]]]
         assert [text.get_text() for text in axes.texts] == ["int8.tflite", "float32.tflite"]
     legend = figure.axes[0].get_legend()

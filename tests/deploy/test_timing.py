@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from kdflow.deploy import speed
+from kdflow.deploy import timing
 
 
 class Clock:
@@ -16,7 +16,7 @@ class Clock:
         self.now = 0.0
         self.calls: list[tuple[str, int]] = []
 
-    def answering(self, name: str, seconds_per_image: float) -> speed.Answer:
+    def answering(self, name: str, seconds_per_image: float) -> timing.Answer:
         def answer(pixels: np.ndarray) -> None:
             self.calls.append((name, len(pixels)))
             self.now += seconds_per_image * len(pixels)
@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_the_figures_are_those_of_the_clock(clock: Clock) -> None:
     answers = {"quick": clock.answering("quick", 0.001), "slow": clock.answering("slow", 0.5)}
-    measured = speed.measure(answers, np.zeros((3, 8, 8, 1)))
+    measured = timing.measure(answers, np.zeros((3, 8, 8, 1)))
     assert measured["quick"] == pytest.approx((1, 1, 1000))
     assert measured["slow"] == pytest.approx((500, 500, 2))
     assert {size for _, size in clock.calls} == {1, 32}
@@ -45,19 +45,19 @@ def test_p90_is_of_the_slowest_tenth(clock: Clock) -> None:
     def answer(pixels: np.ndarray) -> None:
         clock.now += next(durations)
 
-    (measured,) = speed.measure({"it": answer}, np.zeros((1, 8, 8, 1))).values()
+    (measured,) = timing.measure({"it": answer}, np.zeros((1, 8, 8, 1))).values()
     assert measured.median_ms == pytest.approx(1)
     assert measured.p90_ms == pytest.approx(3)
 
 
 def test_each_has_its_turn_in_every_round_after_a_warm_up(clock: Clock) -> None:
     names = ("a", "b", "c")
-    speed.measure({name: clock.answering(name, 0.1) for name in names}, np.zeros((1, 8, 8, 1)))
+    timing.measure({name: clock.answering(name, 0.1) for name in names}, np.zeros((1, 8, 8, 1)))
     single = [name for name, size in clock.calls if size == 1]
-    warm_up = (speed.WARM_UP_CALLS + 1) * len(names)
+    warm_up = (timing.WARM_UP_CALLS + 1) * len(names)
     rounds = single[warm_up:]
     # a tenth of a second is one timed call a round, after one that is not timed
-    assert len(rounds) == speed.ROUNDS * len(names) * 2
+    assert len(rounds) == timing.ROUNDS * len(names) * 2
     turns = [rounds[start : start + 6 : 2] for start in range(0, len(rounds), 6)]
     assert all(sorted(turn) == list(names) for turn in turns)
     assert len({tuple(turn) for turn in turns}) > 1
