@@ -12,6 +12,7 @@ from kdflow.deploy.judge import Judged
 from kdflow.deploy.timing import Speed
 
 KERAS = "Keras"
+MARKERS = "os^Dv"  # as many as there are kinds of files
 
 
 class Row(NamedTuple):
@@ -128,31 +129,32 @@ def per_class(rows: Sequence[Row], dataset: Dataset) -> dict[str, list[Any]]:
 
 
 def picture(rows: Sequence[Row], title: str) -> Figure:
-    """Accuracy over bytes and over milliseconds, of every file."""
+    """Accuracy over bytes and over milliseconds, a point per file: its colour is the network's, its
+    marker the kind of file's."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=10)
     files = [row for row in rows if row.is_file]
     roles = list(dict.fromkeys(row.role for row in files))
+    kinds = list(dict.fromkeys(row.what for row in files))
     sizes = {
         "kB": [row.bytes / 1000 for row in files],
         "milliseconds an image (median)": [row.speed.median_ms for row in files],
     }
-    for axes, (label, values) in zip(
-        figure.subplots(1, 2, sharey=True), sizes.items(), strict=True
-    ):
-        for role in roles:
-            of_role = [row for row in files if row.role == role]
-            xs = [x for x, row in zip(values, files, strict=True) if row.role == role]
-            points = xs, [row.judged.accuracy for row in of_role]
-            name = f"{of_role[0].network} ({role})"
-            axes.scatter(*points, label=name, color=f"C{roles.index(role)}", zorder=2)
-            for row, x, y in zip(of_role, *points, strict=True):
-                axes.annotate(
-                    row.what, (x, y), (4, 5), textcoords="offset points", fontsize=8, rotation=30
-                )
+    panels = figure.subplots(1, len(sizes), sharey=True)
+    for axes, (label, values) in zip(panels, sizes.items(), strict=True):
+        for row, value in zip(files, values, strict=True):
+            axes.scatter(
+                value,
+                row.judged.accuracy,
+                s=60,
+                alpha=0.7,
+                color=f"C{roles.index(row.role)}",
+                marker=MARKERS[kinds.index(row.what)],
+                label=f"{row.network}, {row.what}" + " (teacher)" * (row.role == "teacher"),
+            )
         axes.set(xlabel=label, xscale="log")
         axes.grid(alpha=0.3)
-        axes.margins(0.2)
-    figure.axes[0].set_ylabel("test accuracy")
-    figure.axes[0].legend()
+        axes.margins(0.15)
+    panels[0].set_ylabel("test accuracy")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
     return figure

@@ -68,12 +68,15 @@ def test_the_console_has_a_line_per_row(rows: list[Row]) -> None:
     ]
 
 
-def test_the_picture_has_a_point_per_file(rows: list[Row]) -> None:
+def test_the_picture_has_a_point_per_file_in_the_networks_colour(rows: list[Row]) -> None:
     figure = table.picture(rows, "a title")
-    for axes, xs in zip(figure.axes, ([20.0, 8000.0], [0.5, 4.0]), strict=True):
+    for axes, (student, teacher) in zip(figure.axes, [(20, 8000), (0.5, 4)], strict=True):
         points = [np.asarray(each.get_offsets()).tolist() for each in axes.collections]
-        assert points == [[[xs[0], 0.9]], [[xs[1], 1.0]]]
-        assert [text.get_text() for text in axes.texts] == ["int8.tflite", "float32.tflite"]
-    legend = figure.axes[0].get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["pupil (student)", "fast (teacher)"]
+        assert points == [[[student, 0.9]], [[teacher, 1.0]]]
+        colours = [np.asarray(each.get_facecolor()).tolist() for each in axes.collections]
+        assert colours[0] != colours[1]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "pupil, int8.tflite",
+        "fast, float32.tflite (teacher)",
+    ]
