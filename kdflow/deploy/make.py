@@ -3,6 +3,7 @@
 import errno
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from kdflow.deploy import litert, onnx_format
 from kdflow.deploy.files import FORMATS, open_file
 from kdflow.deploy.pixels import exportable
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason
 
 FLOAT32, INT8 = "float32.tflite", "int8.tflite"
 LITERT = (FLOAT32, "float16.tflite", INT8)
@@ -79,10 +80,10 @@ def make(
         except (KdflowError, MemoryError):
             raise
         except Exception as error:  # exporters fail in many ways
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            why = textwrap.shorten(reason(error), 300)
             if path.suffix == ".tflite" or _is_full(error):
-                raise KdflowError(f"{name} cannot be made: {reason}") from error
-            made.not_made[name] = reason
+                raise KdflowError(f"{name} cannot be made: {why}") from error
+            made.not_made[name] = why
     return made
 
 

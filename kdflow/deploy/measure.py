@@ -1,5 +1,6 @@
 """Judge and measure networks and their files, all in one process and in turn."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ def measured(sides: list[Side], dataset: Dataset, margin: float, threads: int) -
 
     Args:
         margin: the largest loss of accuracy that counts as none, 0 to 1.
-        threads: how many a file's runtime may use; Keras uses its own number.
+        threads: how many a file's runtime may use as it is timed; Keras uses its own number.
     """
     judged, answers = {}, {}
     for side in sides:
@@ -41,10 +42,9 @@ def measured(sides: list[Side], dataset: Dataset, margin: float, threads: int) -
         judged[side.role, KERAS] = judge(own, own, dataset.y_test, margin)
         answers[side.role, KERAS] = side.network.predict_on_batch
         for path in side.paths:
-            file = open_file(path, threads)
-            logits = all_logits(file, dataset.x_test)
+            logits = all_logits(open_file(path, os.cpu_count() or 1), dataset.x_test)
             judged[side.role, path.name] = judge(logits, own, dataset.y_test, margin)
-            answers[side.role, path.name] = file.logits
+            answers[side.role, path.name] = open_file(path, threads).logits
     speeds = timing.measure(answers, np.asarray(dataset.x_test[: timing.BATCH]))
     rows = []
     for side in sides:

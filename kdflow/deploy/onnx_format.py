@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdflow.deploy.tensor import Tensor
+from kdflow.errors import reason
 from kdflow.quiet import native_output_held_back
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class OnnxFile:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no public class
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(reason(error)) from error
         (given,), (returned,) = self._session.get_inputs(), self._session.get_outputs()
         self.input, self.output = (
             Tensor(

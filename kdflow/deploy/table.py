@@ -156,5 +156,6 @@ def picture(rows: Sequence[Row], title: str) -> Figure:
         axes.grid(alpha=0.3)
         axes.margins(0.15)
     panels[0].set_ylabel("test accuracy")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
     return figure

@@ -30,7 +30,7 @@ class Served(NamedTuple):
 
 def log_served(run: Run, config: DeployConfig, dataset: Dataset, served: Served) -> None:
     """Log the file as an MLflow model; register and promote it where that is asked for."""
-    uri = registry.log_served(served.path, served.manifest, dataset.classes)
+    registry.log_served(run, served.path, served.manifest, dataset.classes)
     print(
         f"serve {served.path.name} with: mlflow models serve --env-manager local -m"
         f" runs:/{run.run_id}/{registry.SERVED_NAME}"
@@ -48,6 +48,7 @@ def log_served(run: Run, config: DeployConfig, dataset: Dataset, served: Served)
     }
     if not served.source.startswith("sha256:"):
         tags |= lineage(served.source)
+    uri = registry.stored_uri(run)
     version = registry.register(config.register, uri, run.run_id, tags)
     print(f"registered as {version}, alias {registry.CANDIDATE}")
     run.set_tags({"kdflow.registered": str(version)})

@@ -13,8 +13,10 @@ from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from kdflow.errors import KdflowError
-from kdflow.tracking.store import reason
+from kdflow.errors import KdflowError, Unreachable, reason
+from kdflow.tracking import store
+from kdflow.tracking.run import Run
+from kdflow.tracking.runs import SHORT
 
 SERVED_NAME = "litert"
 SERVED_CODE = Path(__file__).with_name("served.py")
@@ -33,14 +35,11 @@ class Version(NamedTuple):
         return f"{self.name} version {self.number}"
 
 
-def log_served(file: Path, manifest: Path, classes: int) -> str:
-    """Log a LiteRT file to the run that was opened last, as a model that MLflow loads and serves.
+def log_served(run: Run, file: Path, manifest: Path, classes: int) -> None:
+    """Log a LiteRT file as a model that MLflow loads and serves.
 
     Args:
         manifest: the `deploy.json` that describes the file.
-
-    Returns:
-        The logged model's URI.
     """
     # Of a request that does not fit an input schema MLflow answers with all pixels, so the model
     # checks its input itself; see `served.py`.
@@ -48,19 +47,45 @@ def log_served(file: Path, manifest: Path, classes: int) -> str:
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
         params=ParamSchema([ParamSpec("probabilities", DataType.boolean, False)]),
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow recommends type hints, which would be a schema
-        logged = mlflow.pyfunc.log_model(
-            name=SERVED_NAME,
-            python_model=str(SERVED_CODE),
-            artifacts={"file": str(file), "manifest": str(manifest)},
-            signature=signature,
-            pip_requirements=[
-                f"{package}=={version(package)}"
-                for package in ("ai-edge-litert", "numpy", "pandas")
-            ],
+    requirements = [
+        f"{package}=={version(package)}" for package in ("ai-edge-litert", "numpy", "pandas")
+    ]
+
+    def save(folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow asks for an example, to test the schema with
+            mlflow.pyfunc.save_model(
+                str(folder),
+                python_model=str(SERVED_CODE),
+                artifacts={"file": str(file), "manifest": str(manifest)},
+                signature=signature,
+                pip_requirements=requirements,
+            )
+
+    run.log_saved_model(SERVED_NAME, save)
+
+
+def stored_uri(run: Run) -> str:
+    """The address of the model that `log_served` logged, once the store has it.
+
+    Raises:
+        Unreachable: the store has stopped answering.
+        KdflowError: it has refused the model.
+    """
+    if not run.wait(SHORT) and not run.wait(store.patience()):
+        raise Unreachable(
+            f"register: nothing is registered, since {store.address()} does not answer"
         )
-    return str(logged.model_uri)
+    run.check()
+
+    def logged() -> str:
+        client = mlflow.MlflowClient()
+        experiment = client.get_run(run.run_id).info.experiment_id
+        of_this_run = f"source_run_id = '{run.run_id}' and name = '{SERVED_NAME}'"
+        (model,) = client.search_logged_models([experiment], of_this_run)
+        return str(model.model_uri)
+
+    return store.patiently(f"run {run.run_id}", logged)
 
 
 def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, str]) -> Version:

@@ -17,6 +17,7 @@ from kdflow.deploy.manifest import manifest
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.network import build
 from kdflow.tracking import registry
+from kdflow.tracking.runs import open_run
 
 pytestmark = [needs_deploy, pytest.mark.usefixtures("store")]
 
@@ -43,23 +44,24 @@ def files(tiny: Dataset, train: Images, store: Path) -> dict[str, Path]:
     return {path.name: path for path in paths} | {"manifest": store / "deploy.json"}
 
 
-def served(files: dict[str, Path], name: str) -> Any:
-    with mlflow.start_run():
-        return mlflow.pyfunc.load_model(registry.log_served(files[name], files["manifest"], 3))
+def served(files: dict[str, Path], name: str, tiny: Dataset) -> Any:
+    with open_run("served", "deploy", tiny, {}) as run:
+        registry.log_served(run, files[name], files["manifest"], 3)
+        return mlflow.pyfunc.load_model(registry.stored_uri(run))
 
 
 @pytest.mark.parametrize("name", make.LITERT)
 def test_it_answers_as_the_file_does(name: str, files: dict[str, Path], tiny: Dataset) -> None:
     many = np.resize(tiny.x_test, (205, 8, 8, 3))
     expected = all_logits(open_file(files[name]), many)
-    model = served(files, name)
+    model = served(files, name, tiny)
     assert model.predict(many) == pytest.approx(expected, abs=1e-5)
     assert model.predict(many.astype(np.float32)) == pytest.approx(expected, abs=1e-5)
     assert model.predict(many[:1].tolist()) == pytest.approx(expected[:1], abs=1e-5)
 
 
 def test_probabilities_come_under_the_classes_names(files: dict[str, Path], tiny: Dataset) -> None:
-    model = served(files, make.FLOAT32)
+    model = served(files, make.FLOAT32, tiny)
     shares = model.predict(tiny.x_test, params={"probabilities": True})
     assert list(shares.columns) == ["dark", "mid", "light"]
     logits = all_logits(open_file(files[make.FLOAT32]), tiny.x_test).astype(float)
@@ -69,7 +71,7 @@ def test_probabilities_come_under_the_classes_names(files: dict[str, Path], tiny
 def test_what_does_not_fit_is_one_line_without_pixels(
     files: dict[str, Path], tiny: Dataset
 ) -> None:
-    model, images = served(files, make.INT8), tiny.x_test
+    model, images = served(files, make.INT8, tiny), tiny.x_test
     black = np.zeros((2, 8, 8, 3))
     refused: list[tuple[Any, str]] = [
         (images / 255, "expected pixels from 0 to 255, got fractions from 0 to 0.9"),
@@ -93,8 +95,8 @@ def test_what_does_not_fit_is_one_line_without_pixels(
         assert len(raised.value.message) < 120
 
 
-def test_dark_pictures_are_answered(files: dict[str, Path]) -> None:
+def test_dark_pictures_are_answered(files: dict[str, Path], tiny: Dataset) -> None:
     # all pixels are 0 or 1, as in an array that was divided by 255, but there is no fraction
     dark = np.zeros((1, 8, 8, 3), np.float32)
     dark[0, 0, 0] = 1
-    assert served(files, make.FLOAT32).predict(dark).shape == (1, 3)
+    assert served(files, make.FLOAT32, tiny).predict(dark).shape == (1, 3)
