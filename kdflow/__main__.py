@@ -6,10 +6,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdflow.cli.arguments import OneLineParser, add_flags
-from kdflow.cli.process import exit_status, loading_quietly
+from kdflow.cli.process import exit_status
 from kdflow.commands import COMMANDS
 from kdflow.commands.command import CommandConfig
 from kdflow.config.base import Config, first_problem
+from kdflow.quiet import native_output_held_back
 from kdflow.steps import STEPS
 
 CONFIGS: dict[str, type[Config] | type[CommandConfig]] = {
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     step, config = parse(argv)
 
     def run() -> None:
-        with loading_quietly():
+        with native_output_held_back(shown_if_it_fails=True):
             from kdflow.steps.run import run_step  # Keras and MLflow, only for valid input
 
         if isinstance(config, CommandConfig):

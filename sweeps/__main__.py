@@ -6,9 +6,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdflow.cli.arguments import OneLineParser, add_flags
-from kdflow.cli.process import exit_status, loading_quietly
+from kdflow.cli.process import exit_status
 from kdflow.config.base import first_problem
 from kdflow.errors import KdflowError
+from kdflow.quiet import native_output_held_back
 from kdflow.steps.distill import DistillConfig
 from sweeps.driver.config import NOT_A_USERS, SweepConfig, trial_config
 from sweeps.driver.study import Study, load, names
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     config, study, base = parse(argv)
 
     def run() -> None:
-        with loading_quietly():
+        with native_output_held_back(shown_if_it_fails=True):
             from kdflow.tracking.store import how_to_see
             from sweeps.driver import sweep  # Keras and MLflow, only once the input is valid
 

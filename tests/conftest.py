@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import mlflow
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sqlalchemy import Engine, event
 
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Dataset, Images
+from kdflow.network import build
 
 # The tests run in two processes, each with one thread: on two cores more would wait for each other.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
@@ -68,6 +70,18 @@ def validation(tiny: Dataset) -> Images:
 def teacher_logits() -> np.ndarray:
     """Logits of no teacher in particular, in two views of the training images of `tiny`."""
     return np.random.default_rng(5).normal(0, 3, (2, 60, 3)).astype(np.float16)
+
+
+@pytest.fixture
+def small_network(train: Images) -> keras.Model:
+    """The smallest network of the catalogue for the images of `tiny`, with random weights."""
+    return build("pupil", train, 3, seed=0)
+
+
+@pytest.fixture
+def float_pixels(tiny: Dataset) -> np.ndarray:
+    """The training images of `tiny` as float32 pixels 0 to 255."""
+    return np.asarray(tiny.x_train, np.float32)
 
 
 @pytest.fixture

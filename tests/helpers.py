@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 import time
@@ -27,6 +28,9 @@ ROOT = Path(__file__).parent.parent
 DISTILL = ["distill", "--dataset", "digits", "--teacher", "pupil", "--epochs", "2"]
 HINT = ["hint", "--dataset", "digits", "--teacher", "pupil", "--guided_layer", "pool1"]
 HINT += ["--epochs", "2"]
+needs_deploy = pytest.mark.skipif(
+    importlib.util.find_spec("ai_edge_quantizer") is None, reason="needs the extra `deploy`"
+)
 MEASURED = {"epoch_seconds", "images_per_second", "peak_memory_mb"}
 
 

@@ -1,12 +1,10 @@
-"""What a command's process does around its work: imports, output, signals, the exit status."""
+"""What a command's process does around its work: output, signals, the exit status."""
 
-import contextlib
 import io
 import os
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from kdflow import interrupts
@@ -16,24 +14,6 @@ BACKENDS = ("tensorflow", "jax")
 
 # Of the exceptions of these packages, and of the operating system, the cause is outside kdflow.
 OUTSIDE = {"alembic", "boto3", "botocore", "mlflow", "optuna", "psycopg", "ray", "sqlalchemy"}
-
-
-@contextlib.contextmanager
-def loading_quietly() -> Iterator[None]:
-    """Hold back what native libraries write to stderr while they load, unless loading fails:
-    TensorFlow writes six lines that no setting silences."""
-    with tempfile.TemporaryFile() as written:
-        stderr = os.dup(2)
-        os.dup2(written.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            written.seek(0)
-            os.write(stderr, written.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def check_backend() -> None:

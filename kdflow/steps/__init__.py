@@ -4,6 +4,7 @@ from kdflow.needs import Step
 from kdflow.steps.assistant import ASSISTANT
 from kdflow.steps.baseline import BASELINE
 from kdflow.steps.compare import COMPARE
+from kdflow.steps.deploy import DEPLOY
 from kdflow.steps.distill import DISTILL
 from kdflow.steps.export_logits import EXPORT_LOGITS
 from kdflow.steps.hint import HINT
@@ -12,5 +13,15 @@ from kdflow.steps.teacher import TEACHER
 
 STEPS: dict[str, Step] = {
     step.name: step
-    for step in (TEACHER, EXPORT_LOGITS, BASELINE, HINT, DISTILL, COMPARE, ASSISTANT, MAIN)
+    for step in (
+        TEACHER,
+        EXPORT_LOGITS,
+        BASELINE,
+        HINT,
+        DISTILL,
+        COMPARE,
+        ASSISTANT,
+        MAIN,
+        DEPLOY,
+    )
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,9 @@ class Run:
         """
         inputs = TensorSpec(np.dtype(np.uint8), (-1, *model.input_shape[1:]))
         outputs = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]))
-        with self._journal.new_files() as folder:
-            mlflow.keras.save_model(
+        self.log_saved_model(
+            MODEL_NAME,
+            lambda folder: mlflow.keras.save_model(
                 model,
                 str(folder),
                 signature=ModelSignature(Schema([inputs]), Schema([outputs])),
@@ -133,8 +134,14 @@ class Run:
                     f"{package}=={version(package)}"
                     for package in ("keras", keras.backend.backend(), "numpy")
                 ],
-            )
-        self._add("model", name=MODEL_NAME)
+            ),
+        )
+
+    def log_saved_model(self, name: str, save: Callable[[Path], None]) -> None:
+        """Log the MLflow model that `save` writes into an empty folder."""
+        with self._journal.new_files() as folder:
+            save(folder)
+        self._add("model", name=name)
 
     def end(self, status: str, patience: float) -> bool:
         """End the run, and wait until the store has all that was logged; returns whether it has.

@@ -12,24 +12,8 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
 from kdflow.__main__ import main
-from kdflow.cli.process import check_backend, exit_status, loading_quietly
+from kdflow.cli.process import check_backend, exit_status
 from kdflow.errors import KdflowError
-
-
-def test_what_libraries_say_as_they_load_is_shown_only_if_loading_fails(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    def load(said: bytes, error: type[BaseException] | None = None) -> None:
-        with loading_quietly():
-            os.write(2, said)
-            if error:
-                raise error
-
-    load(b"a greeting")
-    assert capfd.readouterr().err == ""
-    with pytest.raises(ImportError):
-        load(b"a reason", ImportError)
-    assert capfd.readouterr().err == "a reason"
 
 
 @pytest.mark.parametrize(

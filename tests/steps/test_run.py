@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from helpers import parameters, runs
+from helpers import needs_deploy, parameters, runs
 
 from kdflow.__main__ import main
 from kdflow.needs import Step
@@ -23,6 +23,7 @@ ARGV = {
     "compare": "--student pupil --teacher pupil --seeds 2",
     "assistant": "--chain pupil,student,pupil",
     "main": "--student pupil --teacher pupil",
+    "deploy": "--model pupil --teacher none",
 }
 TEACHER = ("train   teacher pupil seed=0, under a minute", "export  export_logits pupil views=1")
 OBJECTIVE = "T=4 alpha=0.9"
@@ -60,7 +61,9 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[needs_deploy] * (name == "deploy")) for name in STEPS]
+)
 def test_plan_only_prints_the_plan_opens_no_run_and_makes_nothing(
     name: str, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,38 @@
+"""The images that the ranges of an int8 file's activations are measured on."""
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from kdflow.dataset import Dataset, split
+from kdflow.errors import KdflowError
+
+
+def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) -> np.ndarray:
+    """A stratified random sample of the training images, in the data set's order: never validation
+    or test images.
+
+    Args:
+        holdout: the share of the training images that are validation images.
+        count: how many; all of them if there are fewer.
+        seed: the sample follows from it.
+
+    Returns:
+        float32 pixels 0 to 255, (count, height, width, channels).
+
+    Raises:
+        KdflowError: the sample cannot hold images of every class.
+    """
+    indices, _ = split(dataset.y_train, holdout)
+    if count < len(indices):
+        labels = dataset.y_train[indices]
+        try:
+            drawn, _ = train_test_split(
+                indices, train_size=count, stratify=labels, random_state=seed
+            )
+        except ValueError as error:
+            raise KdflowError(
+                f"calibration_images: expected {dataset.classes} or more, to hold every class, and"
+                f" as many fewer than {len(indices)} or all of these, got {count} ({error})"
+            ) from error
+        indices = np.sort(drawn)
+    return np.asarray(dataset.x_train[indices], dtype=np.float32)

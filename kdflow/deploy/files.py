@@ -1,0 +1,58 @@
+"""Open any file that was made here, run it, and read what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from kdflow.deploy import litert, onnx_format
+from kdflow.deploy.tensor import Tensor
+
+BATCH = 100  # images at a time where only the logits count
+
+
+class Runnable(Protocol):
+    """An open file."""
+
+    input: Tensor
+    output: Tensor
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """The logits of one batch, (images, classes) float32, of pixels 0 to 255."""
+
+
+class Format(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        open: from a path and a number of threads to the open file.
+        operations: how often a file holds each operation, by name.
+    """
+
+    name: str
+    open: Callable[[Path, int], Runnable]
+    operations: Callable[[Path], dict[str, int]]
+
+
+FORMATS = {
+    ".tflite": Format("LiteRT", litert.LiteRTFile, litert.operations),
+    ".onnx": Format("ONNX", onnx_format.OnnxFile, onnx_format.operations),
+}
+
+
+def open_file(path: Path, threads: int = 1) -> Runnable:
+    """A file that was made here, ready to run.
+
+    Raises:
+        ValueError: it is damaged, or cannot run.
+    """
+    return FORMATS[path.suffix].open(path, threads)
+
+
+def all_logits(file: Runnable, images: np.ndarray) -> np.ndarray:
+    """The logits of any number of images, (images, classes) float32."""
+    starts = range(0, len(images), BATCH)
+    return np.concatenate([file.logits(images[start : start + BATCH]) for start in starts])

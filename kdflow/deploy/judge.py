@@ -1,0 +1,56 @@
+"""What a file is worth: its answers on the test set, beside the network's own."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kdflow.evaluate import metrics
+from kdflow.evaluate.paired import Paired, compare_paired
+
+
+class Judged(NamedTuple):
+    """A file's answers on the test set.
+
+    Attributes:
+        accuracy, nll, ece: as of a training.
+        agreement: the share of images on which it predicts the network's class.
+        largest_difference: of any logit from the network's.
+        class_accuracy: the share of each class's images that are right; NaN where it has none.
+        paired: its accuracy against the network's.
+    """
+
+    accuracy: float
+    nll: float
+    ece: float
+    agreement: float
+    largest_difference: float
+    class_accuracy: tuple[float, ...]
+    paired: Paired
+
+
+def judge(logits: np.ndarray, of_network: np.ndarray, labels: np.ndarray, margin: float) -> Judged:
+    """Compare a file's logits with those of the network that it was made of.
+
+    Args:
+        logits, of_network: (images, classes).
+        labels: (images,) integers.
+        margin: the largest loss of accuracy that counts as none, 0 to 1.
+    """
+    right, right_before = (each.argmax(axis=1) == labels for each in (logits, of_network))
+    return Judged(
+        metrics.accuracy(logits, labels),
+        metrics.nll(logits, labels),
+        metrics.expected_calibration_error(logits, labels),
+        metrics.agreement(logits, of_network),
+        float(np.abs(logits - of_network).max()),
+        class_accuracy(logits, labels),
+        compare_paired(right, right_before, margin),
+    )
+
+
+def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
+    """The share of each class's images whose largest logit is the label's."""
+    right = np.bincount(labels, logits.argmax(axis=1) == labels, minlength=logits.shape[1])
+    counts = np.bincount(labels, minlength=logits.shape[1])
+    with np.errstate(invalid="ignore"):
+        return tuple(map(float, right / counts))

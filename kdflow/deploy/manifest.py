@@ -1,0 +1,109 @@
+"""`deploy.json`: what a run's files are, what they take and give, and how to run them."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kdflow.dataset import Dataset
+from kdflow.deploy.files import FORMATS, open_file
+from kdflow.deploy.judge import Judged
+from kdflow.deploy.tensor import Tensor
+from kdflow.size import multiply_adds
+
+FORMAT_VERSION = 1
+# The names in braces are the manifest's own, of this file.
+HOW_TO_RUN = {
+    ".tflite": "from ai_edge_litert.interpreter import Interpreter;"
+    " run = Interpreter('{file}').get_signature_runner();"
+    " logits = run({input}=pixels)['{output}']",
+    ".onnx": "import onnxruntime; session = onnxruntime.InferenceSession('{file}');"
+    " (logits,) = session.run(None, {{'{input}': pixels}})",
+}
+QUANTISED = (
+    "; pixels and logits are {dtype}: stored = round(real / scale) + zero_point, real = (stored -"
+    " zero_point) * scale"
+)
+
+
+def manifest(
+    network: keras.Model,
+    dataset: Dataset,
+    paths: list[Path],
+    judged: Mapping[str, Judged],
+    *,
+    source: str,
+    weights_sha256: str,
+    calibration: Mapping[str, Any],
+    margin: float,
+    not_made: Mapping[str, str],
+) -> dict[str, Any]:
+    """The content of `deploy.json`.
+
+    Args:
+        paths: of the files.
+        judged: what each is worth, by name.
+        source: the run that trained the network, or the hash of its weights.
+        calibration: how the images were drawn that int8 ranges are measured on.
+        margin: of the verdicts, 0 to 1.
+        not_made: why other files were not made, by name.
+    """
+    height, width, channels = dataset.image_shape
+    return {
+        "format_version": FORMAT_VERSION,
+        "network": network.name,
+        "source": source,
+        "weights_sha256": weights_sha256,
+        "dataset": {"name": Path(dataset.name).name, "digest": dataset.digest},
+        "class_names": list(dataset.class_names),
+        "pixels": {
+            "shape": ["images", height, width, channels],
+            "lowest": 0,
+            "highest": 255,
+        },
+        "gives": "logits, in the order of class_names; softmax makes them probabilities",
+        "parameters": network.count_params(),
+        "multiply_adds": multiply_adds(network),
+        "calibration": dict(calibration),
+        "margin_points": 100 * margin,
+        "files": {path.name: _described(path, judged[path.name]) for path in paths},
+        "not_made": dict(not_made),
+    }
+
+
+def _described(path: Path, judged: Judged) -> dict[str, Any]:
+    file = open_file(path)
+    names = {"file": path.name, "input": file.input.name, "output": file.output.name}
+    how = HOW_TO_RUN[path.suffix].format(**names)
+    if file.input.scale is not None:
+        how += QUANTISED.format(dtype=file.input.dtype)
+    paired = judged.paired
+    return {
+        "format": FORMATS[path.suffix].name,
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        "operations": dict(sorted(FORMATS[path.suffix].operations(path).items())),
+        "input": _tensor(file.input),
+        "output": _tensor(file.output),
+        "how_to_run": how,
+        "test": {
+            "accuracy": judged.accuracy,
+            "nll": judged.nll,
+            "ece": judged.ece,
+            "agreement": judged.agreement,
+            "largest_difference": judged.largest_difference,
+            "accuracy_difference": paired._asdict(),
+        },
+    }
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    return tensor._asdict() | {"shape": list(tensor.shape)}
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

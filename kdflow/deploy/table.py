@@ -1,0 +1,161 @@
+"""The files of a deployment side by side, as tables and as a picture."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kdflow.dataset import Dataset
+from kdflow.deploy.judge import Judged
+from kdflow.deploy.timing import Speed
+
+KERAS = "Keras"
+MARKERS = "os^Dv"  # as many as there are kinds of files
+
+
+class Row(NamedTuple):
+    """A file, or a network as Keras runs it.
+
+    Attributes:
+        role: student or teacher.
+        network: its name.
+        what: the file's name, or `Keras`.
+        judged: on the test set, against the network as Keras runs it.
+        speed: measured in turn with all others.
+        bytes: of the file; NaN of Keras.
+        memory_mb: the peak of a process that runs the file; NaN of Keras.
+    """
+
+    role: str
+    network: str
+    what: str
+    judged: Judged
+    speed: Speed
+    bytes: float = np.nan
+    memory_mb: float = np.nan
+
+    @property
+    def is_file(self) -> bool:
+        return self.what != KERAS
+
+
+def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """The table to log, as columns of equal length; without differences of Keras from itself."""
+    logged = [_logged(row) for row in rows]
+    return {name: [row[name] for row in logged] for name in logged[0]}
+
+
+def _logged(row: Row) -> dict[str, Any]:
+    judged, paired = row.judged, row.judged.paired
+    compared = {
+        "agreement": judged.agreement,
+        "largest_difference": judged.largest_difference,
+        "difference": paired.difference,
+        "low": paired.low,
+        "high": paired.high,
+        "p_value": paired.p_value,
+        "verdict": paired.verdict,
+    }
+    return {
+        "network": row.network,
+        "role": row.role,
+        "file": row.what,
+        "bytes": row.bytes,
+        "test_accuracy": judged.accuracy,
+        "test_nll": judged.nll,
+        "test_ece": judged.ece,
+        **(compared if row.is_file else dict.fromkeys(compared, np.nan) | {"verdict": ""}),
+        **row.speed._asdict(),
+        "peak_memory_mb": row.memory_mb,
+    }
+
+
+def metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """The figures of the student, as Keras runs it and in each of its files, as metrics."""
+    named: dict[str, float] = {}
+    for row in rows:
+        if row.role == "student":
+            figures = {"test_accuracy": row.judged.accuracy, **row.speed._asdict()}
+            if row.is_file:
+                figures |= {
+                    "bytes": row.bytes,
+                    "peak_memory_mb": row.memory_mb,
+                    "agreement": row.judged.agreement,
+                    "difference": row.judged.paired.difference,
+                }
+            prefix = row.what.lower().replace(".", "_")
+            named |= {f"{prefix}_{name}": float(value) for name, value in figures.items()}
+    return named
+
+
+def in_words(rows: Sequence[Row]) -> str:
+    """The table as the console shows it."""
+    shown = pd.DataFrame(
+        {
+            "network": row.network,
+            "file": row.what,
+            "kB": f"{row.bytes / 1000:,.0f}" if row.is_file else "-",
+            "accuracy": f"{row.judged.accuracy:.4f}",
+            "against Keras": str(row.judged.paired) if row.is_file else "-",
+            "verdict": row.judged.paired.verdict if row.is_file else "-",
+            "agrees": f"{row.judged.agreement:.4f}" if row.is_file else "-",
+            "ms": f"{row.speed.median_ms:.3f}",
+            "p90": f"{row.speed.p90_ms:.3f}",
+            "images/s": f"{row.speed.images_per_second:,.0f}",
+            "MiB": f"{row.memory_mb:.0f}" if row.is_file else "-",
+        }
+        for row in rows
+    )
+    return str(shown.to_string(index=False))
+
+
+def per_class(rows: Sequence[Row], dataset: Dataset) -> dict[str, list[Any]]:
+    """The accuracy of each class as Keras runs the student, and what each of its files loses of it,
+    as columns."""
+    (keras,) = (row for row in rows if row.role == "student" and not row.is_file)
+    before = np.array(keras.judged.class_accuracy)
+    table: dict[str, list[Any]] = {
+        "class": list(dataset.class_names),
+        "images": np.bincount(dataset.y_test, minlength=dataset.classes).tolist(),
+        "accuracy": before.tolist(),
+    }
+    for row in rows:
+        if row.role == "student" and row.is_file:
+            lost = before - np.array(row.judged.class_accuracy)
+            table[f"lost by {row.what}"] = lost.tolist()
+    return table
+
+
+def picture(rows: Sequence[Row], title: str) -> Figure:
+    """Accuracy over bytes and over milliseconds, a point per file: its colour is the network's, its
+    marker the kind of file's."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    files = [row for row in rows if row.is_file]
+    roles = list(dict.fromkeys(row.role for row in files))
+    kinds = list(dict.fromkeys(row.what for row in files))
+    sizes = {
+        "kB": [row.bytes / 1000 for row in files],
+        "milliseconds an image (median)": [row.speed.median_ms for row in files],
+    }
+    panels = figure.subplots(1, len(sizes), sharey=True)
+    for axes, (label, values) in zip(panels, sizes.items(), strict=True):
+        for row, value in zip(files, values, strict=True):
+            axes.scatter(
+                value,
+                row.judged.accuracy,
+                s=60,
+                alpha=0.7,
+                color=f"C{roles.index(row.role)}",
+                marker=MARKERS[kinds.index(row.what)],
+                label=f"{row.network}, {row.what}" + " (teacher)" * (row.role == "teacher"),
+            )
+        axes.set(xlabel=label, xscale="log")
+        axes.grid(alpha=0.3)
+        axes.margins(0.15)
+    panels[0].set_ylabel("test accuracy")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8)
+    return figure

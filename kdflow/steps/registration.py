@@ -1,0 +1,79 @@
+"""Log a judged file as a model that MLflow serves, register it, and promote it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from kdflow.dataset import Dataset
+from kdflow.deploy.judge import Judged
+from kdflow.deploy.manifest import sha256
+from kdflow.evaluate.paired import SAME, compare_paired
+from kdflow.steps.deploy import DeployConfig, lineage
+from kdflow.tracking import registry
+from kdflow.tracking.run import Run
+
+DIGEST_TAG = "kdflow.dataset_digest"
+
+
+class Served(NamedTuple):
+    """What is served.
+
+    Attributes:
+        judged: its answers on the test set.
+        source: the run that trained the network, or the hash of its weights.
+    """
+
+    path: Path
+    manifest: Path
+    judged: Judged
+    source: str
+
+
+def log_served(run: Run, config: DeployConfig, dataset: Dataset, served: Served) -> None:
+    """Log the file as an MLflow model; register and promote it where that is asked for."""
+    registry.log_served(run, served.path, served.manifest, dataset.classes)
+    print(
+        f"serve {served.path.name} with: mlflow models serve --env-manager local -m"
+        f" runs:/{run.run_id}/{registry.SERVED_NAME}"
+    )
+    if config.register == "none":
+        return
+    tags = {
+        DIGEST_TAG: dataset.digest,
+        "kdflow.dataset": Path(dataset.name).name,
+        "kdflow.upstream.model": served.source,
+        "kdflow.file": served.path.name,
+        "kdflow.file_sha256": sha256(served.path),
+        "kdflow.verdict": served.judged.paired.verdict,
+        "kdflow.accuracy_difference": str(served.judged.paired),
+    }
+    if not served.source.startswith("sha256:"):
+        tags |= lineage(served.source)
+    uri = registry.stored_uri(run)
+    version = registry.register(config.register, uri, run.run_id, tags)
+    print(f"registered as {version}, alias {registry.CANDIDATE}")
+    run.set_tags({"kdflow.registered": str(version)})
+    if config.promote:
+        _promote(run, config, dataset, version)
+
+
+def _promote(run: Run, config: DeployConfig, dataset: Dataset, version: registry.Version) -> None:
+    """Make the version the champion if it is shown to be as good as the present one or, where there
+    is none, as the network that it was made of."""
+    champion = registry.champion(config.register)
+    is_promoted, words = False, f"{champion}, the champion, was judged on other images"
+    if champion is None:
+        verdict = version.tags["kdflow.verdict"]
+        is_promoted = verdict == SAME
+        words = f"there is no champion, and it is {verdict} against Keras"
+    elif champion.tags.get(DIGEST_TAG) == dataset.digest:
+        candidate_is_right, champion_is_right = (
+            registry.answers(each, dataset.x_test).argmax(axis=1) == dataset.y_test
+            for each in (version, champion)
+        )
+        paired = compare_paired(candidate_is_right, champion_is_right, config.loss)
+        is_promoted = paired.verdict == SAME
+        words = f"{paired.verdict} against the champion, {champion}: {paired}"
+    if is_promoted:
+        registry.promote(version)
+    run.set_tags({"kdflow.promoted": str(is_promoted).lower()})
+    print(f"{'promoted to' if is_promoted else 'not promoted to'} {registry.CHAMPION}: {words}")

@@ -1,0 +1,156 @@
+"""Registered models: LiteRT files with their lineage, and which of them is the champion."""
+
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from kdflow.errors import KdflowError, Unreachable, reason
+from kdflow.tracking import store
+from kdflow.tracking.run import Run
+from kdflow.tracking.runs import SHORT
+
+SERVED_NAME = "litert"
+SERVED_CODE = Path(__file__).with_name("served.py")
+IMAGES_PER_REQUEST = 1000
+CANDIDATE, CHAMPION = "candidate", "champion"
+
+
+class Version(NamedTuple):
+    """A version of a registered model."""
+
+    name: str
+    number: str
+    tags: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+
+def log_served(run: Run, file: Path, manifest: Path, classes: int) -> None:
+    """Log a LiteRT file as a model that MLflow loads and serves.
+
+    Args:
+        manifest: the `deploy.json` that describes the file.
+    """
+    # Of a request that does not fit an input schema MLflow answers with all pixels, so the model
+    # checks its input itself; see `served.py`.
+    signature = ModelSignature(
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
+        params=ParamSchema([ParamSpec("probabilities", DataType.boolean, False)]),
+    )
+    requirements = [
+        f"{package}=={version(package)}" for package in ("ai-edge-litert", "numpy", "pandas")
+    ]
+
+    def save(folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow asks for an example, to test the schema with
+            mlflow.pyfunc.save_model(
+                str(folder),
+                python_model=str(SERVED_CODE),
+                artifacts={"file": str(file), "manifest": str(manifest)},
+                signature=signature,
+                pip_requirements=requirements,
+            )
+
+    run.log_saved_model(SERVED_NAME, save)
+
+
+def stored_uri(run: Run) -> str:
+    """The address of the model that `log_served` logged, once the store has it.
+
+    Raises:
+        Unreachable: the store has stopped answering.
+        KdflowError: it has refused the model.
+    """
+    if not run.wait(SHORT) and not run.wait(store.patience()):
+        raise Unreachable(
+            f"register: nothing is registered, since {store.address()} does not answer"
+        )
+    run.check()
+
+    def logged() -> str:
+        client = mlflow.MlflowClient()
+        experiment = client.get_run(run.run_id).info.experiment_id
+        of_this_run = f"source_run_id = '{run.run_id}' and name = '{SERVED_NAME}'"
+        (model,) = client.search_logged_models([experiment], of_this_run)
+        return str(model.model_uri)
+
+    return store.patiently(f"run {run.run_id}", logged)
+
+
+def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, str]) -> Version:
+    """Make a version of the registered model `name`, which is created if need be, with the alias
+    `candidate`: all of it or nothing.
+
+    Raises:
+        KdflowError: the registry refuses it or does not answer.
+    """
+    client = mlflow.MlflowClient()
+    created, made = False, None
+    try:
+        if not _exists(client, name):
+            client.create_registered_model(name)
+            created = True
+        made = client.create_model_version(name, model_uri, run_id, dict(tags))
+        client.set_registered_model_alias(name, CANDIDATE, made.version)
+    except BaseException as error:
+        if created:
+            client.delete_registered_model(name)
+        elif made is not None:
+            client.delete_model_version(name, made.version)
+        if isinstance(error, MlflowException):
+            raise KdflowError(f"register: {name} cannot be registered: {reason(error)}") from error
+        raise
+    return Version(name, str(made.version), tags)
+
+
+def champion(name: str) -> Version | None:
+    """The version with the alias `champion`, None if there is none."""
+    client = mlflow.MlflowClient()
+    if not _exists(client, name):
+        return None
+    number = client.get_registered_model(name).aliases.get(CHAMPION)
+    if number is None:
+        return None
+    return Version(name, str(number), client.get_model_version(name, str(number)).tags)
+
+
+def promote(candidate: Version) -> None:
+    """Give a version the alias `champion`."""
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias(candidate.name, CHAMPION, candidate.number)
+
+
+def answers(model: Version, images: np.ndarray) -> np.ndarray:
+    """The logits of a registered file, (images, classes).
+
+    Raises:
+        KdflowError: it cannot be loaded, or does not take these images.
+    """
+    starts = range(0, len(images), IMAGES_PER_REQUEST)
+    try:
+        loaded = mlflow.pyfunc.load_model(f"models:/{model.name}/{model.number}")
+        parts = [loaded.predict(images[start : start + IMAGES_PER_REQUEST]) for start in starts]
+    except Exception as error:  # what a damaged or foreign model raises depends on it
+        raise KdflowError(f"promote: {model} gives no answers: {reason(error)}") from error
+    return np.concatenate(parts)
+
+
+def _exists(client: mlflow.MlflowClient, name: str) -> bool:
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise KdflowError(f"register: the registry cannot be read: {reason(error)}") from error
+    return True

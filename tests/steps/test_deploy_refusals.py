@@ -1,0 +1,178 @@
+"""What cannot be deployed is one line; nothing is half registered."""
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from helpers import needs_deploy, runs
+
+from kdflow.__main__ import main
+from kdflow.deploy import make
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def network(*layers: keras.Layer) -> keras.Model:
+    images = keras.Input((8, 8, 1), dtype="uint8")
+    outputs = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model(images, outputs, name="own")
+
+
+@pytest.fixture
+def files(store: Path) -> dict[str, str]:
+    """Models that a user could name, by what is wrong with them."""
+    made = {
+        "sound": network(keras.layers.Dense(10)),
+        "of_three": network(keras.layers.Dense(3)),
+        "code": network(keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(10)),
+        "probabilities": network(keras.layers.Dense(10, activation="softmax")),
+    }
+    made["weightless"] = keras.Model(
+        (images := keras.Input((8, 8, 1))), keras.layers.Flatten()(images)[:, :10]
+    )
+    for name, model in made.items():
+        model.save(store / f"{name}.keras")
+    content = (store / "sound.keras").read_bytes()
+    (store / "damaged.keras").write_bytes(content[: len(content) // 2])
+    with (
+        zipfile.ZipFile(store / "sound.keras") as whole,
+        zipfile.ZipFile(store / "emptied.keras", "w") as emptied,
+    ):
+        for name in whole.namelist():
+            if not name.endswith(".h5"):
+                emptied.writestr(name, whole.read(name))
+    return {path.stem: str(path) for path in store.glob("*.keras")}
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command prints which opens no run."""
+    assert main(["deploy", "--dataset", "digits", *argv]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("kdflow deploy: ")
+    assert line.count("\n") == 1
+    assert runs() == []
+    assert mlflow.MlflowClient().search_registered_models() == []
+    return line
+
+
+@needs_deploy
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("of_three", "expected a network that gives 10 logits per image, got"),
+        ("code", "no model can be loaded from"),
+        ("weightless", "expected a network with weights, got"),
+        ("probabilities", "expected a network that gives logits, got"),
+        ("damaged", "no model can be loaded from"),
+        ("emptied", "no model can be loaded from"),
+        ("missing", "no model can be loaded from"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(
+    name: str, message: str, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(["--model", files.get(name, "missing.keras"), "--register", "own"], capsys)
+    assert f"model: {message}" in line
+
+
+def test_auto_without_a_distillation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = "model: expected a finished distillation on digits with holdout=0.1, got none; run"
+    assert expected in refused([], capsys)
+
+
+@needs_deploy
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--calibration_images 5", "calibration_images: expected 10 or more"),
+        ("--teacher nonsense", "teacher: expected auto, a network's name, a run id"),
+        ("--teacher {of_three}", "teacher: expected a network that gives 10 logits per image"),
+    ],
+)
+def test_other_settings_are_refused(
+    flags: str, message: str, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", files["sound"], *flags.format(**files).split()]
+    assert message in refused(argv, capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--register a/b", "register: expected a name without / and :, got 'a/b'"),
+        ("--promote true", "promote: expected false without register=name, got 'true'"),
+        ("--margin -1", "margin: expected greater than or equal to 0, got '-1'"),
+        ("--serve int4", "serve: expected 'int8', 'float16' or 'float32', got 'int4'"),
+    ],
+)
+def test_an_invalid_parameter_exits_with_status_2(
+    flags: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(["deploy", "--dataset", "digits", *flags.split()])
+    assert exited.value.code == 2
+    assert capsys.readouterr().err == f"kdflow deploy: {message}\n"
+
+
+@pytest.mark.parametrize("missing", ["ai_edge_quantizer", "tf2onnx"])
+def test_without_the_extra_no_run_is_opened(
+    missing: str,
+    files: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    there = importlib.util.find_spec
+
+    def find_spec(name: str) -> Any:
+        return None if name == missing else there("json")
+
+    monkeypatch.setattr("kdflow.deploy.extra.importlib.util.find_spec", find_spec)
+    line = refused(["--model", files["sound"]], capsys)
+    assert f"expected the extra `deploy`, got no {missing}; install it with: pip install" in line
+
+
+@needs_deploy
+def test_too_little_room_opens_no_run(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(make, "ROOM_PER_BYTE", 2**60)
+    assert "of room in" in refused(["--model", files["sound"]], capsys)
+
+
+@needs_deploy
+def test_a_disk_that_fills_up_fails_the_run_and_registers_nothing(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kdflow.deploy.litert.write_int8", full)
+    argv = ["--model", files["sound"], "--register", "own", "--promote", "true"]
+    assert main(["deploy", "--dataset", "digits", *argv]) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "int8.tflite cannot be made: [Errno 28] No space left on device" in line
+    (run,) = runs()
+    assert run.info.status == "FAILED"
+    assert mlflow.MlflowClient().search_registered_models() == []
+
+
+@needs_deploy
+def test_a_network_of_a_users_own_is_deployed_without_a_teacher(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", files["sound"], "--onnx", "false", "--margin", "100"]
+    assert main(["deploy", "--dataset", "digits", *argv]) == 0
+    (run,) = runs()
+    assert run.data.tags["kdflow.upstream.model"].startswith("sha256:")
+    assert "kdflow.upstream.teacher" not in run.data.tags
+    metrics = run.data.metrics
+    assert metrics["float32_tflite_test_accuracy"] == metrics["keras_test_accuracy"]
+    assert np.isfinite(list(metrics.values())).all()

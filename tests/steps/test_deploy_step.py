@@ -1,0 +1,190 @@
+"""A distilled student becomes judged, measured and registered files."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from helpers import ROOT, artifact, made_by, needs_deploy
+from mlflow.entities import Run
+from scipy.special import softmax
+
+from kdflow.__main__ import main
+from kdflow.deploy.files import all_logits, open_file
+from kdflow.evaluate.metrics import predict_logits
+from kdflow.steps.run import load
+from kdflow.tracking.registry import promote, register
+
+pytestmark = [needs_deploy, pytest.mark.usefixtures("shared_store")]
+
+# a network of two epochs is so little trained that few test images say little of its files
+DEPLOY = ["deploy", "--dataset", "digits", "--margin", "5", "--calibration_images", "200"]
+FEWEST = ["--onnx", "false", "--teacher", "none"]
+DIGITS = load("digits", 0.1)
+
+
+@pytest.fixture(scope="module")
+def deployed(first: list[Run]) -> Run:
+    """The deployment of the distilled student, registered and promoted."""
+    argv = [*DEPLOY, "--register", "digits-student", "--promote", "true"]
+    (run,) = made_by(argv)
+    return run
+
+
+@pytest.fixture
+def written(deployed: Run) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(artifact(deployed, "deploy.json").read_text())
+    return content
+
+
+def registered() -> mlflow.MlflowClient:
+    return mlflow.MlflowClient()
+
+
+def test_auto_is_the_last_distillation_beside_its_teacher(
+    deployed: Run, distilled: Run, exported: Run, teacher: Run
+) -> None:
+    assert deployed.info.status == "FINISHED"
+    assert deployed.data.params["model"] == distilled.info.run_id
+    assert deployed.data.tags["kdflow.upstream.model"] == distilled.info.run_id
+    assert deployed.data.tags["kdflow.upstream.teacher"] == teacher.info.run_id
+    version = registered().get_model_version_by_alias("digits-student", "candidate")
+    lineage = {name.removeprefix("kdflow.upstream."): tag for name, tag in version.tags.items()}
+    assert lineage["model"] == distilled.info.run_id
+    assert lineage["logits"] == exported.info.run_id
+    assert lineage["teacher"] == teacher.info.run_id
+    assert version.tags["kdflow.dataset_digest"] == DIGITS.digest
+    assert version.run_id == deployed.info.run_id
+
+
+def test_the_files_are_artifacts_and_as_the_manifest_says(
+    deployed: Run, written: dict[str, Any]
+) -> None:
+    folder = artifact(deployed, "files")
+    names = ["float16.tflite", "float32.onnx", "float32.tflite", "int8.onnx", "int8.tflite"]
+    assert sorted(path.name for path in folder.iterdir()) == names == sorted(written["files"])
+    for name, described in written["files"].items():
+        content = (folder / name).read_bytes()
+        assert described["sha256"] == hashlib.sha256(content).hexdigest()
+    assert written["calibration"]["images"] == 200
+    assert artifact(deployed, "files.png").stat().st_size > 10_000
+
+
+def test_the_figures_are_those_of_the_logged_model_and_the_logged_files(
+    deployed: Run, distilled: Run
+) -> None:
+    model = mlflow.keras.load_model(f"runs:/{distilled.info.run_id}/model")
+    metrics = deployed.data.metrics
+    own = predict_logits(model, DIGITS.x_test).argmax(axis=1)
+    assert metrics["keras_test_accuracy"] == pytest.approx((own == DIGITS.y_test).mean())
+    int8 = open_file(artifact(deployed, "files") / "int8.tflite")
+    answers = all_logits(int8, DIGITS.x_test).argmax(axis=1)
+    assert metrics["int8_tflite_test_accuracy"] == pytest.approx((answers == DIGITS.y_test).mean())
+    assert metrics["int8_tflite_agreement"] == pytest.approx((answers == own).mean())
+    assert metrics["float32_tflite_agreement"] == 1
+
+
+def test_the_tables_have_teacher_and_student(deployed: Run) -> None:
+    table = json.loads(artifact(deployed, "files.json").read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["role"], row["file"]) for row in rows] == [
+        ("student", "Keras"),
+        ("student", "float32.tflite"),
+        ("student", "float16.tflite"),
+        ("student", "int8.tflite"),
+        ("student", "float32.onnx"),
+        ("student", "int8.onnx"),
+        ("teacher", "Keras"),
+        ("teacher", "float32.tflite"),
+        ("teacher", "int8.tflite"),
+    ]
+    assert all(row["median_ms"] > 0 and row["p90_ms"] >= row["median_ms"] for row in rows)
+    classes = json.loads(artifact(deployed, "classes.json").read_text())
+    assert [row[0] for row in classes["data"]] == [str(digit) for digit in range(10)]
+
+
+def test_the_champion_gives_the_files_logits_or_probabilities_by_class(deployed: Run) -> None:
+    served = mlflow.pyfunc.load_model("models:/digits-student@champion")
+    expected = all_logits(open_file(artifact(deployed, "files") / "int8.tflite"), DIGITS.x_test)
+    assert served.predict(DIGITS.x_test) == pytest.approx(expected)
+    shares = served.predict(DIGITS.x_test, params={"probabilities": True})
+    assert list(shares.columns) == list(DIGITS.class_names)
+    assert shares.to_numpy() == pytest.approx(softmax(expected, axis=1), abs=1e-6)
+
+
+def test_the_example_of_the_docs_classifies(
+    deployed: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    monkeypatch.chdir(_together(deployed, tmp_path))
+    names: dict[str, Any] = {"pixels": DIGITS.x_test}
+    exec(example, names)
+    expected = all_logits(open_file(tmp_path / "files" / "int8.tflite"), DIGITS.x_test)
+    assert names["logits"] == pytest.approx(expected, abs=1e-5)
+
+
+def _together(run: Run, folder: Path) -> Path:
+    """A folder with the run's files and manifest."""
+    for name in ("files", "deploy.json"):
+        mlflow.artifacts.download_artifacts(
+            run_id=run.info.run_id, artifact_path=name, dst_path=str(folder)
+        )
+    return folder
+
+
+def test_a_second_version_is_promoted_if_it_is_shown_to_be_no_worse(
+    deployed: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--serve", "float32", "--register", "digits-student", "--promote", "true"]
+    (run,) = made_by([*DEPLOY, *FEWEST, *flags])
+    shown = capsys.readouterr().out
+    assert "promoted to champion: SAME against the champion, digits-student version 1: " in shown
+    model = registered().get_registered_model("digits-student")
+    assert model.aliases == {"candidate": 2, "champion": 2}
+    assert run.data.tags["kdflow.promoted"] == "true"
+    assert run.data.tags["kdflow.registered"] == "digits-student version 2"
+
+
+@pytest.fixture
+def badly_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """int8 ranges are measured on black images, which fit no other."""
+    black = np.zeros((50, *DIGITS.image_shape), np.float32)
+    monkeypatch.setattr("kdflow.deploy.calibration.calibration_images", lambda *_: black)
+
+
+@pytest.mark.usefixtures("badly_calibrated")
+def test_a_file_that_is_worse_fails_the_run_and_is_not_registered(
+    deployed: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*DEPLOY, *FEWEST, "--register", "worse", "--promote", "true"]) == 1
+    run = mlflow.MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["kdflow.verdict"] == "WORSE"
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "expected files that lose at most 5 points of accuracy against Keras, got int8" in error
+    assert sorted(path.name for path in artifact(run, "files").iterdir())[0] == "float16.tflite"
+    assert artifact(run, "deploy.json").exists()
+    assert [each.name for each in registered().search_registered_models()] == ["digits-student"]
+    assert not mlflow.search_logged_models(
+        ["0"], filter_string=f"source_run_id = '{run.info.run_id}'", output_format="list"
+    )
+
+
+def test_a_candidate_is_not_promoted_over_a_champion_of_other_images(
+    deployed: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = registered()
+    run_id, other = deployed.info.run_id, {"kdflow.dataset_digest": "another"}
+    promote(register("other", f"runs:/{run_id}/litert", run_id, other))
+    made_by([*DEPLOY, *FEWEST, "--register", "other", "--promote", "true"])
+    assert (
+        "not promoted to champion: other version 1, the champion, was judged on other images"
+        in (capsys.readouterr().out)
+    )
+    assert client.get_registered_model("other").aliases == {"candidate": 2, "champion": 1}
