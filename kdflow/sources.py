@@ -27,7 +27,7 @@ SHAPING = (
     "adapt.py",
     "losses.py",
     "network.py",
-    "network_cost.py",
+    "size.py",
     "views.py",
     "catalogue/networks/initial.py",
     "catalogue/networks/layers.py",
