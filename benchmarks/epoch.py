@@ -23,7 +23,7 @@ import keras
 import numpy as np
 
 from kdflow import network
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.training.loop import fit
 from kdflow.training.objective import Distillation

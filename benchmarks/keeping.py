@@ -23,7 +23,7 @@ from epoch import show
 from kdflow import network
 from kdflow.artifacts import unfinished
 from kdflow.artifacts.unfinished import Unfinished
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.tracking import store
 from kdflow.tracking.run import Run

@@ -199,3 +199,42 @@ def test_a_default_that_is_given_makes_the_same_config() -> None:
         DistillConfig, **{name: canonical(value) for name, value in defaults.items()}
     )
     assert repr(given.model_dump()) == repr(defaults)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"weight_decay": 0.1}, "weight_decay: expected 0 with optimizer=adam, got 0.1"),
+        (
+            {"warmup": 2, "schedule": "triangular"},
+            "warmup: expected 0 with schedule=triangular, which rises, got 2",
+        ),
+        ({"warmup": 5, "epochs": 5}, "warmup: expected fewer epochs than all 5, got 5"),
+        (
+            {"keep": "best_loss", "holdout": 0},
+            "keep: expected last with holdout=0, whose validation is the test set, got 'best_loss'",
+        ),
+        (
+            {"patience": 3, "holdout": 0},
+            "patience: expected 0 with holdout=0, whose validation is the test set, got 3",
+        ),
+        ({"ema": 1}, "ema: expected less than 1, got 1"),
+        ({"class_weight": "some"}, "class_weight: expected 'none' or 'balanced', got 'some'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_one_line(
+    values: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        parameters(DistillConfig, **values)
+    assert first_problem(error.value) == expected
+
+
+def test_settings_at_their_defaults_are_neither_logged_nor_in_a_key() -> None:
+    names = {"weight_decay", "warmup", "clip_norm", "ema", "class_weight", "keep", "patience"}
+    names.add("label_smoothing")
+    config = parameters(DistillConfig)
+    assert not names & config.used().keys()
+    assert not names & config.keyed().keys()
+    chosen = parameters(DistillConfig, ema=0.99, class_weight="balanced")
+    assert names & chosen.used().keys() == {"ema", "class_weight"}

@@ -195,6 +195,8 @@ def first_problem(error: ValidationError) -> str:
     """One line on the first thing that validation refused: the parameter, what was expected, what
     was received."""
     problem = error.errors()[0]
+    if not problem["loc"]:  # of parameters that do not go together; it names them itself
+        return problem["msg"].removeprefix("Value error, ")
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"{name}: no value given"

@@ -1,7 +1,7 @@
 """What the steps that train a network take. A field without a default gets it from the recipes of
 the network and the data set before validation, so that a step only ever sees resolved values."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -11,26 +11,10 @@ from kdflow.catalogue.networks import find_network, is_network
 from kdflow.catalogue.networks.own import FORMS
 from kdflow.catalogue.networks.record import Recipe
 from kdflow.config.base import BatchSize, Config, Epochs, LearningRate, NetworkName, Seed, Views
+from kdflow.config.fitting import FittingConfig, Settings
 
-OptimizerName = Literal["adam", "sgd", "speedrun"]
+OptimizerName = Literal["adam", "adamw", "sgd", "speedrun"]
 ScheduleName = Literal["constant", "cosine", "triangular"]
-
-
-class Settings(NamedTuple):
-    """How `training.fit` trains.
-
-    Attributes:
-        learning_rate: the largest that the schedule gives.
-        views: each image is shown in one of the first `views` of `views.VIEWS`.
-    """
-
-    optimizer: str
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    seed: int
-    schedule: str = "constant"
-    views: int = 1
 
 
 def recipe(dataset: str, network: str) -> Recipe:
@@ -68,7 +52,7 @@ def is_automatic(source: str) -> bool:
     return source == "auto" or (is_network(source) and not source.endswith(".keras"))
 
 
-class TrainingConfig(Config):
+class TrainingConfig(FittingConfig):
     """What every step that trains a network takes."""
 
     network_field: ClassVar[str]
@@ -77,8 +61,8 @@ class TrainingConfig(Config):
     batch_size: BatchSize
     learning_rate: LearningRate
     optimizer: OptimizerName = Field(
-        description="adam, sgd with Nesterov momentum 0.9, or speedrun: sgd as in Jordan 2024, for"
-        " networks with batch normalisation"
+        description="adam, adamw (see weight_decay), sgd with Nesterov momentum 0.9, or speedrun:"
+        " sgd as in Jordan 2024, for networks with batch normalisation"
     )
     schedule: ScheduleName = Field(
         description="how the learning rate goes on from learning_rate, its largest value: constant,"
@@ -118,8 +102,25 @@ class TrainingConfig(Config):
         known = network if is_network(network) else "student"  # any other is refused too
         rate = find_network(known).dropout or 0
         defaults = recipe(dataset, known)._asdict() | {"dropout": rate}
-        fitting = {name: value for name, value in defaults.items() if name in cls.model_fields}
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        fitting = {name: value for name, value in defaults.items() if name in required}
         return {cls.network_field: network, **fitting, **given}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(
+                f"weight_decay: expected 0 with optimizer={self.optimizer}, got {self.weight_decay}"
+            )
+        if self.warmup and self.schedule == "triangular":
+            raise ValueError(
+                f"warmup: expected 0 with schedule=triangular, which rises, got {self.warmup}"
+            )
+        if self.warmup and self.warmup >= self.epochs:
+            raise ValueError(
+                f"warmup: expected fewer epochs than all {self.epochs}, got {self.warmup}"
+            )
+        return self
 
     @classmethod
     def default_network(cls, dataset: str) -> str:
@@ -148,6 +149,12 @@ class TrainingConfig(Config):
             self.seed,
             self.schedule,
             shown,
+            self.weight_decay,
+            self.warmup,
+            self.clip_norm,
+            self.ema,
+            self.keep,
+            self.patience,
         )
 
 

@@ -25,10 +25,9 @@ def title(config: BaselineConfig) -> str:
 
 
 def run(run: Run, config: BaselineConfig, dataset: Dataset) -> dict[str, float]:
-    from kdflow.steps.training import train_network
-    from kdflow.training.objective import Labels
+    from kdflow.steps.training import labels_term, train_network
 
-    return train_network(run, config, dataset, Labels(), title(config))
+    return train_network(run, config, dataset, labels_term(config, dataset), title(config))
 
 
 def beside(config: DistillConfig) -> BaselineConfig:

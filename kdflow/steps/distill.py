@@ -75,8 +75,9 @@ def layers_of(config: DistillConfig, source: str) -> LayersOf:
     return LayersOf(*layers, reading=config.reading, parameter="init")
 
 
-def objective(config: DistillConfig, teacher: TeacherLogits) -> Distillation:
+def objective(config: DistillConfig, dataset: Dataset, teacher: TeacherLogits) -> Distillation:
     """What the student's training minimises."""
+    from kdflow.steps.training import labels_term
     from kdflow.training.objective import Distillation
 
     return Distillation(
@@ -86,6 +87,7 @@ def objective(config: DistillConfig, teacher: TeacherLogits) -> Distillation:
         config.t_squared,
         config.loss,
         config.weights,
+        labels_term(config, dataset),
     )
 
 
@@ -103,7 +105,7 @@ def run(
         run,
         config,
         dataset,
-        objective(config, teacher),
+        objective(config, dataset, teacher),
         title(config),
         teacher=teacher.logits,
         initial=init.network if init else None,

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from kdflow.config.base import BatchSize, Epochs, LearningRate, Seed
 from kdflow.config.brought import BroughtModelConfig
-from kdflow.config.training import Settings, StudentConfig
+from kdflow.config.fitting import Settings
+from kdflow.config.training import StudentConfig
 from kdflow.errors import about
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 

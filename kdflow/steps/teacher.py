@@ -38,10 +38,9 @@ def title(config: TeacherConfig) -> str:
 
 
 def run(run: Run, config: TeacherConfig, dataset: Dataset) -> dict[str, float]:
-    from kdflow.steps.training import train_network
-    from kdflow.training.objective import Labels
+    from kdflow.steps.training import labels_term, train_network
 
-    return train_network(run, config, dataset, Labels(config.label_smoothing), title(config))
+    return train_network(run, config, dataset, labels_term(config, dataset), title(config))
 
 
 TEACHER = Step("teacher", TeacherConfig, title, run, check=check_network)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
+from sklearn.utils.class_weight import compute_class_weight
 
 from kdflow import network as networks
 from kdflow.artifacts.logits import Logits, Manifest
@@ -19,7 +20,9 @@ from kdflow.network import record_of
 from kdflow.size import Size, size_of
 from kdflow.tracking.run import Run
 from kdflow.training.loop import Epoch, fit
-from kdflow.training.objective import Objective
+from kdflow.training.objective import Labels, Objective
+from kdflow.training.progress import Metrics
+from kdflow.training.selection import best_epoch
 
 SHOWN_WRONG = 24  # images
 
@@ -44,7 +47,7 @@ def train_network(
     network, epochs = begin(run, config, dataset, objective, initial)
     if teacher:
         print(_teachers_size(network, teacher.manifest))
-    history = []
+    history: list[Metrics] = []
     for epoch, measured in epochs:
         run.log(measured, epoch)
         history.append(measured)
@@ -52,7 +55,7 @@ def train_network(
     run.set_tags({"kdflow.weights_sha256": networks.weights_sha256(network)})
     run.log_model(network, dataset.class_names)
     run.log_figure(plots.learning_curves(history, title), "learning_curves.png")
-    last = history[-1] | final
+    last = kept(run, config, history) | final
     print(f"{title}: {_in_words(last)}")
     if teacher and config.evaluate_test:
         print(
@@ -77,6 +80,27 @@ def _teachers_size(student: keras.Model, teacher: Manifest) -> str:
     if larger:
         line += f"\nWARNING: the student is larger than its teacher: more {', '.join(larger)}"
     return line
+
+
+def kept(run: Run, config: TrainingConfig, history: list[Metrics]) -> Metrics:
+    """The metrics of the epoch whose weights a training ends with; logs which it is, unless it is
+    always the last one."""
+    if config.keep == "last":
+        return history[-1]
+    epoch = best_epoch(history, config.keep)
+    run.log({"kept_epoch": float(epoch)})
+    return history[epoch - 1]
+
+
+def labels_term(config: TrainingConfig, dataset: Dataset) -> Labels:
+    """The labels' part of what a training minimises."""
+    weights: tuple[float, ...] = ()
+    if config.class_weight == "balanced":
+        train, _ = split(dataset.y_train, config.holdout)
+        classes = np.arange(dataset.classes)
+        labels = dataset.y_train[train]
+        weights = tuple(compute_class_weight("balanced", classes=classes, y=labels).tolist())
+    return Labels(config.label_smoothing, weights)
 
 
 def begin(

@@ -9,7 +9,7 @@ from keras import ops
 
 from kdflow.artifacts.hints import Hints
 from kdflow.artifacts.unfinished import Unfinished
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
 from kdflow.image_file import Pixels
@@ -18,7 +18,6 @@ from kdflow.training.loop import Epoch, Loop
 from kdflow.training.optimizers import make_optimizer
 from kdflow.training.order import epoch_order
 from kdflow.training.progress import Metrics
-from kdflow.training.schedules import SCHEDULES
 from kdflow.training.speed import batches_at_once
 
 
@@ -53,12 +52,10 @@ def fit_hint(
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
     """
-    steps = settings.epochs * len(batches(train.indices, settings.batch_size))
     regressed = regressed_maps(guided.output, train_hints.shape[1:], settings.seed)
     learner = keras.Model(guided.input, regressed, name="hint_learner")
-    rate = SCHEDULES[settings.schedule](settings.learning_rate, steps)
     learner.compile(
-        optimizer=make_optimizer(settings.optimizer, rate, steps),
+        optimizer=make_optimizer(settings, len(batches(train.indices, settings.batch_size))),
         loss=hint_loss,
         steps_per_execution=batches_at_once(guided, settings.batch_size),
     )

@@ -1,5 +1,6 @@
 """The training loop, as a generator: its caller logs, prunes or stops between epochs."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from kdflow import interrupts
 from kdflow.artifacts.unfinished import Unfinished
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
 from kdflow.image_file import batches_in_part
@@ -18,7 +19,7 @@ from kdflow.training.objective import Objective
 from kdflow.training.optimizers import make_optimizer
 from kdflow.training.order import epoch_data
 from kdflow.training.progress import Metrics, Progress
-from kdflow.training.schedules import SCHEDULES
+from kdflow.training.selection import Averages, best_epoch, is_over
 from kdflow.training.speed import batches_at_once
 from kdflow.training.state import State
 
@@ -62,6 +63,10 @@ class Loop:
         with tqdm(total=steps, initial=done, unit="batch", disable=None, leave=False) as bar:
             self.progress = Progress(bar, self.settings.epochs, self.batches, self.state)
             for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
+                if is_over(self.state.history, self.settings):
+                    best = best_epoch(self.state.history, self.settings.keep)
+                    bar.write(f"patience: the best epoch is {best}, training stops", sys.stdout)
+                    return
                 yield epoch, *self._run(epoch)
 
     def _run(self, epoch: int) -> tuple[Metrics, Metrics]:
@@ -110,7 +115,8 @@ def fit(
     settings: Settings,
     place: Unfinished | None = None,
 ) -> Iterator[Epoch]:
-    """Train `network` in place; yields each epoch, from 1, with its metrics.
+    """Train `network` in place; yields each epoch, from 1, with its metrics. After the last one,
+    the network has the weights that `settings.keep` asks for.
 
     The order of the images in epoch e, and the view of each, are a pure function of (seed, e).
 
@@ -123,11 +129,9 @@ def fit(
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
     """
-    steps = settings.epochs * len(batches(train.indices, settings.batch_size))
-    rate = SCHEDULES[settings.schedule](settings.learning_rate, steps)
     learner = _Learner(network, objective)
     learner.compile(
-        optimizer=make_optimizer(settings.optimizer, rate, steps),
+        optimizer=make_optimizer(settings, len(batches(train.indices, settings.batch_size))),
         steps_per_execution=batches_at_once(network, settings.batch_size),
     )
 
@@ -140,12 +144,20 @@ def fit(
     part = batches_in_part(batch["x"].nbytes + sum(array.nbytes for array in batch["y"].values()))
     del batch
     loop = Loop(learner, data, len(train.indices), part, settings, place)
+    averages = Averages(learner)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:
         trained = {f"train_{name}": mean for name, mean in means.items()}
-        metrics = trained | _validate(network, validation) | speed
+        with averages:
+            metrics = trained | _validate(network, validation) | speed
+            history = [*loop.state.history, metrics]
+            if settings.keep != "last" and best_epoch(history, settings.keep) == epoch:
+                loop.state.best = network.get_weights()
         shown = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
         yield loop.ended(epoch, metrics, shown, watched="val_loss")
+    averages.take()
+    if loop.state.best:
+        network.set_weights(loop.state.best)
 
 
 def _validate(network: keras.Model, validation: Images) -> Metrics:

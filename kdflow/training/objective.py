@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
+from keras import ops
 
 from kdflow.catalogue.losses import LOSSES
 from kdflow.losses import Tensor, cross_entropy
@@ -33,17 +34,24 @@ class Labels:
     Attributes:
         label_smoothing: the share of each label that is spread evenly over all classes (Szegedy et
             al. 2016, section 7).
+        class_weights: what the loss of an example is multiplied by, one per class; none if empty.
     """
 
     reported: ClassVar[tuple[str, ...]] = ()
 
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
 
     def targets(self, order: np.ndarray, shown: np.ndarray) -> dict[str, np.ndarray]:
         return {}
 
     def terms(self, targets: Mapping[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
-        return {"loss": cross_entropy(targets["labels"], logits, self.label_smoothing)}
+        """The loss of each example, (batch,), under `loss`."""
+        loss = cross_entropy(targets["labels"], logits, self.label_smoothing)
+        if self.class_weights:
+            weights = ops.convert_to_tensor(self.class_weights, dtype=loss.dtype)
+            loss = loss * ops.take(weights, targets["labels"])
+        return {"loss": loss}
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Distillation:
         teacher_logits: (views, images, classes), in the data set's order, at least the views that
             the student is trained on.
         weights: those that the soft term of `loss` takes, by name.
+        labels: the hard term.
     """
 
     reported: ClassVar[tuple[str, ...]] = ("hard_loss", "soft_loss")
@@ -64,6 +73,7 @@ class Distillation:
     t_squared: bool = True
     loss: str = "kd"
     weights: dict[str, float] = field(default_factory=dict)
+    labels: Labels = field(default_factory=Labels)
 
     def targets(self, order: np.ndarray, shown: np.ndarray) -> dict[str, np.ndarray]:
         return {"teacher_logits": self.teacher_logits[shown, order].astype(np.float32)}
@@ -77,6 +87,7 @@ class Distillation:
             alpha=self.alpha,
             t_squared=self.t_squared,
             loss=self.loss,
+            hard_term=self.labels,
             **self.weights,
         )
         return {"loss": loss.total, "hard_loss": loss.hard, "soft_loss": loss.soft}
@@ -99,6 +110,7 @@ def distillation_loss(
     alpha: float,
     t_squared: bool = True,
     loss: str = "kd",
+    hard_term: Labels | None = None,
     **weights: float,
 ) -> DistillationLoss:
     """(1 - alpha) * CE(y, p_1(student)) + alpha * T^2 * soft, where `loss` names the soft term; of
@@ -113,9 +125,10 @@ def distillation_loss(
         t_squared: multiply the soft term by T^2, so that the size of its gradient does not depend
             on T (Hinton et al. 2015, section 2).
         loss: a name of the catalogue.
+        hard_term: the labels' cross-entropy, with smoothed labels or class weights if wanted.
         weights: those that the soft term takes, by name.
     """
-    hard = cross_entropy(labels, student_logits)
+    hard = (hard_term or Labels()).terms({"labels": labels}, student_logits)["loss"]
     soft = LOSSES[loss].term(labels, teacher_logits, student_logits, temp, **weights)
     if t_squared:
         soft = soft * temp**2

@@ -6,6 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from kdflow.config.fitting import Settings
+from kdflow.training.schedules import schedule
+
 WEIGHT_DECAY = 0.0178  # per step and unit of learning rate
 BIAS_RATE = 64
 LOOKAHEAD_STEPS = 5
@@ -18,9 +21,10 @@ class SpeedrunSGD(keras.optimizers.SGD):
     and at the last one the weights go back part of the way to where they were, the further the
     later it is."""
 
-    def __init__(self, rate: Any, steps: int) -> None:
+    def __init__(self, rate: Any, steps: int, **options: Any) -> None:
         # there 0.0153 a batch of 1,024 at any rate, which momentum multiplies by 1 / (1 - 0.85)
-        super().__init__(rate, momentum=0.85, nesterov=True, weight_decay=WEIGHT_DECAY)
+        decayed = {"weight_decay": WEIGHT_DECAY, **options}
+        super().__init__(rate, momentum=0.85, nesterov=True, **decayed)
         self.steps = steps
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -45,25 +49,48 @@ class SpeedrunSGD(keras.optimizers.SGD):
         self.assign(variable, ops.where(due, between, fast))
 
 
-# From the learning rate, or its schedule, and the number of steps to the optimiser.
-OPTIMIZERS: dict[str, Callable[[Any, int], keras.Optimizer]] = {
-    "adam": lambda rate, steps: keras.optimizers.Adam(rate),
-    "sgd": lambda rate, steps: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+def _adamw(rate: Any, steps: int, **options: Any) -> keras.Optimizer:
+    optimizer = keras.optimizers.AdamW(rate, **options)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return optimizer
+
+
+# From the learning rate, or its schedule, the number of steps, and what any optimiser of Keras
+# takes to the optimiser.
+OPTIMIZERS: dict[str, Callable[..., keras.Optimizer]] = {
+    "adam": lambda rate, steps, **options: keras.optimizers.Adam(rate, **options),
+    "adamw": _adamw,
+    "sgd": lambda rate, steps, **options: keras.optimizers.SGD(
+        rate, momentum=0.9, nesterov=True, **options
+    ),
     "speedrun": SpeedrunSGD,
 }
 
 
-def make_optimizer(name: str, rate: Any, steps: int) -> keras.Optimizer:
-    """An optimiser for one device.
+def make_optimizer(settings: Settings, steps_per_epoch: int) -> keras.Optimizer:
+    """The optimiser of a training on one device.
 
     Args:
-        name: one of `OPTIMIZERS`.
-        rate: the learning rate, or its schedule.
-        steps: the number of steps of the training.
+        steps_per_epoch: the number of batches of an epoch.
     """
-    optimizer = OPTIMIZERS[name](rate, steps)
+    steps = settings.epochs * steps_per_epoch
+    rate = schedule(settings, steps_per_epoch)
+    options: dict[str, Any] = {}
+    if settings.optimizer == "adamw":
+        options["weight_decay"] = settings.weight_decay
+    if settings.clip_norm:
+        options["global_clipnorm"] = settings.clip_norm
+    if settings.ema:
+        options |= {"use_ema": True, "ema_momentum": settings.ema}
+    optimizer = OPTIMIZERS[settings.optimizer](rate, steps, **options)
+    # Keras would replace the weights by their average after each call of `fit`, a part of an epoch
+    optimizer.finalize_variable_values = _leave
     # Keras 3.15 on TensorFlow sums the gradients of all devices, of which there is one, by a
     # function that TensorFlow keeps for ever, and with it the graph of each training: 9 MB.
     if hasattr(optimizer, "_all_reduce_sum_gradients"):
         optimizer._all_reduce_sum_gradients = list
     return optimizer
+
+
+def _leave(variables: Any) -> None:
+    """Leave the variables as they are."""

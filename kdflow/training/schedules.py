@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from kdflow.config.fitting import Settings
+
 
 class Triangular(keras.optimizers.schedules.LearningRateSchedule):
     """Linear from 0.2 of `peak` up to it at 0.23 of the way, then down to 0.07 of it: the schedule
@@ -21,9 +23,32 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * ops.minimum(rising, falling)
 
 
+class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule, multiplied by what rises linearly from 0 to 1 in the first `steps` steps
+    (Goyal et al. 2017, section 2.2)."""
+
+    def __init__(self, after: Any, steps: int) -> None:
+        self.after, self.steps = after, steps
+
+    def __call__(self, step: Any) -> Any:
+        rate = self.after(step) if callable(self.after) else self.after
+        return rate * ops.minimum(1.0, (ops.cast(step, "float32") + 1) / self.steps)
+
+
 # From the largest rate and the number of steps to what an optimiser takes as its learning rate.
 SCHEDULES: dict[str, Callable[[float, int], Any]] = {
     "constant": lambda peak, steps: peak,
     "cosine": lambda peak, steps: keras.optimizers.schedules.CosineDecay(peak, steps),
     "triangular": Triangular,
 }
+
+
+def schedule(settings: Settings, steps_per_epoch: int) -> Any:
+    """What the optimiser of a training takes as its learning rate: a number, or a schedule.
+
+    Args:
+        steps_per_epoch: the number of batches of an epoch.
+    """
+    steps = settings.epochs * steps_per_epoch
+    rate = SCHEDULES[settings.schedule](settings.learning_rate, steps)
+    return Warmup(rate, settings.warmup * steps_per_epoch) if settings.warmup else rate

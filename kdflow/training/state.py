@@ -26,6 +26,7 @@ class State:
             interrupt.
         means: the means over the images of these batches.
         learning_rate: that of the epoch's first step.
+        best: the network's weights after the best epoch, where they are to be kept.
     """
 
     def __init__(self, learner: keras.Model, place: Unfinished | None) -> None:
@@ -33,6 +34,7 @@ class State:
         self.history: list[Metrics] = []
         self.learning_rate = 0.0
         self.means: Metrics = {}
+        self.best: list[np.ndarray] = []
         self._clear_epoch()
         self._restore()
         self.kept_at = time.monotonic()
@@ -100,6 +102,7 @@ class State:
             str(index): keras.ops.convert_to_numpy(variable)
             for index, variable in enumerate(self._variables())
         }
+        arrays |= {f"best {index}": weight for index, weight in enumerate(self.best)}
         described = {
             "history": self.history,
             "batches": batches,
@@ -119,6 +122,8 @@ class State:
         arrays, described = kept
         for index, variable in enumerate(self._variables()):
             variable.assign(arrays[str(index)].astype(np.dtype(variable.dtype)))
+        best = sum(name.startswith("best ") for name in arrays)
+        self.best = [arrays[f"best {index}"] for index in range(best)]
         self.history = described["history"]
         self.batches, self.means = described["batches"], described["means"]
         self.seconds, self.learning_rate = described["seconds"], described["learning_rate"]

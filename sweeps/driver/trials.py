@@ -17,7 +17,7 @@ from kdflow.steps import distill
 from kdflow.steps.baseline import BaselineConfig, beside
 from kdflow.steps.distill import DistillConfig, logits_needed
 from kdflow.steps.run import ALL_STEPS, load
-from kdflow.steps.training import begin, end
+from kdflow.steps.training import begin, end, kept
 from kdflow.tracking import runs, store
 from kdflow.tracking.run import KILLED, Run
 from sweeps.driver import storage, trial_queue
@@ -151,12 +151,14 @@ def _trained(
     teacher: TeacherLogits,
     init: TrainedModel | None = None,
 ) -> float | None:
-    """The last validation accuracy; None if the training stopped early, so that its run ends
-    KILLED: the trial was pruned, or another process has marked it failed."""
-    objective = distill.objective(config, teacher)
+    """The validation accuracy of the epoch that is kept; None if the training stopped early, so
+    that its run ends KILLED: the trial was pruned, or another process has marked it failed."""
+    objective = distill.objective(config, dataset, teacher)
     network, epochs = begin(run, config, dataset, objective, init.network if init else None)
+    history = []
     for epoch, metrics in epochs:
         run.log(metrics, epoch)
+        history.append(metrics)
         why = ""
         try:
             trial.report(metrics["val_accuracy"], epoch)
@@ -168,9 +170,10 @@ def _trained(
             print(f"{title}: {why} after {epoch} of {config.epochs} epochs")
             run.status = KILLED
             return None
-    final = end(run, config, dataset, network)
-    print(f"{title}: validation accuracy {metrics['val_accuracy']:.4f}")
-    return float((metrics | final)["val_accuracy"])
+    end(run, config, dataset, network)
+    accuracy = kept(run, config, history)["val_accuracy"]
+    print(f"{title}: validation accuracy {accuracy:.4f}")
+    return accuracy
 
 
 def _final(order: Order, resolver: Resolver) -> Objective:

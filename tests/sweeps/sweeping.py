@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from kdflow.artifacts import logits
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.steps.run import load
 from kdflow.tracking import run as open_runs

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.network import build
 from kdflow.training.loop import fit

@@ -8,7 +8,7 @@ from fitting import equal_weights, without_times
 from sklearn.neighbors import NearestCentroid
 
 from kdflow.artifacts.hints import Hints
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
 from kdflow.network import build, features

@@ -9,7 +9,7 @@ from fitting import equal_weights, fitted, without_times
 from scipy.special import softmax
 
 from kdflow.catalogue.losses import LOSSES
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits

@@ -173,3 +173,18 @@ def test_the_targets_are_the_logits_of_each_image_in_the_view_that_is_shown() ->
     assert targets["teacher_logits"].tolist() == [[27, 28, 29], [0, 1, 2], [21, 22, 23]]
     assert targets["teacher_logits"].dtype == np.float32
     assert Labels().targets(order, shown) == {}
+
+
+def test_class_weights_and_smoothing_are_of_the_labels_term_alone() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.array([0, 1, 2, 1])
+    teacher, student = rng.normal(size=(2, 4, 3)).astype("float32")
+    hard_term = Labels(0.3, (2.0, 0.5, 1.0))
+    found = distillation_loss(labels, teacher, student, temp=2, alpha=0.4, hard_term=hard_term)
+    target = 0.7 * np.eye(3)[labels] + 0.1
+    cross_entropies = -(target * np.log(softmax(student))).sum(axis=1)
+    expected = np.array([2.0, 0.5, 1.0])[labels] * cross_entropies
+    np.testing.assert_allclose(found.hard, expected, rtol=1e-5)
+    plain = distillation_loss(labels, teacher, student, temp=2, alpha=0.4)
+    np.testing.assert_array_equal(found.soft, plain.soft)
+    np.testing.assert_allclose(found.total, 0.6 * expected + 0.4 * plain.soft, rtol=1e-5)

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from kdflow.training.optimizers import WEIGHT_DECAY, SpeedrunSGD
+from kdflow.config.fitting import Settings
+from kdflow.training.optimizers import WEIGHT_DECAY, SpeedrunSGD, make_optimizer
 
 
 def test_speedrun_sgd_decays_favours_biases_of_normalisation_and_looks_ahead() -> None:
@@ -23,3 +24,29 @@ def test_speedrun_sgd_decays_favours_biases_of_normalisation_and_looks_ahead() -
                 pull = 0.95**5 * (step / 12) ** 3
                 slow = expected = pull * slow + (1 - pull) * expected
         assert float(variable.numpy()[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def one_step(settings: Settings, gradient: list[float], names: list[str]) -> list[float]:
+    """What a first step adds to weights of 2."""
+    weights = [keras.Variable(np.array([2.0], "float32"), name=name) for name in names]
+    optimizer = make_optimizer(settings, 10)
+    optimizer.build(weights)
+    optimizer.apply([np.array([each], "float32") for each in gradient])
+    return [float(weight.numpy()[0]) - 2 for weight in weights]
+
+
+def test_gradients_beyond_the_norm_are_scaled_down_together() -> None:
+    settings = Settings("sgd", 0.1, 1, 1, 0)
+    # Nesterov's first step is 1.9 times the gradient times the rate; the norm of (3, 4) is 5
+    assert one_step(settings, [3, 4], ["a", "b"]) == pytest.approx([-0.57, -0.76])
+    clipped = settings._replace(clip_norm=2.5)
+    assert one_step(clipped, [3, 4], ["a", "b"]) == pytest.approx([-0.285, -0.38])
+    assert one_step(clipped, [0.3, 0.4], ["a", "b"]) == pytest.approx([-0.057, -0.076], rel=1e-4)
+
+
+def test_adamw_decays_weights_and_neither_biases_nor_normalisation() -> None:
+    settings = Settings("adamw", 0.1, 1, 1, 0, weight_decay=0.5)
+    names = ["kernel", "bias", "gamma", "beta"]
+    adam = one_step(settings._replace(optimizer="adam"), [1] * 4, names)
+    adamw = one_step(settings, [1] * 4, names)
+    assert np.subtract(adamw, adam) == pytest.approx([-2 * 0.5 * 0.1, 0, 0, 0], abs=1e-6)

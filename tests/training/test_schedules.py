@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from kdflow.training.schedules import SCHEDULES
+from kdflow.config.fitting import Settings
+from kdflow.training.schedules import SCHEDULES, schedule
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,15 @@ def test_a_schedule_gives_a_share_of_the_largest_rate(
     rate = SCHEDULES[schedule](0.5, 1000)
     given = rate if schedule == "constant" else float(rate(round(1000 * progress)))
     assert given == pytest.approx(0.5 * share, abs=1e-7)
+
+
+def test_a_warmup_rises_linearly_to_what_the_schedule_gives() -> None:
+    settings = Settings("adam", 0.5, 10, 1, 0, schedule="cosine", warmup=2)
+    warmed = schedule(settings, 100)
+    plain = SCHEDULES["cosine"](0.5, 1000)
+    steps = [0, 49, 99, 199, 200, 999]
+    shares = [1 / 200, 50 / 200, 100 / 200, 1, 1, 1]
+    expected = [share * float(plain(step)) for share, step in zip(shares, steps, strict=True)]
+    assert [float(warmed(step)) for step in steps] == pytest.approx(expected, rel=1e-5)
+    constant = schedule(settings._replace(schedule="constant"), 100)
+    assert [float(constant(step)) for step in (0, 99, 500)] == pytest.approx([0.0025, 0.25, 0.5])

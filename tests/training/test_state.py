@@ -9,7 +9,7 @@ import pytest
 from fitting import without_times
 
 from kdflow.artifacts.unfinished import Unfinished
-from kdflow.config.training import Settings
+from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.network import build, weights_sha256
 from kdflow.training import state

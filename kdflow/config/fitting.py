@@ -1,0 +1,107 @@
+"""What few trainings need: parameters of `fit` that change nothing at their defaults."""
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from kdflow.config.base import Config
+
+Keep = Literal["last", "best_loss", "best_accuracy"]
+
+
+class Settings(NamedTuple):
+    """How `training.fit` trains.
+
+    Attributes:
+        learning_rate: the largest that the schedule gives.
+        views: each image is shown in one of the first `views` of `views.VIEWS`.
+        weight_decay, warmup, clip_norm, ema, keep, patience: see `FittingConfig`.
+    """
+
+    optimizer: str
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    seed: int
+    schedule: str = "constant"
+    views: int = 1
+    weight_decay: float = 0.0
+    warmup: int = 0
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    keep: Keep = "last"
+    patience: int = 0
+
+
+def rarely(neutral: float | str) -> Any:
+    """How a parameter is declared that few runs use and that changes nothing at `neutral`."""
+    return {"neutral": neutral, "rare": True}
+
+
+class FittingConfig(Config):
+    """Parameters of `fit` that change nothing at their defaults."""
+
+    weight_decay: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="of optimizer=adamw: share of each weight that is taken off per step and unit"
+        " of learning rate, except of biases and normalisation",
+        json_schema_extra=rarely(0),
+    )
+    warmup: int = Field(
+        0,
+        ge=0,
+        description="epochs in which the learning rate rises linearly from 0 to what the schedule"
+        " gives",
+        json_schema_extra=rarely(0),
+    )
+    clip_norm: float = Field(
+        0,
+        ge=0,
+        description="largest norm of all gradients together, to which larger ones are scaled down;"
+        " 0 is no limit",
+        json_schema_extra=rarely(0),
+    )
+    ema: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="evaluate and keep the exponential moving average of the weights with this"
+        " decay per step, say 0.999; 0 takes the weights themselves",
+        json_schema_extra=rarely(0),
+    )
+    label_smoothing: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="share of each label that is spread evenly over all classes",
+        json_schema_extra=rarely(0),
+    )
+    class_weight: Literal["none", "balanced"] = Field(
+        "none",
+        description="balanced: weight the labels' term so that every class counts the same, however"
+        " many training images it has",
+        json_schema_extra=rarely("none"),
+    )
+    keep: Keep = Field(
+        "last",
+        description="whose weights a training ends with: last (the last epoch's), best_loss or"
+        " best_accuracy (those of the epoch with the best val_loss or val_accuracy)",
+        json_schema_extra=rarely("last"),
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="stop after this many epochs without a better val_loss (val_accuracy with"
+        " keep=best_accuracy); 0 trains all epochs",
+        json_schema_extra=rarely(0),
+    )
+
+    @field_validator("keep", "patience")
+    @classmethod
+    def _not_by_the_test_set(cls, value: Any, info: ValidationInfo) -> Any:
+        neutral = cls.model_fields[str(info.field_name)].default
+        if value != neutral and info.data.get("holdout") == 0:
+            raise ValueError(f"expected {neutral} with holdout=0, whose validation is the test set")
+        return value
