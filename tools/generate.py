@@ -19,6 +19,7 @@ from kdflow.catalogue.datasets import DATASETS
 from kdflow.catalogue.losses import LOSSES
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.base import Config, canonical
+from kdflow.config.fitting import FittingConfig
 from kdflow.steps import STEPS
 from sweeps.driver.config import SweepConfig
 
@@ -81,6 +82,13 @@ def tables() -> dict[str, str]:
                 for loss in LOSSES.values()
             ],
         ),
+        "fitting": _table(
+            ("parameter", "default", "what it does"),
+            [
+                (f"`{name}`", f"`{canonical(field.default)}`", str(field.description))
+                for name, field in _own_fields(FittingConfig)
+            ],
+        ),
         "datasets": _table(
             ("data set", "teacher, where none is named and none comes with kdflow", "student"),
             [
@@ -89,6 +97,11 @@ def tables() -> dict[str, str]:
             ],
         ),
     }
+
+
+def _own_fields(config: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """The fields that a config declares itself."""
+    return [(name, config.model_fields[name]) for name in config.__annotations__]
 
 
 def _networks() -> Iterator[tuple[str, str, str]]:

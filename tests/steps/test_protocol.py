@@ -49,6 +49,17 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
     assert run.data.params["views"] == "2"
 
 
+def test_alpha_0_is_the_baseline_with_every_setting_of_a_training(first: list[Run]) -> None:
+    settings = "--optimizer adamw --weight_decay 0.01 --warmup 1 --clip_norm 1 --ema 0.9"
+    settings += " --label_smoothing 0.1 --class_weight balanced --keep best_loss --patience 1"
+    argv = [*settings.split(), "--epochs", "3", "--seed", "4"]
+    (baseline,) = made_by(["baseline", "--dataset", "digits", *argv])
+    (zero,) = made_by([*DISTILL, *argv, "--alpha", "0"])
+    assert zero.data.tags["kdflow.weights_sha256"] == baseline.data.tags["kdflow.weights_sha256"]
+    assert zero.data.params["class_weight"] == "balanced"
+    assert zero.data.metrics["kept_epoch"] in (1, 2, 3)
+
+
 def test_alpha_0_is_the_baseline_whether_its_teacher_was_found_or_made(
     quick_pupil: None, store: Path
 ) -> None:
