@@ -50,7 +50,7 @@ class Labels:
         loss = cross_entropy(targets["labels"], logits, self.label_smoothing)
         if self.class_weights:
             weights = ops.convert_to_tensor(self.class_weights, dtype=loss.dtype)
-            loss = loss * ops.take(weights, targets["labels"])
+            loss = loss * ops.take(weights, ops.cast(targets["labels"], "int32"))
         return {"loss": loss}
 
 

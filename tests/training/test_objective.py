@@ -177,7 +177,7 @@ def test_the_targets_are_the_logits_of_each_image_in_the_view_that_is_shown() ->
 
 def test_class_weights_and_smoothing_are_of_the_labels_term_alone() -> None:
     rng = np.random.default_rng(3)
-    labels = np.array([0, 1, 2, 1])
+    labels = np.array([0, 1, 2, 1], np.uint8)  # as data sets have them
     teacher, student = rng.normal(size=(2, 4, 3)).astype("float32")
     hard_term = Labels(0.3, (2.0, 0.5, 1.0))
     found = distillation_loss(labels, teacher, student, temp=2, alpha=0.4, hard_term=hard_term)
