@@ -121,21 +121,34 @@ def test_an_invalid_parameter_exits_with_status_2(
     assert capsys.readouterr().err == f"kdflow deploy: {message}\n"
 
 
-@pytest.mark.parametrize("missing", ["ai_edge_quantizer", "tf2onnx"])
-def test_without_the_extra_no_run_is_opened(
-    missing: str,
-    files: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def missing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package of the extra that is not installed, while all others are."""
     there = importlib.util.find_spec
 
     def find_spec(name: str) -> Any:
-        return None if name == missing else there("json")
+        return None if name == request.param else there("json")
 
-    monkeypatch.setattr("kdflow.deploy.extra.importlib.util.find_spec", find_spec)
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("missing", ["ai_edge_quantizer", "tf2onnx"], indirect=True)
+def test_without_the_extra_no_run_is_opened(
+    missing: str, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     line = refused(["--model", files["sound"]], capsys)
     assert f"expected the extra `deploy`, got no {missing}; install it with: pip install" in line
+
+
+@pytest.mark.parametrize("missing", ["ai_edge_litert"], indirect=True)
+def test_a_distillation_that_is_to_be_deployed_needs_the_extra_before_it_trains(
+    missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["distill", "--dataset", "digits", "--teacher", "pupil", "--deploy", "true"]
+    assert main(argv) == 1
+    assert f"expected the extra `deploy`, got no {missing}; install" in capsys.readouterr().err
+    assert runs() == []
 
 
 @needs_deploy
