@@ -140,9 +140,8 @@ def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
 
 def _teachers_run(source: str) -> FoundRun | None:
     """The run of the model whose logits taught the run `source`, if there is one."""
-    from kdflow.tracking.find import get_run
-
     from kdflow.results.brought import is_brought
+    from kdflow.tracking.find import get_run
 
     if is_automatic(source) or is_brought(source):
         return None
