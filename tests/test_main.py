@@ -9,7 +9,7 @@ from helpers import parameters
 
 from kdflow.__main__ import main, parse
 from kdflow.steps import STEPS
-from kdflow.steps.distill import DistillConfig
+from kdflow.steps.distill import DistillCommand
 from kdflow.steps.teacher import TeacherConfig
 
 
@@ -18,7 +18,7 @@ def test_flags_become_the_steps_config() -> None:
     step, config = parse(["distill", *given.split()])
     assert step == "distill"
     assert config == parameters(
-        DistillConfig, dataset="digits", temp=8, alpha=0.5, t_squared=False, epochs=3
+        DistillCommand, dataset="digits", temp=8, alpha=0.5, t_squared=False, epochs=3
     )
     assert parse(["teacher"]) == ("teacher", parameters(TeacherConfig))
 
@@ -26,7 +26,7 @@ def test_flags_become_the_steps_config() -> None:
 def test_the_environment_sets_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TEMP", "temp", "KDFLOW_TEMP"):
         monkeypatch.setenv(name, "99")
-    assert parse(["distill"]) == ("distill", parameters(DistillConfig))
+    assert parse(["distill"]) == ("distill", parameters(DistillCommand))
     assert parse(["distill"])[1].model_dump()["temp"] == 4
 
 

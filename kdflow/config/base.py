@@ -24,7 +24,7 @@ MAX_VIEWS = 162
 SEED_LIMIT = 2**31
 
 # Says how a step is run, not what its result is: neither logged nor in a key.
-HOW_TO_RUN = {"plan_only", "resume", "reuse", "traceback", "allow_weak_teacher"}
+HOW_TO_RUN = {"plan_only", "resume", "reuse", "traceback", "allow_weak_teacher", "deploy"}
 # With which some data sets are loaded; a key has the images themselves, by their digest.
 DATASET_OPTIONS = {"image_size", "test_share", "skip_bad"}
 

@@ -88,6 +88,16 @@ class ReuseConfig(Config):
     )
 
 
+class ThenDeployConfig(Config):
+    """What a step takes whose student can be deployed at once."""
+
+    deploy: bool = Field(
+        False,
+        description="deploy the student afterwards, as a child run at the default settings of the"
+        " step `deploy` (true or false)",
+    )
+
+
 class SeveralConfig(ObjectiveConfig, ReuseConfig, BroughtTeacherConfig):
     """What a step that trains networks one from another takes."""
 

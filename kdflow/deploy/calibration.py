@@ -31,8 +31,8 @@ def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) 
             )
         except ValueError as error:
             raise KdflowError(
-                f"calibration_images: expected {dataset.classes} or more, to hold every class, and"
-                f" as many fewer than {len(indices)} or all of these, got {count} ({error})"
+                f"calibration_images: expected {dataset.classes} or more, so that every class is"
+                f" among them, or all {len(indices)} training images, got {count} ({error})"
             ) from error
         indices = np.sort(drawn)
     return np.asarray(dataset.x_train[indices], dtype=np.float32)

@@ -63,8 +63,8 @@ def write_int8(source: Path, path: Path, images: np.ndarray) -> None:
         made = quantizer.Quantizer(str(source))
         made.load_quantization_recipe(recipe.static_wi8_ai8())
         ranges = made.calibrate({SIGNATURE: batches})
+        of_pixels = ranges[file.tensor_name]
         for bound, value in {"min": 0.0, "max": 255.0}.items():
-            of_pixels = ranges[file.tensor_name]
             of_pixels[bound] = np.full_like(of_pixels[bound], value)
         content = made.quantize(ranges).quantized_model
     path.write_bytes(content)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kdflow.deploy.litert import CUSTOM
 from kdflow.deploy.tensor import Tensor
 from kdflow.errors import reason
 from kdflow.quiet import native_output_held_back
@@ -119,7 +120,7 @@ def operations(path: Path) -> dict[str, int]:
 
     graph = onnx.load(str(path), load_external_data=False).graph
     return Counter(
-        node.op_type if node.domain in STANDARD else f"CUSTOM {node.domain} {node.op_type}"
+        node.op_type if node.domain in STANDARD else f"{CUSTOM} {node.domain} {node.op_type}"
         for node in graph.node
     )
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, reason
 
 INPUT = "images"
 
@@ -33,12 +33,21 @@ def exportable(network: keras.Model, *, erf_gelu: bool = False) -> keras.Model:
             config["activation"] = _gelu
         return type(operation).from_config(config)
 
-    plain = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
-    images = keras.Input(plain.input_shape[1:], dtype="float32", name=INPUT)
-    made = keras.models.clone_model(
-        plain, input_tensors=images, clone_function=copied, recursive=True
-    )
-    made.set_weights(plain.get_weights())
+    try:
+        plain = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
+        images = keras.Input(plain.input_shape[1:], dtype="float32", name=INPUT)
+        made = keras.models.clone_model(
+            plain, input_tensors=images, clone_function=copied, recursive=True
+        )
+        made.set_weights(plain.get_weights())
+        for layer in made._flatten_layers():
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # computes with its weights
+    except Exception as error:  # a foreign layer can fail in any way
+        raise KdflowError(
+            f"expected a network whose layers can be rebuilt from their settings, got"
+            f" {network.name}: {reason(error)}"
+        ) from error
     return made
 
 

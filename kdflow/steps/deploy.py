@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from kdflow.config.base import SEED_LIMIT, Config
+from kdflow.config.base import SEED_LIMIT
+from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError, about
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
@@ -33,7 +34,7 @@ MANIFEST = "deploy.json"
 warnings.filterwarnings("ignore", 'Field name "register" in "DeployConfig" shadows')
 
 
-class DeployConfig(Config):
+class DeployConfig(BroughtModelConfig):
     """Turn a trained network into LiteRT and ONNX files, each judged against it and measured."""
 
     model: str = Field(
@@ -41,7 +42,7 @@ class DeployConfig(Config):
         min_length=1,
         description="what to deploy: auto (the last finished distillation on this data set), a"
         " network's name (the teacher of that kind), the id of a run that logged a model, or a"
-        " model of your own: a .keras file, runs:/... or models:/...",
+        " model of your own: a .keras or .h5 file, runs:/... or models:/...",
     )
     teacher: str = Field(
         "auto",
@@ -109,7 +110,8 @@ def title(config: DeployConfig) -> str:
 def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
     with about("model"):
         source = _last_distillation(config, dataset) if config.model == "auto" else config.model
-    inputs: dict[str, Need] = {"model": ModelOf(source, config.holdout, parameter="model")}
+    model = ModelOf(source, config.holdout, reading=config.reading, parameter="model")
+    inputs: dict[str, Need] = {"model": model}
     if config.teacher == "auto":
         run = _teachers_run(source)
         if run:
@@ -138,9 +140,10 @@ def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
 
 def _teachers_run(source: str) -> FoundRun | None:
     """The run of the model whose logits taught the run `source`, if there is one."""
+    from kdflow.results.brought import is_brought
     from kdflow.tracking.find import get_run
 
-    if is_automatic(source) or source.endswith(".keras") or ":" in source:
+    if is_automatic(source) or is_brought(source):
         return None
     try:
         model = lineage(source).get("kdflow.upstream.teacher")

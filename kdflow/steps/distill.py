@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.config.brought import BroughtTeacherConfig
-from kdflow.config.objective import ObjectiveConfig
+from kdflow.config.objective import ObjectiveConfig, ThenDeployConfig
 from kdflow.config.training import StudentConfig, TrainingConfig
 from kdflow.needs import LayersOf, LogitsOf, Need, Step
 from kdflow.steps.checks import check_network
@@ -50,6 +50,10 @@ class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, BroughtTeach
     def start(self) -> str:
         """What a run's name adds if the student does not start from random weights."""
         return "" if self.init == "none" else " init=hint"
+
+
+class DistillCommand(DistillConfig, ThenDeployConfig):
+    """Train the student from labels and a teacher's cached logits."""
 
 
 def title(config: DistillConfig) -> str:
@@ -112,4 +116,4 @@ def run(
     )
 
 
-DISTILL = Step("distill", DistillConfig, title, run, needs, check_network)
+DISTILL = Step("distill", DistillCommand, title, run, needs, check_network)

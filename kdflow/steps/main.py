@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from kdflow.catalogue.networks import find_network
 from kdflow.config.base import NetworkName
 from kdflow.config.brought import BroughtModelConfig
-from kdflow.config.objective import SeveralConfig
+from kdflow.config.objective import SeveralConfig, ThenDeployConfig
 from kdflow.config.training import StudentConfig
 from kdflow.needs import LogitsOf, Need, Step, training
 from kdflow.steps.assistant import controls, distillation, hop
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kdflow.tracking.run import Run
 
 
-class MainConfig(SeveralConfig, StudentConfig):
+class MainConfig(SeveralConfig, StudentConfig, ThenDeployConfig):
     """The whole story as runs under one: teacher, logits, baseline, hints, distillation without and
     with them, a chain of assistants, one table."""
 

@@ -6,15 +6,18 @@ from typing import Any
 
 from kdflow.artifacts import unfinished
 from kdflow.catalogue.datasets import find_dataset
-from kdflow.config.base import Config
+from kdflow.config.base import Config, validated
 from kdflow.dataset import Dataset, split
+from kdflow.deploy import extra
 from kdflow.errors import KdflowError
 from kdflow.needs import Step
 from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps.bundled import BUNDLED
+from kdflow.steps.deploy import DeployConfig
 from kdflow.steps.estimate import about_how_long
 from kdflow.tracking import runs, store
+from kdflow.tracking.find import get_run
 from kdflow.tracking.sync import deliver_left_over
 
 ALL_STEPS: dict[str, Step] = {**STEPS, "bundled": BUNDLED}
@@ -38,6 +41,18 @@ def load(name: str, holdout: float, options: Mapping[str, Any] | None = None) ->
     return dataset
 
 
+def _deploy(run_id: str, resolver: Resolver) -> None:
+    """Deploy the student of a run, as a child of it; of `main`, the student that had hints."""
+    trained = get_run(run_id)
+    student = run_id if trained.step == "distill" else trained.tags["kdflow.upstream.hint_kd"]
+    holdout = float(trained.params["holdout"])
+    values = {**resolver.dataset.parameters, "holdout": holdout, "model": student}
+    config = validated(DeployConfig, values)
+    resolver.parent = run_id
+    with runs.inside(run_id, {}):
+        resolver.make(resolver.plan_step("deploy", config))
+
+
 def run_step(name: str, config: Config) -> str | None:
     """Run a step, and say how to see the result; returns the id of its run, or None if only the
     plan was asked for."""
@@ -47,10 +62,17 @@ def run_step(name: str, config: Config) -> str | None:
     dataset = load(config.dataset, config.holdout, config.dataset_options)
     resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
     planned = resolver.plan_step(name, config)
+    deploys = getattr(config, "deploy", False)
+    if deploys:
+        extra.check_installed(onnx=True)
     print("plan:", *resolver.lines([planned], about_how_long(dataset)), sep="\n")
+    if deploys:
+        print("  run     deploy the student of that run")
     if config.plan_only:
         runs.label_project_run(planned.title)
         return None
     run_id, _ = resolver.make(planned)
+    if deploys:
+        _deploy(run_id, resolver)
     print(f"run {run_id}; compare runs with: {store.how_to_see()}")
     return run_id

@@ -45,6 +45,15 @@ def test_a_network_of_another_precision_is_computed_in_float32(tiny: Dataset) ->
     assert floats == pytest.approx(by_hand, abs=1e-5)
 
 
+def test_what_a_layer_has_adapted_to_is_kept(tiny: Dataset) -> None:
+    images = keras.Input((8, 8, 3), dtype="uint8")
+    adapted = keras.layers.Normalization(axis=None)
+    adapted.adapt(tiny.x_train)
+    network = keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(adapted(images))))
+    floats = exportable(network).predict(tiny.x_test.astype(np.float32), verbose=0)
+    assert floats == pytest.approx(predict_logits(network, tiny.x_test), abs=1e-5)
+
+
 def test_a_network_that_cannot_be_rebuilt_is_refused() -> None:
     class Own(keras.Model):
         def call(self, images: keras.KerasTensor) -> keras.KerasTensor:

@@ -14,6 +14,8 @@ from helpers import needs_deploy, runs
 from kdflow.__main__ import main
 from kdflow.deploy import make
 
+UNTRAINED = ["--dataset", "digits", "--allow_weak_teacher", "true"]
+
 pytestmark = pytest.mark.usefixtures("store")
 
 
@@ -32,7 +34,6 @@ def files(store: Path) -> dict[str, str]:
         "sound": network(keras.layers.Dense(10)),
         "of_three": network(keras.layers.Dense(3)),
         "code": network(keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(10)),
-        "probabilities": network(keras.layers.Dense(10, activation="softmax")),
     }
     made["weightless"] = keras.Model(
         (images := keras.Input((8, 8, 1))), keras.layers.Flatten()(images)[:, :10]
@@ -53,7 +54,7 @@ def files(store: Path) -> dict[str, str]:
 
 def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a command prints which opens no run."""
-    assert main(["deploy", "--dataset", "digits", *argv]) == 1
+    assert main(["deploy", *UNTRAINED, *argv]) == 1
     line = capsys.readouterr().err
     assert line.startswith("kdflow deploy: ")
     assert line.count("\n") == 1
@@ -69,7 +70,6 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("of_three", "expected a network that gives 10 logits per image, got"),
         ("code", "no model can be loaded from"),
         ("weightless", "expected a network with weights, got"),
-        ("probabilities", "expected a network that gives logits, got"),
         ("damaged", "no model can be loaded from"),
         ("emptied", "no model can be loaded from"),
         ("missing", "no model can be loaded from"),
@@ -121,21 +121,34 @@ def test_an_invalid_parameter_exits_with_status_2(
     assert capsys.readouterr().err == f"kdflow deploy: {message}\n"
 
 
-@pytest.mark.parametrize("missing", ["ai_edge_quantizer", "tf2onnx"])
-def test_without_the_extra_no_run_is_opened(
-    missing: str,
-    files: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def missing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package of the extra that is not installed, while all others are."""
     there = importlib.util.find_spec
 
     def find_spec(name: str) -> Any:
-        return None if name == missing else there("json")
+        return None if name == request.param else there("json")
 
-    monkeypatch.setattr("kdflow.deploy.extra.importlib.util.find_spec", find_spec)
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("missing", ["ai_edge_quantizer", "tf2onnx"], indirect=True)
+def test_without_the_extra_no_run_is_opened(
+    missing: str, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     line = refused(["--model", files["sound"]], capsys)
     assert f"expected the extra `deploy`, got no {missing}; install it with: pip install" in line
+
+
+@pytest.mark.parametrize("missing", ["ai_edge_litert"], indirect=True)
+def test_a_distillation_that_is_to_be_deployed_needs_the_extra_before_it_trains(
+    missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["distill", "--dataset", "digits", "--teacher", "pupil", "--deploy", "true"]
+    assert main(argv) == 1
+    assert f"expected the extra `deploy`, got no {missing}; install" in capsys.readouterr().err
+    assert runs() == []
 
 
 @needs_deploy
@@ -155,7 +168,7 @@ def test_a_disk_that_fills_up_fails_the_run_and_registers_nothing(
 
     monkeypatch.setattr("kdflow.deploy.litert.write_int8", full)
     argv = ["--model", files["sound"], "--register", "own", "--promote", "true"]
-    assert main(["deploy", "--dataset", "digits", *argv]) == 1
+    assert main(["deploy", *UNTRAINED, *argv]) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "int8.tflite cannot be made: [Errno 28] No space left on device" in line
@@ -169,7 +182,7 @@ def test_a_network_of_a_users_own_is_deployed_without_a_teacher(
     files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--model", files["sound"], "--onnx", "false", "--margin", "100"]
-    assert main(["deploy", "--dataset", "digits", *argv]) == 0
+    assert main(["deploy", *UNTRAINED, *argv]) == 0
     (run,) = runs()
     assert run.data.tags["kdflow.upstream.model"].startswith("sha256:")
     assert "kdflow.upstream.teacher" not in run.data.tags

@@ -9,13 +9,14 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from helpers import ROOT, artifact, made_by, needs_deploy
+from helpers import ROOT, artifact, made_by, needs_deploy, parameters
 from mlflow.entities import Run
 from scipy.special import softmax
 
 from kdflow.__main__ import main
 from kdflow.deploy.files import all_logits, open_file
 from kdflow.evaluate.metrics import predict_logits
+from kdflow.steps.distill import DistillCommand
 from kdflow.steps.run import load
 from kdflow.tracking.registry import promote, register
 
@@ -188,3 +189,16 @@ def test_a_candidate_is_not_promoted_over_a_champion_of_other_images(
         in (capsys.readouterr().out)
     )
     assert client.get_registered_model("other").aliases == {"candidate": 2, "champion": 1}
+
+
+def test_a_distillation_deploys_its_student_as_a_child_and_keeps_its_key(
+    deployed: Run, distilled: Run
+) -> None:
+    argv = ["distill", "--dataset", "digits", "--teacher", "pupil", "--epochs", "30"]
+    trained, files = made_by([*argv, "--student", "pupil", "--deploy", "true"])
+    assert files.data.tags["mlflow.parentRunId"] == trained.info.run_id
+    assert files.data.tags["kdflow.upstream.model"] == trained.info.run_id
+    assert (trained.info.status, files.info.status) == ("FINISHED", "FINISHED")
+    assert "deploy" not in trained.data.params
+    keys = [parameters(DistillCommand, deploy=each).keyed() for each in (True, False)]
+    assert keys[0] == keys[1]
