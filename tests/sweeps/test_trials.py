@@ -157,6 +157,7 @@ def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_fi
 
     monkeypatch.setattr("sweeps.driver.workers.work", watched)
     flags = [f"--dataset={tiny_npz}", f"--teacher={teacher.info.run_id}", f"--study_name={name}"]
+    flags += ["--allow_weak_teacher=true"]  # of one epoch
     with imitated_training():
         assert sweep("notebook_grid", *flags, "--trials", "3") == 0
     assert [bool(order.finals) for order in orders] == [False, True]
@@ -174,6 +175,7 @@ def test_a_study_may_search_what_students_start_from(
     monkeypatch.setenv("KDFLOW_CACHE", str(shared_store / "cache"))
     [teacher] = made_by(f"teacher --dataset {tiny_npz} --arch student --epochs 1".split())
     flags = [f"--dataset={tiny_npz}", f"--teacher={teacher.info.run_id}", f"--study_name={name}"]
+    flags += ["--allow_weak_teacher=true"]  # of one epoch
     with imitated_training():
         assert sweep("hint_or_not", *flags, "--student=student") == 0
     study = study_named(name)
