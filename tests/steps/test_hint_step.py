@@ -14,10 +14,12 @@ from mlflow.entities import Run
 
 from kdflow import network as networks
 from kdflow.__main__ import main
+from kdflow.artifacts import unfinished
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Images
 from kdflow.steps.hint import HintConfig
 from kdflow.steps.run import load
+from kdflow.tracking import journal
 from kdflow.tracking import run as tracking
 from kdflow.training import hint as training
 
@@ -25,8 +27,9 @@ pytestmark = pytest.mark.usefixtures("shared_store", "cache")
 
 
 def hints_in(cache: Path) -> list[Path]:
-    """What is in the cache besides the states of interrupted runs."""
-    return [path for path in cache.iterdir() if path.name != "unfinished"]
+    """What is in the cache besides the states of interrupted runs, and journals."""
+    kept = (unfinished.FOLDER, journal.FOLDER)
+    return [path for path in cache.iterdir() if path.name not in kept]
 
 
 def test_a_seed_repeats_a_hint_run(hinted: Run) -> None:
