@@ -59,6 +59,7 @@ def test_metrics_are_logged_once_an_epoch_and_once_at_the_end(distilled: Run) ->
         *("val_accuracy", "learning_rate", "epoch_seconds", "images_per_second"),
     }
     final = {"test_accuracy", "test_nll", "test_ece", "teacher_agreement", "peak_memory_mb"}
+    final |= {"test_balanced_accuracy"}
     assert set(distilled.data.metrics) == names | final | SIZES
     for name in names:
         history = client.get_metric_history(distilled.info.run_id, name)

@@ -163,6 +163,7 @@ def test_what_a_joining_process_makes_for_all_is_a_child_of_the_parent_run(
     # the owner is alive, but the process that exported has died: this one exports
     [teacher] = made_by(f"teacher --dataset {tiny_npz} --arch pupil --epochs 1".split())
     flags = [f"--dataset={tiny_npz}", f"--teacher={teacher.info.run_id}", f"--study_name={name}"]
+    flags += ["--allow_weak_teacher=true"]  # of one epoch
     with monkeypatch.context() as patched:
         interrupted = mock.Mock(side_effect=KeyboardInterrupt)
         patched.setattr("kdflow.reuse.Resolver.obtain", interrupted)
