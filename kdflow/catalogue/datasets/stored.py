@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -93,6 +94,8 @@ class NewDataset:
                 file.write(part)
                 digest.update(part)
                 count += len(part)
+            file.flush()
+            os.fsync(file.fileno())  # or a power failure could leave a manifest without content
         if count != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"expected {math.prod(shape) * dtype.itemsize} bytes, got {count}")
         self._sha256[name] = digest.hexdigest()
