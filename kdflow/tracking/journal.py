@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from kdflow.cache import cache_folder
-from kdflow.errors import KdflowError
+from kdflow.cache import cache_folder, writing_to
 
 FOLDER = "journal"  # in the cache
 OPENED, ENTRIES, DELIVERED, FILES = "opened.json", "entries.jsonl", "delivered", "files"
@@ -64,7 +63,7 @@ class Journal:
             KdflowError: the disk is full, or the cache cannot be written to.
         """
         entry = Entry(self._count, kind, content)
-        with _room_in(self.folder), (self.folder / ENTRIES).open("a", encoding="utf-8") as file:
+        with writing_to(self.folder), (self.folder / ENTRIES).open("a", encoding="utf-8") as file:
             file.write(json.dumps([kind, content]) + "\n")
         self._count += 1
         return entry
@@ -76,7 +75,7 @@ class Journal:
         Raises:
             KdflowError: the disk is full, or the cache cannot be written to.
         """
-        with _room_in(self.folder):
+        with writing_to(self.folder):
             folder = self.files(self._count)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -141,8 +140,7 @@ def new(run_id: str, store: str, *, ends_run: bool) -> Journal:
         KdflowError: the cache cannot be written to.
     """
     folder = _root() / f"{run_id}-{uuid.uuid4().hex[:8]}"
-    with _room_in(_root()):
-        _root().mkdir(parents=True, exist_ok=True)
+    with writing_to(_root()):
         lock = _lock_of(folder)
         lock.acquire()
         folder.mkdir()
@@ -177,14 +175,3 @@ def _root() -> Path:
 
 def _lock_of(folder: Path) -> FileLock:
     return FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0, thread_local=False)
-
-
-@contextlib.contextmanager
-def _room_in(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise KdflowError(
-            f"cache: expected a folder with room to write to, got {folder} ({error});"
-            " KDFLOW_CACHE names another"
-        ) from error
