@@ -34,12 +34,13 @@ class ModelOf(Need):
         source: auto, a network's name, the id of a run that logged a model, a `.keras` or `.h5`
             file, or what MLflow calls `runs:/...` and `models:/...`.
         holdout: what it has to be trained with; at 0 there is no validation to keep apart.
-        reading: how a model that kdflow did not train is read.
+        reading: how a model that kdflow did not train is read; one that is not to teach may be no
+            better than chance.
     """
 
     source: str
     holdout: float
-    reading: Reading = field(default=Reading(), kw_only=True)
+    reading: Reading = field(default=Reading(allow_weak=True), kw_only=True)
 
 
 @dataclass(frozen=True)

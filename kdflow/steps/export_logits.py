@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from kdflow.config.base import Views
 from kdflow.config.brought import BroughtModelConfig
-from kdflow.needs import ModelOf, Need, Step
+from kdflow.needs import Found, ModelOf, Need, Planned, Step
 
 if TYPE_CHECKING:
     import keras
@@ -53,6 +54,18 @@ def title(config: ExportLogitsConfig) -> str:
 def needs(config: ExportLogitsConfig, dataset: Dataset) -> dict[str, Need]:
     model = ModelOf(config.model, config.holdout, reading=config.reading, parameter="model")
     return {"model": model}
+
+
+def check(
+    config: ExportLogitsConfig, dataset: Dataset, inputs: Mapping[str, Found | Planned]
+) -> None:
+    """Refuse a disk with too little room."""
+    from kdflow.cache import cache_folder, check_room, writing_to
+
+    images = len(dataset.x_train) + len(dataset.x_test)
+    needed = config.views * images * dataset.classes * 4
+    with writing_to(cache_folder()):  # they are there twice until the store has them
+        check_room(cache_folder(), 2 * needed, f"the logits of {config.views} views")
 
 
 def run(
@@ -134,4 +147,4 @@ def logits_per_view(
     return np.concatenate(per_part).reshape(view_count, len(images), -1)
 
 
-EXPORT_LOGITS = Step("export_logits", ExportLogitsConfig, title, run, needs, verb="export")
+EXPORT_LOGITS = Step("export_logits", ExportLogitsConfig, title, run, needs, check, verb="export")

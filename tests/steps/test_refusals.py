@@ -1,6 +1,8 @@
 """What whole steps refuse before a run is opened, and what fails a run."""
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -148,3 +150,20 @@ def test_weights_that_the_last_update_spoiled_fail_the_run(
         "expected a finite validation loss, got nan after epoch 1 of 1" in capsys.readouterr().err
     )
     assert runs()[-1].info.status == "FAILED"
+
+
+def test_logits_that_do_not_fit_on_the_disk_are_refused_before_a_run_opens(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = len(runs())
+    needed = 2 * 162 * (1437 + 360) * 10 * 4  # twice, of 10 classes in float32
+    usage = shutil.disk_usage("/")._replace(free=needed - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert main(["export_logits", "--dataset", "digits", "--views", "162"]) == 1
+    refused = capsys.readouterr().err
+    expected = (
+        f"cache: expected 23.3 MB of room in {cache} for the logits of 162 views, got 23.3 MB"
+    )
+    assert expected in refused
+    assert refused.count("\n") == 1
+    assert len(runs()) == before
