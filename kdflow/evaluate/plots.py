@@ -113,9 +113,9 @@ def confusions(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """
     classes = len(names)
     side = min(4 + 0.35 * classes, 16)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure = Figure(figsize=(side + 1, side))
     axes = figure.subplots()
+    axes.set_title(title, fontsize=10)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=axes, label="share of the class's images", shrink=0.8)
@@ -131,18 +131,27 @@ def confusions(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
 
 
 def sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
-    """Images side by side, each with a caption.
+    """Images side by side, each with a caption above it. They are drawn as one, which is fast.
 
     Args:
         images: uint8, (images, height, width, channels) with one channel or three.
+        captions: two lines each.
     """
-    columns = min(len(images), SHEET_COLUMNS)
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.6 * columns, 0.5 + 2 * rows), layout="constrained")
+    count, height, width, channels = images.shape
+    columns = min(count, SHEET_COLUMNS)
+    rows = -(-count // columns)
+    above, between = height // 3 + 1, width // 8 + 1
+    row_height, column_width = height + above, width + between
+    shape = (rows * row_height, columns * column_width - between, channels)
+    canvas = np.full(shape, 255, np.uint8)
+    figure = Figure(figsize=(1.6 * columns, 0.5 + 2 * rows))
     figure.suptitle(title, fontsize=10)
-    for axes in figure.subplots(rows, columns, squeeze=False).flat:
-        axes.axis("off")
-    for axes, image, caption in zip(figure.axes, images, captions, strict=False):
-        axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
-        axes.set_title(caption, fontsize=7)
+    axes = figure.add_axes((0, 0, 1, 0.95))
+    axes.axis("off")
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        top = index // columns * row_height + above
+        left = index % columns * column_width
+        canvas[top : top + height, left : left + width] = image
+        axes.text(left + width / 2, top - 1, caption, ha="center", va="bottom", fontsize=7)
+    axes.imshow(canvas.squeeze(), cmap="gray" if channels == 1 else None, vmin=0, vmax=255)
     return figure
