@@ -99,6 +99,7 @@ def test_a_training_that_fails_is_not_resumed() -> None:
     assert unfinished.names() == before
 
 
+@pytest.mark.slow
 def test_compare_resumes_itself_and_the_training_that_was_interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from kdflow.__main__ import main
 from kdflow.steps.run import load
 
-pytestmark = pytest.mark.usefixtures("first", "shared_store", "cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first", "shared_store", "cache")]
 
 L = keras.layers
 SHORT = ["--dataset", "digits", "--student", "pupil", "--epochs", "1"]

@@ -20,7 +20,7 @@ from kdflow.steps.distill import DistillCommand
 from kdflow.steps.run import load
 from kdflow.tracking.registry import promote, register
 
-pytestmark = [needs_deploy, pytest.mark.usefixtures("shared_store")]
+pytestmark = [pytest.mark.slow, needs_deploy, pytest.mark.usefixtures("shared_store")]
 
 # a network of two epochs is so little trained that few test images say little of its files
 DEPLOY = ["deploy", "--dataset", "digits", "--margin", "5", "--calibration_images", "200"]

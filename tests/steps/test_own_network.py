@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from kdflow.__main__ import main
 from kdflow.network import architecture_sha256, weights_sha256
 
-pytestmark = pytest.mark.usefixtures("first", "shared_store", "cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first", "shared_store", "cache")]
 
 NETS = """
 import keras

@@ -60,6 +60,7 @@ def test_alpha_0_is_the_baseline_with_every_setting_of_a_training(first: list[Ru
     assert zero.data.metrics["kept_epoch"] in (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_alpha_0_is_the_baseline_whether_its_teacher_was_found_or_made(
     quick_pupil: None, store: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_seed_repeats_its_metrics_and_another_does_not(distilled: Run) -> None
     assert other.data.tags["kdflow.key"] != distilled.data.tags["kdflow.key"]
 
 
+@pytest.mark.slow
 def test_a_teacher_can_be_an_export_a_model_or_a_folder(
     distilled: Run, exported: Run, teacher: Run
 ) -> None:

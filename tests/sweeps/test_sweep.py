@@ -33,6 +33,7 @@ def flags(store: Path, tiny_npz: Path) -> list[str]:
     return ["notebook_grid", "--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n")]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_is_resumed_under_it(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

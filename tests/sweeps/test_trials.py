@@ -135,6 +135,7 @@ def test_trials_of_fewer_views_read_the_logits_of_the_most_views(
         assert run.data.tags["kdflow.upstream.teacher"].startswith("sha256:")
 
 
+@pytest.mark.slow
 def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_first(
     shared_store: Path, tiny_npz: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def test_no_trial_loads_a_teacher_and_all_share_the_logits_that_were_verified_fi
         assert run.data.tags["kdflow.upstream.teacher"] == export.info.run_id
 
 
+@pytest.mark.slow
 def test_a_study_may_search_what_students_start_from(
     shared_store: Path, tiny_npz: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

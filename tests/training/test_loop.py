@@ -172,6 +172,7 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not(
     assert fitted(train, validation, distillation, seed=2, views=2)[1] != metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network_name", "optimizer"), [("student", "adam"), ("fast", "speedrun")])
 @pytest.mark.parametrize("part", [1, 3])
 def test_an_epoch_in_parts_gives_the_weights_of_an_epoch_in_one(

@@ -66,6 +66,7 @@ def test_a_training_stops_after_that_many_epochs_without_a_better_one(
     assert len(after) == epochs
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("interrupted_after", [1, 3, 4])
 def test_a_resumed_training_ends_with_the_same_weights(

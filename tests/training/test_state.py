@@ -66,6 +66,7 @@ def test_between_epochs(
     assert without_times([m for _, m in found]) == without_times([m for _, m in expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [7, 3])
 @pytest.mark.parametrize("kept", [1, 4, 9])
 def test_within_an_epoch(
