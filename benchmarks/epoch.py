@@ -17,7 +17,7 @@ Prints the seconds of each and the ratios round by round. About eight minutes on
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -91,16 +91,24 @@ def main() -> None:
         "augmented": distillation(train, view_count=VIEWS),
         "live": lambda: seconds_of_fit(live, LIVE_IMAGES),
     }
-    order, shuffle = list(epoch_of), random.Random(0).shuffle
-    rounds = []
-    for _ in range(ROUNDS + 1):
-        shuffle(order)
-        rounds.append({name: epoch_of[name]() for name in order})
-    counted = rounds[1:]  # the first one traces the graphs
+    counted = in_alternation(epoch_of, ROUNDS)
     for name in epoch_of:
         show(f"{name}, seconds per {IMAGES:,} images", [each[name] for each in counted])
     for name, other in (("kdflow", "plain"), ("augmented", "plain"), ("kdflow", "live")):
         show(f"{name} / {other}", [each[name] / each[other] for each in counted])
+
+
+def in_alternation(
+    epoch_of: Mapping[str, Callable[[], float]], rounds: int
+) -> list[dict[str, float]]:
+    """The seconds of each function in each round, by name. The order changes from round to round; a
+    first round, which traces the graphs, is left out."""
+    order, shuffle = list(epoch_of), random.Random(0).shuffle
+    measured = []
+    for _ in range(rounds + 1):
+        shuffle(order)
+        measured.append({name: epoch_of[name]() for name in order})
+    return measured[1:]
 
 
 def show(name: str, values: list[float]) -> None:

@@ -9,7 +9,6 @@ round. About ten minutes on two cores.
 """
 
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-from epoch import show
+from epoch import in_alternation, show
 
 from kdflow import network
 from kdflow.artifacts import unfinished
@@ -72,11 +71,7 @@ def main() -> None:
             place = opened.enter_context(unfinished.locked(name))
             epoch_of[f"{name}, kept"] = epochs_of(name, place, run)
             epoch_of[name] = epochs_of(name)
-        order, shuffle, rounds = list(epoch_of), random.Random(0).shuffle, []
-        for _ in range(ROUNDS + 1):
-            shuffle(order)
-            rounds.append({name: epoch_of[name]() for name in order})
-        counted = rounds[1:]  # the first one traces the graphs
+        counted = in_alternation(epoch_of, ROUNDS)
         for name in epoch_of:
             show(f"{name}, seconds", [each[name] for each in counted])
         for name in TRAININGS:

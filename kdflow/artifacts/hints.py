@@ -4,7 +4,6 @@ disk in half precision while a student learns from them, and deleted afterwards.
 
 import contextlib
 import math
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from kdflow import cache
 from kdflow.errors import KdflowError
 from kdflow.image_file import Pixels
 
@@ -60,11 +60,9 @@ def check_room(folder: Path, images: int, shape: MapShape) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-        free = shutil.disk_usage(folder).free
     except OSError as error:
         raise KdflowError(_no_room(folder, images, shape, str(error))) from error
-    if free < bytes_needed(images, shape):
-        raise KdflowError(_no_room(folder, images, shape, f"{free / 1e6:,.1f} MB"))
+    cache.check_room(folder, bytes_needed(images, shape), f"the hints of {images:,} images")
 
 
 @contextlib.contextmanager

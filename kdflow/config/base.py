@@ -57,6 +57,11 @@ Seed = Annotated[
 ]
 
 
+def rarely(neutral: float | str) -> Any:
+    """How a parameter is declared that few runs use and that changes nothing at `neutral`."""
+    return {"neutral": neutral, "rare": True}
+
+
 class Config(BaseModel):
     """What every step takes.
 
@@ -134,6 +139,13 @@ class Config(BaseModel):
                 " use it"
             )
         return value
+
+    @classmethod
+    def known_dataset(cls, given: Mapping[str, Any]) -> str | None:
+        """The data set of values that have yet to be validated; None if there is none of that name,
+        which is refused later."""
+        dataset = given.get("dataset", cls.model_fields["dataset"].default)
+        return dataset if find_dataset(dataset) else None
 
     @property
     def dataset_options(self) -> dict[str, Any]:

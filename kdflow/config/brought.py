@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from kdflow.adapt import PixelRange
-from kdflow.config.base import Config
+from kdflow.config.base import Config, rarely
 
 
 class Reading(NamedTuple):
@@ -29,7 +29,7 @@ class BroughtModelConfig(Config):
         "0..255",
         description="what a teacher of your own expects of a pixel; imagenet is its mean and"
         " standard deviation per channel",
-        json_schema_extra={"neutral": "0..255", "rare": True},
+        json_schema_extra=rarely("0..255"),
     )
     allow_weak_teacher: bool = Field(
         False, description="learn from a teacher that is no better than chance, too"
@@ -48,7 +48,7 @@ class BroughtTeacherConfig(BroughtModelConfig):
         "logits",
         description="what a folder of your own holds: logits, or probabilities, whose logarithm is"
         " taken",
-        json_schema_extra={"neutral": "logits", "rare": True},
+        json_schema_extra=rarely("logits"),
     )
 
     @property

@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from kdflow.config.base import Config
+from kdflow.config.base import Config, rarely
 
 Keep = Literal["last", "best_loss", "best_accuracy"]
 
@@ -31,11 +31,6 @@ class Settings(NamedTuple):
     ema: float = 0.0
     keep: Keep = "last"
     patience: int = 0
-
-
-def rarely(neutral: float | str) -> Any:
-    """How a parameter is declared that few runs use and that changes nothing at `neutral`."""
-    return {"neutral": neutral, "rare": True}
 
 
 class FittingConfig(Config):

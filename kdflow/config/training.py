@@ -10,7 +10,16 @@ from kdflow.catalogue.datasets.record import DatasetRecord
 from kdflow.catalogue.networks import find_network, is_network
 from kdflow.catalogue.networks.own import FORMS
 from kdflow.catalogue.networks.record import Recipe
-from kdflow.config.base import BatchSize, Config, Epochs, LearningRate, NetworkName, Seed, Views
+from kdflow.config.base import (
+    BatchSize,
+    Config,
+    Epochs,
+    LearningRate,
+    NetworkName,
+    Seed,
+    Views,
+    rarely,
+)
 from kdflow.config.fitting import FittingConfig, Settings
 
 OptimizerName = Literal["adam", "adamw", "sgd", "speedrun"]
@@ -79,7 +88,7 @@ class TrainingConfig(FittingConfig):
         "fresh",
         description="of a .keras file of your own: fresh (its architecture, initialised from seed)"
         " or kept (starts from its weights)",
-        json_schema_extra={"neutral": "fresh", "rare": True},
+        json_schema_extra=rarely("fresh"),
     )
     evaluate_test: bool = Field(
         True, description="read the test set once, at the end (true or false)"
@@ -95,9 +104,9 @@ class TrainingConfig(FittingConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_recipe(cls, given: dict[str, Any]) -> dict[str, Any]:
-        dataset = given.get("dataset", cls.model_fields["dataset"].default)
-        if not find_dataset(dataset):
-            return given  # refused by its own validator
+        dataset = cls.known_dataset(given)
+        if dataset is None:
+            return given
         network = given.get(cls.network_field) or cls.default_network(dataset)
         known = network if is_network(network) else "student"  # any other is refused too
         rate = find_network(known).dropout or 0
@@ -166,9 +175,9 @@ class StudentConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_networks(cls, given: dict[str, Any]) -> dict[str, Any]:
-        dataset = given.get("dataset", cls.model_fields["dataset"].default)
-        if not find_dataset(dataset):
-            return given  # refused by its own validator
+        dataset = cls.known_dataset(given)
+        if dataset is None:
+            return given
         defaults = cls.default_networks(dataset)
         return {name: it for name, it in defaults.items() if name in cls.model_fields} | given
 

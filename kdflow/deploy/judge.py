@@ -43,14 +43,6 @@ def judge(logits: np.ndarray, of_network: np.ndarray, labels: np.ndarray, margin
         metrics.expected_calibration_error(logits, labels),
         metrics.agreement(logits, of_network),
         float(np.abs(logits - of_network).max()),
-        class_accuracy(logits, labels),
+        tuple(metrics.class_accuracies(logits, labels).tolist()),
         compare_paired(right, right_before, margin),
     )
-
-
-def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
-    """The share of each class's images whose largest logit is the label's."""
-    right = np.bincount(labels, logits.argmax(axis=1) == labels, minlength=logits.shape[1])
-    counts = np.bincount(labels, minlength=logits.shape[1])
-    with np.errstate(invalid="ignore"):
-        return tuple(map(float, right / counts))

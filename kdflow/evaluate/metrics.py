@@ -81,8 +81,17 @@ def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
 
 def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """The mean over the classes that occur of the accuracy on the images of each, 0 to 1."""
-    correct = logits.argmax(axis=-1) == labels
-    return float(np.mean([correct[labels == each].mean() for each in np.unique(labels)]))
+    return float(np.nanmean(class_accuracies(logits, labels)))
+
+
+def class_accuracies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The share of each class's images whose largest logit is the label's, (classes,); NaN where a
+    class has no images."""
+    classes = logits.shape[-1]
+    right = np.bincount(labels, logits.argmax(axis=-1) == labels, minlength=classes)
+    with np.errstate(invalid="ignore"):
+        shares: np.ndarray = right / np.bincount(labels, minlength=classes)
+    return shares
 
 
 def top_5_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -155,11 +155,8 @@ def _sampled(dataset: Dataset, count: int) -> np.ndarray:
 
 
 def _compared(model: keras.Model, dataset: Dataset, indices: np.ndarray) -> AgainstChance:
-    predicted = [
-        predict_logits(model, dataset.x_train[part]).argmax(axis=-1)
-        for part in np.array_split(indices, -(-len(indices) // 1000))
-    ]
-    return against_chance(np.concatenate(predicted), dataset.y_train[indices])
+    predicted = predict_logits(model, dataset.x_train, indices).argmax(axis=-1)
+    return against_chance(predicted, dataset.y_train[indices])
 
 
 def weak_teacher(result: AgainstChance, source: str, causes: str) -> KdflowError:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from kdflow.catalogue.datasets import find_dataset
 from kdflow.catalogue.networks import NETWORKS, find_network, is_network
 from kdflow.catalogue.networks.own import FORMS
 from kdflow.config.brought import BroughtTeacherConfig
@@ -36,9 +35,9 @@ class AssistantConfig(SeveralConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_chain(cls, given: dict[str, Any]) -> dict[str, Any]:
-        dataset = given.get("dataset", cls.model_fields["dataset"].default)
-        if not find_dataset(dataset):
-            return given  # refused by its own validator
+        dataset = cls.known_dataset(given)
+        if dataset is None:
+            return given
         usual = f"auto,{default_student(dataset)},{default_pupil(dataset)}"
         return {"chain": usual} | given
 

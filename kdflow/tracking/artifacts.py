@@ -15,7 +15,7 @@ from kdflow.adapt import MODEL_FILES, load_file
 from kdflow.errors import KdflowError, Unfit, Unreachable, reason
 from kdflow.tracking.find import FoundRun
 from kdflow.tracking.run import MODEL_NAME
-from kdflow.tracking.store import patiently
+from kdflow.tracking.store import logged_models, patiently
 
 LOGITS_FOLDER = "logits"
 
@@ -39,9 +39,7 @@ def load_model(run: FoundRun) -> keras.Model:
         Unreachable: it cannot be read, though it may be there.
     """
     what = f"run {run.run_id} ({run.step})"
-    of_this_run = f"source_run_id = '{run.run_id}' and name = '{MODEL_NAME}'"
-    client = mlflow.MlflowClient()
-    models = patiently(what, lambda: client.search_logged_models([run.experiment_id], of_this_run))
+    models = patiently(what, lambda: logged_models(run.experiment_id, run.run_id, MODEL_NAME))
     logged = [model for model in models if model.status == LoggedModelStatus.READY]
     if not logged:
         raise Unfit(f"{what}: no model can be loaded: it has logged none")

@@ -169,8 +169,7 @@ def _model(journal: Journal, entry: Entry) -> None:
     client, name = mlflow.MlflowClient(), entry.content["name"]
     run = client.get_run(journal.opened.run_id)
     experiment, run_id = run.info.experiment_id, run.info.run_id
-    of_this_run = f"source_run_id = '{run_id}' and name = '{name}'"
-    for logged in client.search_logged_models([experiment], of_this_run):
+    for logged in store.logged_models(experiment, run_id, name):
         if logged.status == LoggedModelStatus.READY:
             return
         client.delete_logged_model(logged.model_id)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import mlflow
 
+from kdflow.adapt import functional, without_softmax
 from kdflow.tracking.artifacts import load_keras, load_model
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.run import MODEL_NAME
@@ -38,11 +39,18 @@ def find_model(source: str) -> NamedModel:
         Unreachable: the store does not answer.
     """
     if source.endswith(".keras"):
-        return NamedModel(load_keras(source), (), None)
+        return NamedModel(_giving_logits(source), (), None)
     if source.startswith(("runs:/", "models:/")):
-        return NamedModel(load_keras(source), _class_names(source), None)
+        return NamedModel(_giving_logits(source), _class_names(source), None)
     run = get_run(source, SOURCES)
     return NamedModel(load_model(run), _class_names(f"runs:/{run.run_id}/{MODEL_NAME}"), run)
+
+
+def _giving_logits(source: str) -> keras.Model:
+    """A model that may be the user's own, without the softmax that it may end in."""
+    loaded = load_keras(source)
+    model, _ = without_softmax(functional(loaded, tuple(loaded.input_shape[1:]), source))
+    return model
 
 
 def _class_names(uri: str) -> tuple[str, ...]:

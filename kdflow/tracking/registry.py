@@ -79,10 +79,8 @@ def stored_uri(run: Run) -> str:
     run.check()
 
     def logged() -> str:
-        client = mlflow.MlflowClient()
-        experiment = client.get_run(run.run_id).info.experiment_id
-        of_this_run = f"source_run_id = '{run.run_id}' and name = '{SERVED_NAME}'"
-        (model,) = client.search_logged_models([experiment], of_this_run)
+        experiment = mlflow.get_run(run.run_id).info.experiment_id
+        (model,) = store.logged_models(experiment, run.run_id, SERVED_NAME)
         return str(model.model_uri)
 
     return store.patiently(f"run {run.run_id}", logged)

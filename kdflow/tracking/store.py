@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import mlflow
+from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.engine import make_url
@@ -76,6 +77,12 @@ def how_to_see() -> str:
     """The command or address that shows the runs in the MLflow UI."""
     shown = address()
     return shown if shown.startswith("http") else f"mlflow ui --backend-store-uri {shown}"
+
+
+def logged_models(experiment_id: str, run_id: str, name: str) -> list[LoggedModel]:
+    """The models called `name` that a run has logged, whether they are ready or not."""
+    of_this_run = f"source_run_id = '{run_id}' and name = '{name}'"
+    return list(mlflow.MlflowClient().search_logged_models([experiment_id], of_this_run))
 
 
 def is_away(error: Exception) -> bool:

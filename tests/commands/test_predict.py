@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from mlflow.entities import Run
@@ -101,6 +102,18 @@ def test_a_keras_file_predicts_numbers_and_needs_no_store(
     monkeypatch.setattr("kdflow.tracking.store.open_store", None)
     (row,) = predicted("--model", "model.keras", "--images", str(photos / "0" / "000.png"))
     assert row["class"] in map(str, range(10))
+
+
+def test_a_softmax_at_the_end_of_a_file_is_not_taken_twice(
+    distilled: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_model(get_run(distilled.info.run_id))
+    probabilities = keras.layers.Softmax()(network.output)
+    keras.Model(network.input, probabilities).save(tmp_path / "model.keras")
+    monkeypatch.chdir(tmp_path)
+    given = ["--images", str(photos)]
+    expected = predicted("--model", distilled.info.run_id, *given)
+    assert predicted("--model", "model.keras", *given) == expected
 
 
 def test_a_file_that_is_no_image_is_named_or_left_out(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kdflow.deploy.judge import class_accuracy, judge
+from kdflow.deploy.judge import judge
+from kdflow.evaluate.metrics import class_accuracies
 
 LABELS = np.array([0, 0, 1, 1, 1])
 NETWORK = np.array([[2.0, 0], [2, 0], [0, 2], [0, 2], [2, 0]])  # 4 of 5
@@ -23,6 +24,6 @@ def test_every_figure_by_hand() -> None:
 
 
 def test_a_class_without_test_images_has_no_accuracy() -> None:
-    low, middle, high = class_accuracy(np.eye(3)[[0, 0, 2]], np.array([0, 2, 2]))
+    low, middle, high = class_accuracies(np.eye(3)[[0, 0, 2]], np.array([0, 2, 2]))
     assert (low, high) == (1.0, 0.5)
     assert np.isnan(middle)
