@@ -5,6 +5,7 @@ from pathlib import Path
 
 from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -66,10 +67,19 @@ def _made(url: URL) -> None:
 def _connected(url: URL, heartbeat: int) -> RDBStorage:
     is_file = url.get_backend_name() == "sqlite"
     with experimental():
-        return RDBStorage(
+        storage = RDBStorage(
             text_of(url),
             engine_kwargs={"connect_args": {"timeout": 60} if is_file else {"connect_timeout": 10}},
             heartbeat_interval=heartbeat,
             grace_period=MISSED_HEARTBEATS * heartbeat,
             heartbeat_stale_trial_callback=after_a_crash,
         )
+    if is_file:
+        event.listen(storage.engine, "begin", _locked)
+    return storage
+
+
+def _locked(connection: Connection) -> None:
+    """Lock an SQLite file from the start of a transaction. By default SQLite locks it at the first
+    write, so that two processes could read that a trial is in the queue, and both start it."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

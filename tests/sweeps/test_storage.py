@@ -1,9 +1,14 @@
 """The storage of studies: its URL, and what happens if it does not answer."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from sweeping import all_runs, noise, sweep
 
 from kdflow.errors import KdflowError
@@ -55,3 +60,20 @@ def test_a_file_is_the_same_in_any_working_folder_and_a_password_is_for_other_pr
     server = parsed("postgresql://me:secret@host/studies")
     assert str(server) == "postgresql://me:***@host/studies"
     assert text_of(server) == "postgresql://me:secret@host/studies"
+
+
+def test_a_trial_in_the_queue_is_started_by_one_process_alone(tmp_path: Path) -> None:
+    url = parsed(f"sqlite:///{tmp_path}/studies.db")
+    storages = [open_storage(url, heartbeat=60) for _ in range(2)]  # as two processes have them
+    study = optuna.create_study(storage=storages[0], study_name="s")
+    together = threading.Barrier(2)
+
+    def started(storage: RDBStorage, trial_id: int) -> bool:
+        together.wait()
+        return storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(30):
+            study.enqueue_trial({"x": 1})
+            trial = study.get_trials(states=[TrialState.WAITING])[0]
+            assert sorted(pool.map(started, storages, [trial._trial_id] * 2)) == [False, True]
