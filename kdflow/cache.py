@@ -35,12 +35,13 @@ def writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
+def check_room(folder: Path, needed: int, what: str, otherwise: str = "") -> None:
     """Refuse a disk with too little room.
 
     Args:
         needed: bytes.
         what: is to be written, in words.
+        otherwise: what else the user can do, as the end of a sentence.
 
     Raises:
         KdflowError: says how much there is.
@@ -49,5 +50,5 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     if free < needed:
         raise KdflowError(
             f"cache: expected {needed / 1e6:,.1f} MB of room in {folder} for {what}, got"
-            f" {free / 1e6:,.1f} MB; KDFLOW_CACHE names another folder"
+            f" {free / 1e6:,.1f} MB; KDFLOW_CACHE names another folder{otherwise}"
         )

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import DISTILL, HINT, made_by, nothing_is_learned
 from hypothesis import settings
+from matplotlib.figure import Figure
 from mlflow.entities import Run
 from sqlalchemy import Engine, event
 
@@ -36,6 +37,17 @@ settings.load_profile("kdflow")
 def _write_without_waiting_for_the_disk(connection: object, _: object) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def savefig() -> Iterator[Callable[..., None]]:
+    """What draws a picture into a file. Without it, a test saves every picture blank: to draw those
+    of a run takes longer than the training."""
+    draw = Figure.savefig
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        blank = Figure(figsize=(1, 1))
+        monkeypatch.setattr(Figure, "savefig", lambda _, path, **options: draw(blank, path))
+        yield draw
 
 
 @pytest.fixture

@@ -1,44 +1,86 @@
-"""A teacher's hints: the output of its hint layer for each image. They are computed once, kept on
-disk in half precision while a student learns from them, and deleted afterwards.
+"""A teacher's hints: the output of its hint layer for each image, in half precision. They are
+computed once, kept on disk while a student learns from them, and deleted afterwards; or computed
+again for each batch, where the disk has no room.
 """
 
 import contextlib
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import keras
 import numpy as np
 from tqdm import tqdm
 
 from kdflow import cache
+from kdflow.artifacts import unfinished
+from kdflow.artifacts.unfinished import Unfinished
 from kdflow.errors import KdflowError
 from kdflow.image_file import Pixels
 
 TEACHER_BATCH = 100
+FILE_OF = "hints-"  # in the place of a step, with the number of the array
+NO_DISK = ", or hint_values=recomputed needs none"
 
 MapShape = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Hints:
-    """The hints of an array of images, in its order.
+class Hints(Protocol):
+    """The hints of an array of images.
 
     Attributes:
-        file: float16 numbers.
-        shape: (images, height, width, channels).
+        shape: of one image's hints, (height, width, channels).
     """
 
-    file: IO[bytes]
-    shape: tuple[int, int, int, int]
+    @property
+    def shape(self) -> MapShape: ...
 
     def of(self, indices: np.ndarray) -> np.ndarray:
         """The hints of the chosen images, (m, height, width, channels) float16."""
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Hints that are computed whenever they are asked for.
+
+    Attributes:
+        teacher: from uint8 images to the output of the hint layer.
+        images: uint8, (images, height, width, channels).
+    """
+
+    teacher: keras.Model
+    images: Pixels
+
+    @property
+    def shape(self) -> MapShape:
+        shape: MapShape = self.teacher.output_shape[1:]
+        return shape
+
+    def of(self, indices: np.ndarray) -> np.ndarray:
+        return _computed(self.teacher, self.images[indices])
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Hints on disk.
+
+    Attributes:
+        file: float16 numbers, in the order of the images.
+        images: how many.
+        shape: of one image's hints.
+    """
+
+    file: IO[bytes]
+    images: int
+    shape: MapShape
+
+    def of(self, indices: np.ndarray) -> np.ndarray:
         # mapped anew each time: what stays mapped counts as this process's memory
-        mapped = np.memmap(self.file, np.float16, "r", shape=self.shape)
+        mapped = np.memmap(self.file, np.float16, "r", shape=(self.images, *self.shape))
         chosen: np.ndarray = mapped[indices]
         return chosen
 
@@ -62,33 +104,38 @@ def check_room(folder: Path, images: int, shape: MapShape) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise KdflowError(_no_room(folder, images, shape, str(error))) from error
-    cache.check_room(folder, bytes_needed(images, shape), f"the hints of {images:,} images")
+    kept = unfinished.bytes_kept(f"{FILE_OF}*")  # of interrupted steps, of which this may be one
+    needed = bytes_needed(images, shape) - kept
+    cache.check_room(folder, needed, f"the hints of {images:,} images", NO_DISK)
 
 
 @contextlib.contextmanager
-def cached(teacher: keras.Model, arrays: Sequence[Pixels], folder: Path) -> Iterator[list[Hints]]:
+def cached(
+    teacher: keras.Model, arrays: Sequence[Pixels], folder: Path, place: Unfinished | None = None
+) -> Iterator[list[Cached]]:
     """The hints of each array of images, on disk until the block ends.
-
-    The files have no name, so that their room is free again however the process ends.
 
     Args:
         teacher: from uint8 images to the output of the hint layer.
         arrays: uint8, (images, height, width, channels) each.
-        folder: where there is room for them.
+        folder: where there is room for them. The files have no name, so that their room is free
+            again however the process ends.
+        place: where they are kept instead if the step can be resumed: the hints that are there are
+            not computed again.
 
     Raises:
         KdflowError: a hint is not finite in half precision, or the disk is full.
     """
     with contextlib.ExitStack() as files:
         try:
-            made = [
-                _computed(
-                    teacher,
-                    images,
-                    files.enter_context(tempfile.TemporaryFile(dir=folder, buffering=0)),
+            made: list[Cached] = []
+            for index, images in enumerate(arrays):
+                file = (
+                    place.open(f"{FILE_OF}{index}")
+                    if place
+                    else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `files` closes it
                 )
-                for images in arrays
-            ]
+                made.append(_cached(teacher, images, files.enter_context(file)))
         except OSError as error:
             count = sum(map(len, arrays))
             reason = _no_room(folder, count, teacher.output_shape[1:], str(error))
@@ -96,26 +143,39 @@ def cached(teacher: keras.Model, arrays: Sequence[Pixels], folder: Path) -> Iter
         yield made
 
 
-def _computed(teacher: keras.Model, images: Pixels, file: IO[bytes]) -> Hints:
-    with tqdm(total=len(images), desc="hints", unit="image", disable=None, leave=False) as bar:
-        for start in range(0, len(images), TEACHER_BATCH):
-            maps = teacher.predict_on_batch(images[start : start + TEACHER_BATCH])
-            with np.errstate(over="ignore"):  # what is too large becomes infinite
-                halves = maps.astype(np.float16)
-            if not np.isfinite(halves).all():
-                raise KdflowError(
-                    "hint_layer: expected a layer whose output half precision holds, finite and up"
-                    f" to 65,504, got {maps.flat[np.argmax(~np.isfinite(halves))]}"
-                )
+def _cached(teacher: keras.Model, images: Pixels, file: IO[bytes]) -> Cached:
+    shape = teacher.output_shape[1:]
+    batch = bytes_needed(TEACHER_BATCH, shape)
+    whole = file.seek(0, os.SEEK_END) // batch  # a process may have been killed within a write
+    file.truncate(whole * batch)
+    file.seek(whole * batch)
+    done = whole * TEACHER_BATCH
+    with tqdm(
+        total=len(images), initial=done, desc="hints", unit="image", disable=None, leave=False
+    ) as bar:
+        for start in range(done, len(images), TEACHER_BATCH):
+            halves = _computed(teacher, images[start : start + TEACHER_BATCH])
             unwritten = memoryview(halves.tobytes())
             while unwritten:  # a disk that fills up takes a part, and raises at the next
                 unwritten = unwritten[file.write(unwritten) :]
             bar.update(len(halves))
-    return Hints(file, (len(images), *teacher.output_shape[1:]))
+    return Cached(file, len(images), shape)
+
+
+def _computed(teacher: keras.Model, images: np.ndarray) -> np.ndarray:
+    maps = teacher.predict_on_batch(images)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        halves: np.ndarray = maps.astype(np.float16)
+    if not np.isfinite(halves).all():
+        raise KdflowError(
+            "hint_layer: expected a layer whose output half precision holds, finite and up to"
+            f" 65,504, got {maps.flat[np.argmax(~np.isfinite(halves))]}"
+        )
+    return halves
 
 
 def _no_room(folder: Path, images: int, shape: MapShape, got: str) -> str:
     return (
         f"cache: expected {bytes_needed(images, shape) / 1e6:,.1f} MB of room in {folder} for the"
-        f" hints of {images:,} images, got {got}; KDFLOW_CACHE names another folder"
+        f" hints of {images:,} images, got {got}; KDFLOW_CACHE names another folder{NO_DISK}"
     )

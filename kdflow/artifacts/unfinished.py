@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -91,6 +91,12 @@ class Unfinished:
             return None
         return part
 
+    def open(self, name: str) -> IO[bytes]:
+        """A file that is filled bit by bit, for reading and writing; empty if it is new."""
+        path = self.folder / name
+        path.touch()
+        return path.open("r+b", buffering=0)
+
     def clear(self) -> None:
         """Forget all that is kept."""
         for file in self.folder.iterdir():
@@ -121,6 +127,12 @@ def locked(name: str) -> Iterator[Unfinished | None]:
         if not (root / name).exists():
             (root / f"{name}.lock").unlink(missing_ok=True)
         lock.release()
+
+
+def bytes_kept(pattern: str) -> int:
+    """The size of all files whose names match `pattern`, in the folders of all steps."""
+    files = (cache_folder() / FOLDER).glob(f"*/{pattern}")
+    return sum(file.stat().st_size for file in files)
 
 
 def remove_old() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from kdflow.config.base import BatchSize, Epochs, LearningRate, Seed
+from kdflow.config.base import BatchSize, Epochs, LearningRate, Seed, rarely
 from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.fitting import Settings
 from kdflow.config.training import StudentConfig
@@ -18,6 +19,7 @@ from kdflow.needs import Found, ModelOf, Need, Planned, Step
 if TYPE_CHECKING:
     import keras
 
+    from kdflow.artifacts.hints import Hints
     from kdflow.dataset import Dataset
     from kdflow.image_file import Pixels
     from kdflow.results.records import TrainedModel
@@ -46,6 +48,13 @@ class HintConfig(StudentConfig, BroughtModelConfig):
         min_length=1,
         description="the student's layer that learns; auto is its network's own, or one with maps"
         " of the hint layer's size at about two thirds of the depth",
+    )
+    hint_values: Literal["cached", "recomputed"] = Field(
+        "cached",
+        description="cached: each image passes the teacher once, and its hints are kept on disk"
+        " until the training ends; recomputed: each batch passes it again, which is slower and"
+        " needs no disk",
+        json_schema_extra=rarely("cached"),
     )
     epochs: Epochs = 10
     batch_size: BatchSize = 128
@@ -97,6 +106,8 @@ def check(config: HintConfig, dataset: Dataset, inputs: Mapping[str, Found | Pla
     from kdflow.artifacts import hints
     from kdflow.cache import cache_folder
 
+    if config.hint_values == "recomputed":
+        return
     hint_maps = network.feature_maps(_teaching(inputs["teacher"], dataset))
     hint_shape = hint_maps[config.hint_layer]
     hints.check_room(cache_folder(), sum(map(len, _images(config, dataset))), hint_shape)
@@ -106,8 +117,6 @@ def run(
     run: Run, config: HintConfig, dataset: Dataset, *, teacher: TrainedModel
 ) -> dict[str, float]:
     from kdflow import network
-    from kdflow.artifacts import hints
-    from kdflow.cache import cache_folder
     from kdflow.evaluate import plots
     from kdflow.steps.training import peak_memory_mb, size_metrics, split_images
     from kdflow.training.hint import fit_hint
@@ -118,22 +127,16 @@ def run(
     hinting = network.features(teacher.network, config.hint_layer)
     print(
         f"hints: {config.hint_layer} {_size(hinting)} of {teacher.network.name} for"
-        f" {config.guided_layer} {_size(guided)} of {config.student_name}; each image passes"
-        f" {teacher.network.name} once"
+        f" {config.guided_layer} {_size(guided)} of {config.student_name}"
     )
-    started = time.perf_counter()
     history = []
-    with hints.cached(hinting, _images(config, dataset), cache_folder()) as cached:
-        print(
-            f"hints: computed in {time.perf_counter() - started:.1f} s, kept on disk until the"
-            " training ends"
-        )
+    with _hints(run, config, hinting, _images(config, dataset)) as of_images:
         for epoch, metrics in fit_hint(
             guided,
             train,
             validation,
-            train_hints=cached[0],
-            validation_hints=cached[-1],
+            train_hints=of_images[0],
+            validation_hints=of_images[-1],
             settings=config.settings,
             place=run.place,
         ):
@@ -157,6 +160,27 @@ def run(
         f" distill init={run.run_id}"
     )
     return last
+
+
+@contextlib.contextmanager
+def _hints(
+    run: Run, config: HintConfig, teacher: keras.Model, arrays: list[Pixels]
+) -> Iterator[Sequence[Hints]]:
+    """The hints of each array of images, usable inside the block."""
+    from kdflow.artifacts import hints
+    from kdflow.cache import cache_folder
+
+    if config.hint_values == "recomputed":
+        print("hints: computed again for each batch")
+        yield [hints.Recomputed(teacher, images) for images in arrays]
+        return
+    started = time.perf_counter()
+    with hints.cached(teacher, arrays, cache_folder(), run.place) as cached:
+        print(
+            f"hints: each image has passed the teacher once, in {time.perf_counter() - started:.1f}"
+            " s; kept on disk until the training ends"
+        )
+        yield cached
 
 
 def _teaching(plan: Found | Planned, dataset: Dataset) -> keras.Model:

@@ -52,7 +52,7 @@ def fit_hint(
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
     """
-    regressed = regressed_maps(guided.output, train_hints.shape[1:], settings.seed)
+    regressed = regressed_maps(guided.output, train_hints.shape, settings.seed)
     learner = keras.Model(guided.input, regressed, name="hint_learner")
     learner.compile(
         optimizer=make_optimizer(settings, len(batches(train.indices, settings.batch_size))),

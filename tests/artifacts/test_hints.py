@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdflow.artifacts import hints
-from kdflow.artifacts.hints import TEACHER_BATCH, cached, check_room
+from kdflow.artifacts import hints, unfinished
+from kdflow.artifacts.hints import TEACHER_BATCH, Recomputed, cached, check_room
+from kdflow.artifacts.unfinished import Unfinished
 from kdflow.dataset import Images
 from kdflow.errors import KdflowError
 from kdflow.network import build, features
@@ -41,7 +42,7 @@ def test_the_hints_of_chosen_images_are_their_own_in_half_precision(
     chosen = np.array([249, 0, 100, 99, 0])
     with cached(StandIn(1 / 3), [images[:120], images], tmp_path) as (first, second):
         for made in (first, second):
-            assert made.shape == (len(images) if made is second else 120, 2, 2, 3)
+            assert made.shape == (2, 2, 3)
         found = second.of(chosen)
         expected = (images[chosen].astype(np.float32) * np.float32(1 / 3)).astype(np.float16)
         assert found.dtype == np.float16
@@ -83,6 +84,47 @@ def test_the_teacher_is_in_inference_mode(tmp_path: Path) -> None:
     assert np.abs(found - np.asarray(teacher(images, training=True))).max() > 0.1
 
 
+def test_hints_of_an_interrupted_step_are_not_computed_again(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    place, teacher = Unfinished(tmp_path), StandIn()
+    with cached(teacher, [images[:120], images], tmp_path, place) as (_, whole):
+        expected = whole.of(np.arange(250))
+    kept = tmp_path / "hints-1"
+    kept.write_bytes(kept.read_bytes()[: 2 * TEACHER_BATCH * 24 - 7])  # killed within a write
+    teacher.asked[:] = 0
+    with cached(teacher, [images[:120], images], tmp_path, place) as (_, whole):
+        assert np.array_equal(whole.of(np.arange(250)), expected)
+    again = np.zeros(250)
+    again[TEACHER_BATCH:120] += 1  # the last batch of the first array, which is a smaller one
+    again[TEACHER_BATCH:] += 1
+    assert np.array_equal(teacher.asked[:250], again)
+
+
+def test_recomputed_hints_are_those_on_disk(images: np.ndarray, tmp_path: Path) -> None:
+    chosen = np.array([249, 0, 100, 99, 0])
+    recomputed = Recomputed(StandIn(1 / 3), images)
+    with cached(StandIn(1 / 3), [images], tmp_path) as (on_disk,):
+        assert recomputed.shape == on_disk.shape
+        assert np.array_equal(recomputed.of(chosen), on_disk.of(chosen))
+    with pytest.raises(KdflowError, match=r"^hint_layer: expected .* up to 65,504, got 255000"):
+        Recomputed(StandIn(1000), np.full_like(images, 255)).of(chosen)
+
+
+def test_what_an_interrupted_step_has_on_disk_counts_as_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(KdflowError, match=r"hint_values=recomputed needs none$"):
+        check_room(tmp_path, 100, (2, 2, 3))  # 2,400 bytes
+    folder = tmp_path / unfinished.FOLDER / "a step"
+    folder.mkdir(parents=True)
+    (folder / "hints-0").write_bytes(bytes(1400))
+    check_room(tmp_path, 100, (2, 2, 3))
+
+
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
 def test_the_room_is_free_again_however_the_block_ends(
     error: type[BaseException] | None,
@@ -120,7 +162,7 @@ def test_too_small_a_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(
         KdflowError,
         match=r"^cache: expected 1,638\.4 MB of room in .*made for the hints of 50,000 images, got"
-        r" 1,638\.4 MB; KDFLOW_CACHE names another folder$",
+        r" 1,638\.4 MB; KDFLOW_CACHE names another folder, or hint_values=recomputed needs none$",
     ):
         check_room(tmp_path / "made", 50_000, (8, 8, 256))
 

@@ -1,8 +1,12 @@
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 
 from kdflow.evaluate.compare import compare
 from kdflow.evaluate.plots import (
@@ -104,3 +108,23 @@ def test_a_sheet_shows_each_image_with_its_caption(channels: int) -> None:
         top, left = index // 6 * 6 + 2, index % 6 * 5
         assert np.array_equal(canvas[top : top + 4, left : left + 4], image)
     assert (canvas[:2] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        learning_curves(LABELS_ONLY, "a run"),
+        comparison(compare([0.6, 0.7], [0.5, 0.61]), [0.5, 0.61], [0.6, 0.7], "a comparison"),
+        ledger([{"network": "vgg", "how": "teacher", "test_accuracy": 0.9}], "a chain"),
+        confusions(np.eye(3, dtype=int), ["cat", "dog", "a long name of a class"], "a title"),
+        sheet(np.zeros((2, 4, 4, 3), np.uint8), ["first", "second"], "a title"),
+    ],
+    ids=["curves", "comparison", "ledger", "confusions", "sheet"],
+)
+def test_every_picture_can_be_drawn(
+    figure: Figure, savefig: Callable[..., None], tmp_path: Path
+) -> None:
+    savefig(figure, tmp_path / "picture.png", bbox_inches="tight")
+    grey = np.asarray(Image.open(tmp_path / "picture.png").convert("L"))
+    assert min(grey.shape) > 100
+    assert 0.005 < np.mean(grey < 128) < 0.9

@@ -7,7 +7,7 @@ import pytest
 from fitting import equal_weights, without_times
 from sklearn.neighbors import NearestCentroid
 
-from kdflow.artifacts.hints import Hints
+from kdflow.artifacts.hints import Cached, Hints
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
@@ -22,7 +22,7 @@ def hints(tmp_path: Path) -> Iterator[Hints]:
     maps = np.random.default_rng(3).normal(0, 2, (60, 4, 4, 5)).astype(np.float16)
     with (tmp_path / "hints").open("w+b", buffering=0) as file:
         maps.tofile(file)
-        yield Hints(file, (60, 4, 4, 5))
+        yield Cached(file, 60, (4, 4, 5))
 
 
 def hinted(
@@ -52,7 +52,7 @@ def test_weights_after_hints_are_those_of_a_hand_written_adam(
     maps = np.random.default_rng(3).normal(0, 2, (60, 4, 4, 5)).astype(np.float16)
     with (tmp_path / "hints").open("w+b", buffering=0) as file:
         maps.tofile(file)
-        given = Hints(file, (60, 4, 4, 5))
+        given = Cached(file, 60, (4, 4, 5))
         trained = list(
             fit_hint(
                 guided,
