@@ -17,26 +17,10 @@ else:
 ImageShape = tuple[int, int, int]
 PixelRange = Literal["0..255", "0..1", "-1..1", "imagenet"]
 PIXEL_RANGES: tuple[PixelRange, ...] = get_args(PixelRange)
-MODEL_FILES = (".keras", ".h5")
 
 # Mean and standard deviation of ImageNet's red, green and blue, of pixels from 0 to 1, as
 # torchvision and most published weights have them.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def load_file(path: str) -> keras.Model:
-    """The Keras model in a `.keras` or `.h5` file.
-
-    Raises:
-        KdflowError: there is none, it is damaged, or it carries code, which is never run.
-    """
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a missing or damaged file fails in many ways
-        raise KdflowError(f"no model can be loaded from {path}: {reason(error)}") from error
-    if not isinstance(model, keras.Model):
-        raise KdflowError(f"expected a Keras model in {path}, got a {type(model).__name__}")
-    return model
 
 
 def functional(model: object, image_shape: ImageShape, what: str) -> keras.Model:

@@ -194,15 +194,3 @@ def test_a_fresh_start_follows_from_the_seed_alone_and_keeps_what_a_layer_has_ad
     one, two = (np.asarray(it.layers[-2](np.ones((1, 99)), training=True)) for it in (first, other))
     assert not np.array_equal(one, two)
     assert len(first.trainable_weights) == 4  # the frozen layer learns as well
-
-
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
-def test_a_file_is_loaded_without_running_code_in_it(suffix: str, tmp_path: Path) -> None:
-    path = str(tmp_path / f"model{suffix}")
-    model = ending_in(L.Dense(3))
-    keras.saving.save_model(model, path)
-    assert np.array_equal(adapt.load_file(path)(PIXELS), model(PIXELS))
-    keras.saving.save_model(ending_in(L.Lambda(lambda x: x)), path)
-    with pytest.raises(KdflowError, match=r"^no model can be loaded from .*[Ll]ambda") as refused:
-        adapt.load_file(path)
-    assert "\n" not in str(refused.value)

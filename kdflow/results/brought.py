@@ -16,6 +16,7 @@ from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError, reason
 from kdflow.evaluate.chance import AgainstChance, against_chance
 from kdflow.evaluate.metrics import predict_logits
+from kdflow.model_file import MODEL_FILES
 from kdflow.results.records import TrainedModel
 from kdflow.tracking import artifacts
 
@@ -27,7 +28,7 @@ CONVERT = "docs/teachers.md#logits-from-another-framework says how to write its 
 def is_brought(source: str) -> bool:
     """Whether `source` names a model that kdflow did not train."""
     return (
-        source.endswith(adapt.MODEL_FILES)
+        source.endswith(MODEL_FILES)
         or source.startswith(("runs:/", "models:/"))
         or adapt.is_saved_model(source)
     )

@@ -11,8 +11,8 @@ import keras
 import mlflow
 from mlflow.entities import LoggedModelStatus
 
-from kdflow.adapt import MODEL_FILES, load_file
 from kdflow.errors import KdflowError, Unfit, Unreachable, reason
+from kdflow.model_file import MODEL_FILES, check_file, load_file
 from kdflow.tracking.find import FoundRun
 from kdflow.tracking.run import MODEL_NAME
 from kdflow.tracking.store import logged_models, patiently
@@ -68,7 +68,10 @@ def load_keras(source: str) -> keras.Model:
         try:
             _check_flavour(source)
             options = {"compile": False, "safe_mode": True}
-            model = mlflow.keras.load_model(source, folder, load_model_kwargs=options)
+            local = Path(mlflow.artifacts.download_artifacts(source, dst_path=folder))
+            for file in local.rglob("*.keras"):
+                check_file(file)
+            model = mlflow.keras.load_model(str(local), load_model_kwargs=options)
         except Exception as error:  # a missing or damaged file fails in many ways
             raise KdflowError(f"no model can be loaded from {source}: {reason(error)}") from error
     if not isinstance(model, keras.Model):

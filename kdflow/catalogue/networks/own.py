@@ -16,6 +16,7 @@ from kdflow import adapt
 from kdflow.catalogue.networks.record import Network, Recipe, Spec
 from kdflow.errors import KdflowError, reason
 from kdflow.late import late
+from kdflow.model_file import load_file
 
 if TYPE_CHECKING:
     import keras
@@ -147,7 +148,7 @@ def architecture_of_file(path: str, spec: Spec) -> keras.Model:
     Raises:
         KdflowError: it cannot be loaded without running code that it carries.
     """
-    model = adapt.functional(adapt.load_file(path), spec.image_shape, Path(path).name)
+    model = adapt.functional(load_file(path), spec.image_shape, Path(path).name)
     return model if spec.keeps_weights else adapt.reinitialised(model, spec.seed)
 
 

@@ -1,0 +1,83 @@
+"""Open a file that holds a Keras model. Its maker is not trusted: code in it is not run, and the sizes
+that it declares are checked before it is unpacked."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from kdflow.errors import KdflowError, reason
+from kdflow.late import late
+
+if TYPE_CHECKING:
+    import h5py
+    import keras
+else:
+    h5py, keras = late("h5py"), late("keras")
+
+MODEL_FILES = (".keras", ".h5")
+# Keras compresses neither kind of file.
+MAX_EXPANSION, ALWAYS_ALLOWED = 20, 2**26  # times the size of the file; bytes
+
+
+def load_file(path: str) -> keras.Model:
+    """The Keras model in a `.keras` or `.h5` file.
+
+    Raises:
+        KdflowError: there is none, it is damaged, it unpacks to far more than it holds, or it
+            carries code.
+    """
+    try:
+        check_file(Path(path))
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a missing or damaged file fails in many ways
+        raise KdflowError(f"no model can be loaded from {path}: {reason(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise KdflowError(f"expected a Keras model in {path}, got a {type(model).__name__}")
+    return model
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file, or would take far more memory than disk.
+
+    Raises:
+        ValueError: with the reason. Errors of a damaged file pass.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("expected a regular file")
+    size = path.stat().st_size
+    if path.suffix != ".keras":
+        with path.open("rb") as file:
+            _check_expansion(_declared_weights(file), size)
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_expansion(sum(member.file_size for member in members), size)
+        for member in members:
+            if member.filename.endswith(".h5"):
+                with archive.open(member) as file:
+                    _check_expansion(_declared_weights(file), size)
+
+
+def _declared_weights(file: IO[bytes]) -> int:
+    """The bytes that all arrays of an HDF5 file would take in memory."""
+    declared = 0
+
+    def count(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        nonlocal declared
+        if isinstance(item, h5py.Dataset):
+            declared += math.prod(item.shape or ()) * item.dtype.itemsize
+
+    with h5py.File(file, "r") as opened:
+        opened.visititems(count)
+    return declared
+
+
+def _check_expansion(declared: int, size: int) -> None:
+    if declared > max(MAX_EXPANSION * size, ALWAYS_ALLOWED):
+        raise ValueError(
+            f"expected at most {MAX_EXPANSION} times its {size / 1e6:,.1f} MB in it, got"
+            f" {declared / 1e6:,.1f} MB"
+        )
