@@ -1,5 +1,5 @@
-"""Open a file that holds a Keras model. Its maker is not trusted: code in it is not run, and the sizes
-that it declares are checked before it is unpacked."""
+"""Open a file that holds a Keras model. Its maker is not trusted: code in it is not run, and the
+sizes that it declares are checked before it is unpacked."""
 
 from __future__ import annotations
 

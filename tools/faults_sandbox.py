@@ -38,15 +38,16 @@ class Sandbox:
     def start(
         self, arguments: Sequence[str], *, output: int | None = None, **variables: str
     ) -> "Process":
-        """Start a command of kdflow.
+        """Start a command.
 
         Args:
+            arguments: a module, kdflow or sweeps, and its arguments.
             output: a descriptor for standard output, the log if None.
             variables: of its environment.
         """
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "kdflow", *arguments],
+                [sys.executable, "-m", *arguments],
                 cwd=self.folder,
                 env=self._environment(variables),
                 stdout=log if output is None else output,
@@ -57,9 +58,9 @@ class Sandbox:
         return Process(process)
 
     def run(self, arguments: Sequence[str], **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of kdflow to its end."""
+        """Run a command to its end, see `start`."""
         return subprocess.run(
-            [sys.executable, "-m", "kdflow", *arguments],
+            [sys.executable, "-m", *arguments],
             cwd=self.folder,
             env=self._environment(variables),
             capture_output=True,
@@ -127,10 +128,10 @@ class Sandbox:
         return {run.info.status for run in self.runs()}
 
     def weights(self) -> dict[str, str]:
-        """The SHA-256 of the weights of each finished training, by its name."""
+        """The SHA-256 of the weights of each finished training, by its key."""
         finished = [run for run in self.runs() if run.info.status == "FINISHED"]
         return {
-            run.info.run_name: run.data.tags["kdflow.weights_sha256"]
+            run.data.tags["kdflow.key"]: run.data.tags["kdflow.weights_sha256"]
             for run in finished
             if "kdflow.weights_sha256" in run.data.tags
         }
@@ -143,7 +144,7 @@ class Sandbox:
                 for name in run.data.metrics:
                     for metric in client.get_metric_history(run.info.run_id, name):
                         if metric.step:
-                            found[f"{name} of {run.info.run_name}"].append(metric.step)
+                            found[f"{name} of run {run.info.run_id}"].append(metric.step)
         return found
 
 
