@@ -68,6 +68,7 @@ def test_what_is_added_is_one_file_and_one_registry() -> None:
     assert [file for _, file in parameter] == ["kdflow/steps/hint.py"]
 
 
+@pytest.mark.slow
 def test_the_command_line_and_mlproject_have_what_was_added(extended: Path) -> None:
     # kdflow may be installed too, from where it was not changed
     assert value_of(extended, "import json, kdflow; print(json.dumps(kdflow.__path__[0]))") == str(

@@ -14,7 +14,7 @@ from kdflow.__main__ import main
 from kdflow.artifacts import unfinished
 from kdflow.training.loop import Loop
 
-pytestmark = pytest.mark.usefixtures("shared_store", "first")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "first")]
 
 
 def interrupt(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -99,7 +99,6 @@ def test_a_training_that_fails_is_not_resumed() -> None:
     assert unfinished.names() == before
 
 
-@pytest.mark.slow
 def test_compare_resumes_itself_and_the_training_that_was_interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -116,7 +115,6 @@ def test_compare_resumes_itself_and_the_training_that_was_interrupted(
     assert parents == {parent.info.run_id}
 
 
-@pytest.mark.slow
 def test_a_killed_process_is_resumed(store: Path) -> None:
     log = store / "log"
     argv = command_line("python", "-m", "kdflow", *DISTILL, "--epochs", "300", "--seed", "36")

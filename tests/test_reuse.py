@@ -84,6 +84,7 @@ def test_any_model_of_this_project_can_teach(distilled: Run) -> None:
     assert run.data.tags["kdflow.upstream.teacher"] == export.info.run_id
 
 
+@pytest.mark.slow
 def test_an_export_of_more_views_serves_and_the_students_key_is_of_its_views_alone(
     store: Path, quick_pupil: None
 ) -> None:
@@ -151,6 +152,7 @@ def test_unfit_logits_are_not_used(
     assert resolver().plan(need).result.source == exported.info.run_id
 
 
+@pytest.mark.slow
 def test_damaged_logits_are_exported_again_and_the_sound_ones_found_next_time(
     quick_pupil: None, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +182,7 @@ def test_an_unfit_teacher_is_trained_again(
     assert again.data.tags["kdflow.step"] == "teacher"
 
 
+@pytest.mark.slow
 def test_deleted_runs_do_not_teach(
     quick_pupil: None, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +218,7 @@ def test_unchanged_code_is_not_run_again(compared: list[Run]) -> None:
     assert steps_of(made_by(COMPARE)) == ["compare"]
 
 
+@pytest.mark.slow
 def test_edited_code_is_run_again_with_the_same_logits_and_hints(
     compared: list[Run],
     exported: Run,
@@ -235,6 +239,7 @@ def test_edited_code_is_run_again_with_the_same_logits_and_hints(
     assert steps_of(made_by(COMPARE)) == ["compare"]  # the runs of the edited code are reused
 
 
+@pytest.mark.slow
 def test_what_was_trained_with_other_threads_is_not_compared(
     compared: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +251,7 @@ def test_what_was_trained_with_other_threads_is_not_compared(
     assert {run.data.tags["kdflow.hardware"] for run in made} == {"cpu, 7 threads"}
 
 
+@pytest.mark.slow
 def test_reuse_any_compares_what_other_code_made(
     compared: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +259,7 @@ def test_reuse_any_compares_what_other_code_made(
     assert steps_of(made_by([*COMPARE, "--reuse", "any"])) == ["compare"]
 
 
+@pytest.mark.slow
 def test_reuse_never_trains_again_what_is_compared_and_nothing_else(compared: list[Run]) -> None:
     again = made_by([*COMPARE, "--reuse", "never"])
     assert steps_of(again) == ["compare", "baseline", "distill", "baseline", "distill"]
@@ -274,6 +281,7 @@ def average(spec: Spec) -> keras.Model:
     return keras.Model(network.input, pooled, name="pupil")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [tanh, average, NETWORKS["student"].build])
 def test_a_run_of_a_network_that_has_changed_since_is_not_compared(
     changed: Callable[[Spec], keras.Model],

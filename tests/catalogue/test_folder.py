@@ -326,6 +326,7 @@ def test_after_a_kill_nothing_half_made_is_used(photos: Path, cache: Path) -> No
     assert stored(cache) == [left.removesuffix(".new")]
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_decodes_and_both_have_the_data(photos: Path) -> None:
     outputs = [process.communicate()[0] for process in (importing(photos), importing(photos))]
     assert sorted(output.count("decoding\n") for output in outputs) == [0, 30]

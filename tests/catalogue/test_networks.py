@@ -132,6 +132,7 @@ def test_fitnets_maps_keep_their_mean_square_from_layer_to_layer_of_equal_width(
         assert 0.5 < after / before < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "epochs"), [("fitnet", 30), ("dense", 40)])
 def test_the_other_students_start_to_learn(
     tiny: Dataset, train: Images, name: str, epochs: int

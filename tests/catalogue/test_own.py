@@ -150,7 +150,13 @@ def test_a_file_gives_its_architecture_freshly_initialised_or_its_weights(
     assert weights_sha256(kept) == weights_sha256(stored)
 
 
-@pytest.mark.parametrize(("name", "first"), [("MobileNetV3Small", 1.0), ("MobileNetV2", 1 / 127.5)])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("MobileNetV3Small", 1.0),
+        pytest.param("MobileNetV2", 1 / 127.5, marks=pytest.mark.slow),
+    ],
+)
 def test_an_application_takes_pixels_and_gives_logits(name: str, first: float) -> None:
     network = untrained(f"applications:{name}", (32, 32, 3), 5)
     assert (network.input_shape, network.output_shape) == ((None, 32, 32, 3), (None, 5))

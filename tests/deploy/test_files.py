@@ -19,7 +19,14 @@ from kdflow.network import build
 pytestmark = needs_deploy
 
 
-@pytest.mark.parametrize("name", ["pupil", "fast", "fitnet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pupil",
+        pytest.param("fast", marks=pytest.mark.slow),
+        pytest.param("fitnet", marks=pytest.mark.slow),
+    ],
+)
 def test_files_answer_as_the_network_does(
     name: str, tiny: Dataset, train: Images, float_pixels: np.ndarray, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from kdflow.deploy.judge import judge
 from kdflow.deploy.manifest import manifest
 from kdflow.evaluate.metrics import predict_logits
 
-pytestmark = needs_deploy
+pytestmark = [pytest.mark.slow, needs_deploy]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 from helpers import needs_deploy
 
 from kdflow.deploy import make
@@ -18,6 +19,7 @@ def dense(width: int) -> keras.Model:
     return keras.Model(images, keras.layers.Dense(3)(x))
 
 
+@pytest.mark.slow
 def test_a_larger_network_needs_more_by_its_weights(tmp_path: Path) -> None:
     ballast = np.ones(100 * 2**17)  # 100 MiB of this process, which is not the file's
     peaks = []

@@ -48,7 +48,7 @@ def test_too_few_or_unequally_many_results_are_refused(
         compare(candidate, baseline)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("seeds", [2, 3, 5, pytest.param(10, marks=pytest.mark.slow)])
 def test_of_comparisons_of_pure_noise_at_most_5_percent_have_a_verdict(seeds: int) -> None:
     # accuracies on 10,000 test images of two students that are equally good; the seeds share
     # some of their luck. The count is binomial: what is refused here is 5 % within its noise.

@@ -41,6 +41,7 @@ def last_run() -> mlflow.entities.Run:
     return mlflow.MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
 
 
+@pytest.mark.slow
 def test_the_logits_of_a_keras_file_teach(
     own: keras.Model, tiny: Dataset, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_the_logits_of_a_keras_file_teach(
     assert capsys.readouterr().err.startswith(expected)
 
 
+@pytest.mark.slow
 def test_a_logged_and_a_registered_model_are_the_same_teacher(
     own: keras.Model, tiny_npz: Path
 ) -> None:

@@ -22,6 +22,7 @@ def made(all_untrained: None, shared_store: Path) -> list[Run]:
     return runs()
 
 
+@pytest.mark.slow
 def test_each_hop_learns_from_the_one_before_beside_two_controls(made: list[Run]) -> None:
     parent, *others = made
     assert parent.info.run_name == "assistant pupil,student,pupil T=8 alpha=0.9 seed=0"
@@ -86,6 +87,7 @@ def test_what_exists_is_linked_and_not_moved(
     assert re.search(r"control: labels alone( +[\d,]+){3} +0\.\d{4} +-", shown), shown
 
 
+@pytest.mark.slow
 def test_a_chain_of_digits_networks_longer_than_two_hops(made: list[Run]) -> None:
     before = len(runs())
     assert main([*ARGV, "--chain", "pupil,student,student,pupil,pupil"]) == 0

@@ -12,12 +12,11 @@ from mlflow.entities import Run
 
 from kdflow.artifacts import logits
 
-pytestmark = pytest.mark.usefixtures("shared_store", "cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "cache")]
 
 ARGV = ["--dataset", "digits", "--epochs", "1", "--teacher", "pupil", "--student", "pupil"]
 
 
-@pytest.mark.slow
 def test_compare_trains_pairs_as_children_and_reuses_what_exists(
     first: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +86,6 @@ def test_what_a_comparison_needs_is_its_child_whoever_asked(quick_pupil: None, s
     assert not any("kdflow.asked_by" in run.data.tags for run in made)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("init", ["none", "auto"])
 def test_a_comparison_reads_its_teacher_and_its_hint_run_once(

@@ -23,7 +23,7 @@ from kdflow.tracking import journal
 from kdflow.tracking import run as tracking
 from kdflow.training import hint as training
 
-pytestmark = pytest.mark.usefixtures("shared_store", "cache")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "cache")]
 
 
 def hints_in(cache: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from kdflow.__main__ import main
 pytestmark = pytest.mark.usefixtures("untrained")  # what the figures are does not matter here
 
 
+@pytest.mark.slow
 def test_one_parent_holds_every_step_and_one_table(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,6 +132,7 @@ def test_there_is_no_verdict_while_a_training_of_the_finals_has_failed() -> None
         finals.results(replace(ORDER, finals=trainings), held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("best", [1, 3])
 def test_over_studies_of_noise_a_finalist_beats_in_at_most_5_percent(best: int) -> None:
     rng, studies, repeats, beaten = np.random.default_rng(best), 400, 5, 0

@@ -92,6 +92,7 @@ def test_two_processes_with_the_same_command_share_one_study(flags: list[str], n
     assert len(children) == 6 + 2 + 2  # the trials, the best one's finals, and their baselines
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_runs_that_a_killed_driver_had_open_are_ended_when_the_study_is_resumed(
     flags: list[str], name: str, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +118,7 @@ def test_runs_that_a_killed_driver_had_open_are_ended_when_the_study_is_resumed(
     assert [client.get_run(orphan).info.status for orphan in orphans] == ["FAILED"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 @pytest.mark.parametrize("ends", [0, 1, 130])
 def test_a_process_that_joins_a_study_leaves_its_status_to_the_owner(
@@ -142,6 +144,7 @@ def test_a_process_that_joins_a_study_leaves_its_status_to_the_owner(
     assert len(children_of(parent)) == made_before + (0 if ends else 1)  # one more trial
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_a_process_that_joins_ends_the_parent_run_if_the_owner_has_died(
     flags: list[str], name: str, monkeypatch: pytest.MonkeyPatch
@@ -155,6 +158,7 @@ def test_a_process_that_joins_ends_the_parent_run_if_the_owner_has_died(
     assert mlflow.get_run(parent).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_what_a_joining_process_makes_for_all_is_a_child_of_the_parent_run(
     shared_store: Path, tiny_npz: Path, name: str, monkeypatch: pytest.MonkeyPatch

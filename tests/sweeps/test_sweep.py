@@ -136,6 +136,7 @@ def test_plan_only_prints_the_plan_and_makes_no_study_and_no_run(
     assert not (store / "sweeps").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_after_an_edit_of_the_code_the_finals_are_repeated_and_the_trials_are_not(
     flags: list[str], monkeypatch: pytest.MonkeyPatch

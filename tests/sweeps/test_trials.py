@@ -57,6 +57,7 @@ def test_a_pruned_trial_ends_killed_after_the_epochs_that_it_had(
     assert parent.data.metrics["epochs_spent"] == 2 + 1 + 1
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_ends_failed_and_the_search_continues(
     flags: list[str], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_trial_that_fails_ends_failed_and_the_search_continues(
     assert mlflow.get_run(parent).info.status == "FAILED"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_an_interrupted_sweep_ends_killed_and_that_trial_is_retried(
     flags: list[str], name: str, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +96,7 @@ def test_an_interrupted_sweep_ends_killed_and_that_trial_is_retried(
     assert mlflow.get_run(parent).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_a_trial_that_another_process_has_marked_failed_stops_and_its_retry_counts(
     flags: list[str], name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -121,6 +124,7 @@ def test_a_trial_that_another_process_has_marked_failed_stops_and_its_retry_coun
     assert parent.data.metrics["trials_complete"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_trials_of_fewer_views_read_the_logits_of_the_most_views(
     flags: list[str], name: str, tmp_path: Path, tiny_npz: Path

@@ -15,6 +15,7 @@ from kdflow.tracking import first_use, store
 OPEN = "from kdflow.tracking import store; store.open_store()"
 
 
+@pytest.mark.slow
 def test_a_new_store_is_mlflows_own_and_nothing_else_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

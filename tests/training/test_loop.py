@@ -114,7 +114,11 @@ def baselines() -> dict[str, tuple[keras.Model, list[Metrics]]]:
 
 
 @pytest.mark.parametrize(
-    ("network_name", "loss"), [("fast", "kd"), *(("pupil", loss) for loss in LOSSES)]
+    ("network_name", "loss"),
+    [
+        pytest.param("fast", "kd", marks=pytest.mark.slow),
+        *(("pupil", loss) for loss in LOSSES),
+    ],
 )
 def test_alpha_0_is_the_baseline_bit_for_bit(
     train: Images,
@@ -142,6 +146,7 @@ def test_alpha_1_uses_no_label(
     assert equal_weights(network, fitted(mislabelled, validation, distillation)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_brings_the_student_closer_to_its_teacher(
     tiny: Dataset, train: Images, validation: Images, loss: str
@@ -160,6 +165,7 @@ def test_every_loss_brings_the_student_closer_to_its_teacher(
     assert agreed.mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not(
     train: Images, validation: Images, teacher_logits: np.ndarray
 ) -> None:
@@ -314,6 +320,7 @@ def test_a_last_update_that_spoils_the_weights_stops_the_run(
         list(fit(build("pupil", train, 3, seed=0), train, validation, Labels(), settings))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts TensorFlow's functions")
 def test_a_training_leaves_none_of_its_graphs_in_memory(train: Images, validation: Images) -> None:
     from tensorflow.python.eager import context

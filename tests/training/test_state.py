@@ -44,7 +44,12 @@ def training(
 
 
 @pytest.mark.parametrize(
-    ("network_name", "optimizer"), [("student", "adam"), ("fast", "speedrun"), ("pupil", "sgd")]
+    ("network_name", "optimizer"),
+    [
+        pytest.param("student", "adam", marks=pytest.mark.slow),
+        pytest.param("fast", "speedrun", marks=pytest.mark.slow),
+        ("pupil", "sgd"),
+    ],
 )
 def test_between_epochs(
     network_name: str,
@@ -110,6 +115,7 @@ def test_within_an_epoch(
             assert one[name] == pytest.approx(other[name], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_a_damaged_state_starts_again_and_says_so(
     train: Images,
     validation: Images,
