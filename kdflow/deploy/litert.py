@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SIGNATURE = "serving_default"
 CUSTOM = "CUSTOM"
 CALIBRATION_BATCH = 50
+ACTIVATION_BITS = 8
 
 
 def write_float32(network: keras.Model, path: Path) -> None:
@@ -45,23 +46,29 @@ def write_float16(source: Path, path: Path) -> None:
     path.write_bytes(content)
 
 
-def write_int8(source: Path, path: Path, images: np.ndarray) -> None:
-    """The float32 file `source` with weights, per channel, and activations in int8.
+def write_int8(source: Path, path: Path, images: np.ndarray, weight_bits: int) -> None:
+    """The float32 file `source` with activations in int8, and weights in integers for each channel.
 
     The range of the input is that of pixels, 0 to 255, so that its scale is 1 and its zero point
     -128. The other ranges are those of batches of `images`, averaged.
 
     Args:
         images: float32 pixels, (n, height, width, channels).
+        weight_bits: of each weight, 8 or 4.
     """
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import qtyping, quantizer
 
     file = LiteRTFile(source)
     starts = range(0, len(images), CALIBRATION_BATCH)
     batches = [{file.input.name: images[i : i + CALIBRATION_BATCH]} for i in starts]
     with _quietly():
         made = quantizer.Quantizer(str(source))
-        made.load_quantization_recipe(recipe.static_wi8_ai8())
+        made.add_static_config(
+            ".*",
+            qtyping.TFLOperationName.ALL_SUPPORTED,
+            activation_num_bits=ACTIVATION_BITS,
+            weight_num_bits=weight_bits,
+        )
         ranges = made.calibrate({SIGNATURE: batches})
         of_pixels = ranges[file.tensor_name]
         for bound, value in {"min": 0.0, "max": 255.0}.items():

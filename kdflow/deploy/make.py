@@ -56,6 +56,7 @@ def make(
     images: np.ndarray,
     folder: Path,
     names: Iterable[str] = LITERT + ONNX,
+    weight_bits: int = 8,
 ) -> Made:
     """Make files of a network in `folder`. A network that tf2onnx cannot write gets no ONNX files,
     with the reason; LiteRT files are always made.
@@ -64,6 +65,7 @@ def make(
         network: from pixels 0 to 255 to logits.
         images: float32 pixels that the ranges of int8 files are measured on.
         names: which; an int8 or float16 file is made of the float32 file of its format.
+        weight_bits: of a weight of the int8 LiteRT file, 8 or 4.
 
     Raises:
         KdflowError: a LiteRT file cannot be made, or holds an operation that is not LiteRT's own.
@@ -75,7 +77,7 @@ def make(
             made.not_made[name] = f"it is made of {source}"
             continue
         try:
-            _make_whole(path, _writer(network, path, images))
+            _make_whole(path, _writer(network, path, images, weight_bits))
             made.paths.append(path)
         except (KdflowError, MemoryError):
             raise
@@ -87,13 +89,15 @@ def make(
     return made
 
 
-def _writer(network: keras.Model, path: Path, images: np.ndarray) -> Callable[[Path], None]:
+def _writer(
+    network: keras.Model, path: Path, images: np.ndarray, weight_bits: int
+) -> Callable[[Path], None]:
     """What writes the file that `path` is to become."""
     source = path.with_stem("float32")
     return {
         FLOAT32: lambda new: litert.write_float32(exportable(network), new),
         "float16.tflite": lambda new: litert.write_float16(source, new),
-        INT8: lambda new: litert.write_int8(source, new, images),
+        INT8: lambda new: litert.write_int8(source, new, images, weight_bits),
         "float32.onnx": lambda new: onnx_format.write_float32(
             exportable(network, erf_gelu=True), new
         ),

@@ -18,17 +18,19 @@ from kdflow.config.base import SEED_LIMIT
 from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError, about
-from kdflow.needs import Found, ModelOf, Need, Planned, Step
+from kdflow.needs import Found, LogitsOf, ModelOf, Need, Planned, Step
 
 if TYPE_CHECKING:
+    import keras
+
     from kdflow.dataset import Dataset
     from kdflow.deploy.judge import Judged
-    from kdflow.results.records import TrainedModel
-    from kdflow.tracking.find import FoundRun
+    from kdflow.results.records import TeacherLogits, TrainedModel
     from kdflow.tracking.run import Run
 
 FOLDER = "files"
 MANIFEST = "deploy.json"
+LOGITS, TEACHER = "kdflow.upstream.logits", "kdflow.upstream.teacher"  # tags
 
 # Of every class, as pydantic sees it: the way to declare a subclass without inheriting.
 warnings.filterwarnings("ignore", 'Field name "register" in "DeployConfig" shadows')
@@ -65,6 +67,19 @@ class DeployConfig(BroughtModelConfig):
     )
     calibration_seed: int = Field(
         0, ge=0, lt=SEED_LIMIT, description="which training images these are"
+    )
+    weight_bits: int = Field(
+        8,
+        ge=4,
+        le=8,
+        multiple_of=4,
+        description="bits of a weight of the int8 LiteRT file, 8 or 4; activations have 8",
+    )
+    quantised_epochs: int = Field(
+        10,
+        ge=0,
+        description="epochs of quantisation-aware distillation, for an int8 LiteRT file that loses"
+        " more than the margin on validation images",
     )
     onnx: bool = Field(True, description="make ONNX files too (true or false)")
     threads: int = Field(1, ge=1, le=1024, description="threads of a file's runtime as it is timed")
@@ -108,14 +123,19 @@ def title(config: DeployConfig) -> str:
 
 
 def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
+    from kdflow.tracking.find import get_run
+
     with about("model"):
         source = _last_distillation(config, dataset) if config.model == "auto" else config.model
     model = ModelOf(source, config.holdout, reading=config.reading, parameter="model")
     inputs: dict[str, Need] = {"model": model}
+    upstream = _upstream(source)
+    if config.quantised_epochs and (logits := upstream.get(LOGITS)):
+        distilled = get_run(source).params
+        inputs["logits"] = LogitsOf(logits, float(distilled["holdout"]), int(distilled["views"]))
     if config.teacher == "auto":
-        run = _teachers_run(source)
-        if run:
-            inputs["teacher"] = ModelOf(run.run_id, float(run.params["holdout"]))
+        if run_id := upstream.get(TEACHER):
+            inputs["teacher"] = ModelOf(run_id, float(get_run(run_id).params["holdout"]))
     elif config.teacher != "none":
         inputs["teacher"] = ModelOf(config.teacher, config.holdout, parameter="teacher")
     return inputs
@@ -138,19 +158,17 @@ def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
     return runs[-1].run_id
 
 
-def _teachers_run(source: str) -> FoundRun | None:
-    """The run of the model whose logits taught the run `source`, if there is one."""
+def _upstream(source: str) -> dict[str, str]:
+    """As `lineage`; empty if `source` is no run, or if it builds on runs that cannot be found."""
     from kdflow.results.brought import is_brought
-    from kdflow.tracking.find import get_run
 
     if is_automatic(source) or is_brought(source):
-        return None
+        return {}
     try:
-        model = lineage(source).get("kdflow.upstream.teacher")
-        return get_run(model) if model else None
+        return lineage(source)
     except KdflowError as error:
-        print(f"teacher: {error}; the files are measured without it")
-        return None
+        print(f"teacher: {error}; the files are made and measured without it")
+        return {}
 
 
 def lineage(source: str) -> dict[str, str]:
@@ -164,7 +182,7 @@ def lineage(source: str) -> dict[str, str]:
 
     logits = upstream(source, "teacher")
     teacher = upstream(logits, "model") if logits else None
-    named = {"kdflow.upstream.logits": logits, "kdflow.upstream.teacher": teacher}
+    named = {LOGITS: logits, TEACHER: teacher}
     return {tag: run_id for tag, run_id in named.items() if run_id}
 
 
@@ -187,6 +205,8 @@ def check(config: DeployConfig, dataset: Dataset, inputs: Mapping[str, Found | P
     calibration_images(dataset, config.holdout, config.calibration_images, config.calibration_seed)
     for role, need in inputs.items():
         if isinstance(need, Found):
+            if role == "logits":
+                continue
             with about(role):
                 network = need.result.network
                 if not network.count_params():
@@ -202,11 +222,13 @@ def run(
     *,
     model: TrainedModel,
     teacher: TrainedModel | None = None,
+    logits: TeacherLogits | None = None,
 ) -> dict[str, float]:
     from kdflow.deploy import make, table
     from kdflow.deploy.calibration import calibration_images
     from kdflow.deploy.manifest import manifest
     from kdflow.deploy.measure import Side, measured
+    from kdflow.steps import quantised
     from kdflow.steps.registration import Served, log_served
 
     chosen = (dataset, config.holdout, config.calibration_images, config.calibration_seed)
@@ -214,9 +236,19 @@ def run(
     names = make.LITERT + (make.ONNX if config.onnx else ())
     with tempfile.TemporaryDirectory() as temporary, _full_disk_in_one_line():
         folder = Path(temporary)
-        made = make.make(model.network, images, _subfolder(folder, FOLDER), names)
+        made = make.make(
+            model.network, images, _subfolder(folder, FOLDER), names, config.weight_bits
+        )
         for name, reason in made.not_made.items():
             print(f"{name}: not made: {reason}")
+        int8 = folder / FOLDER / make.INT8
+
+        def write_again(network: keras.Model) -> None:
+            litert = (make.FLOAT32, make.INT8)
+            to = _subfolder(folder, "quantised")
+            make.make(network, images, to, litert, config.weight_bits).paths[-1].replace(int8)
+
+        adapted = quantised.adapt(run, config, dataset, model, logits, int8, write_again)
         run.log_folder(folder / FOLDER, FOLDER)
         sides = [Side("student", model.network, made.paths)]
         if teacher:
@@ -240,6 +272,7 @@ def run(
             margin=config.loss,
             not_made=made.not_made,
         )
+        content["files"][make.INT8] |= {"weight_bits": config.weight_bits, "adapted": adapted}
         run.log_json(content, MANIFEST)
         run.log_table(table.columns(rows), "files.json")
         run.log_table(table.per_class(rows, dataset), "classes.json")

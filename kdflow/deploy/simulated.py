@@ -1,0 +1,101 @@
+"""A network that computes as its int8 file will, so that training can adapt its weights to that
+(Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", section 3)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kdflow.deploy.litert import ACTIVATION_BITS
+
+# Where channels are not a kernel's last axis.
+CHANNEL_AXIS = {"DepthwiseConv2D": 2, "Conv2DTranspose": 2, "depthwise_kernel": 2}
+# A file computes these together with the layer before them.
+FUSED = (
+    keras.layers.Activation,
+    keras.layers.BatchNormalization,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+)
+
+
+def simulated(network: keras.Model, weight_bits: int) -> keras.Model:
+    """The same network with rounded weights, and rounded outputs of all layers. It shares the
+    layers of `network`: to train one is to train the other. The gradient passes through rounding as
+    if it were not there.
+
+    Args:
+        network: functional, as `pixels.exportable` makes it.
+        weight_bits: of each weight; activations have 8 bits.
+    """
+    outputs = {id(layer.input) for layer in network.layers if isinstance(layer, FUSED)}
+    rounded_later = {layer.name for layer in network.layers if id(layer.output) in outputs}
+
+    def of_layer(layer: keras.Operation) -> keras.Operation:
+        return _RoundedWeights(layer, weight_bits) if _kernels(layer) else layer
+
+    def called(layer: keras.Operation, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+        made = layer(*args, **kwargs)
+        name = layer.layer.name if isinstance(layer, _RoundedWeights) else layer.name
+        return made if name in rounded_later else _RoundedOutput()(made)
+
+    return keras.models.clone_model(network, clone_function=of_layer, call_function=called)
+
+
+def _kernels(layer: keras.Operation) -> list[str]:
+    """The names of the layer's own weights that a file stores rounded."""
+    if isinstance(layer, keras.Model) or not isinstance(layer, keras.Layer):
+        return []
+    own = layer.trainable_variables
+    return [v.name for v in own if v.name.endswith("kernel") and len(v.shape) > 1]
+
+
+class _RoundedWeights(keras.Layer):
+    """A layer whose kernels are rounded before each use, symmetrically for each channel."""
+
+    def __init__(self, layer: keras.Layer, bits: int) -> None:
+        super().__init__(name=f"rounded_{layer.name}")
+        self.layer, self.bits = layer, bits
+
+    @property
+    def kernel(self) -> Any:
+        """The layer's kernel, by which `size` counts its work."""
+        return self.layer.kernel
+
+    def call(self, inputs):  # type: ignore[no-untyped-def]
+        kernels = _kernels(self.layer)
+        weights = [
+            self._rounded(each) if each.name in kernels else each
+            for each in self.layer.trainable_variables
+        ]
+        outputs, _ = self.layer.stateless_call(weights, self.layer.non_trainable_variables, inputs)
+        return outputs
+
+    def compute_output_spec(self, inputs):  # type: ignore[no-untyped-def]
+        return self.layer.compute_output_spec(inputs)
+
+    def _rounded(self, kernel: keras.Variable) -> Any:
+        default = CHANNEL_AXIS.get(kernel.name, len(kernel.shape) - 1)
+        axis = CHANNEL_AXIS.get(type(self.layer).__name__, default)
+        others = [each for each in range(len(kernel.shape)) if each != axis]
+        largest = ops.stop_gradient(ops.max(ops.abs(kernel), axis=others))
+        largest = ops.maximum(largest, keras.config.epsilon())
+        return keras.quantizers.fake_quant_with_min_max_vars(
+            kernel, -largest, largest, num_bits=self.bits, narrow_range=True, axis=axis
+        )
+
+
+class _RoundedOutput(keras.Layer):
+    """Rounds activations to a range that holds 0 and those of the batch."""
+
+    def call(self, inputs):  # type: ignore[no-untyped-def]
+        seen = ops.stop_gradient(inputs)
+        low = ops.minimum(ops.min(seen), 0.0)
+        high = ops.maximum(ops.max(seen), keras.config.epsilon())
+        return keras.quantizers.fake_quant_with_min_max_vars(
+            inputs, low, high, num_bits=ACTIVATION_BITS
+        )
+
+    def compute_output_spec(self, inputs):  # type: ignore[no-untyped-def]
+        return keras.KerasTensor(inputs.shape, inputs.dtype)

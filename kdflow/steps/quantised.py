@@ -1,0 +1,153 @@
+"""Quantisation-aware distillation: a network whose int8 file loses too much learns again from the
+logits that taught it, while it computes as the file will."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import keras
+import numpy as np
+
+from kdflow.config.base import validated
+from kdflow.config.fitting import Settings
+from kdflow.dataset import Dataset, Images, split
+from kdflow.deploy.files import BATCH, open_file
+from kdflow.deploy.pixels import exportable
+from kdflow.deploy.simulated import simulated
+from kdflow.evaluate.metrics import accuracy, batches, predict_logits
+from kdflow.results.records import TeacherLogits, TrainedModel
+from kdflow.steps import distill
+from kdflow.tracking import artifacts
+from kdflow.tracking.find import get_run
+from kdflow.tracking.run import Run
+from kdflow.training.loop import fit
+from kdflow.training.objective import Distillation
+
+if TYPE_CHECKING:
+    from kdflow.steps.deploy import DeployConfig
+
+BATCH_SIZE, LEARNING_RATE = 64, 1e-3
+
+
+class Lessons(NamedTuple):
+    """What a network learns again.
+
+    Attributes:
+        views: how many views of each image it sees.
+        words: whose logits they are.
+    """
+
+    objective: Distillation
+    views: int
+    words: str
+
+
+def adapt(
+    run: Run,
+    config: DeployConfig,
+    dataset: Dataset,
+    model: TrainedModel,
+    logits: TeacherLogits | None,
+    path: Path,
+    write: Callable[[keras.Model], None],
+) -> dict[str, Any] | None:
+    """If an int8 file loses more than the margin on images that are no test images, train its
+    network to compute as the file does, and write the file again; the better of the two is kept.
+
+    Args:
+        logits: those that the model was distilled from; None if it was not, or they are not in the
+            store: then it learns from its own.
+        path: the file.
+        write: writes the file, of a network.
+
+    Returns:
+        What was done, for the manifest; None if the file stays as it is.
+    """
+    indices, words = _watched(dataset, config.holdout)
+    labels = dataset.y_train[indices]
+    before = accuracy(predict_logits(model.network, dataset.x_train, indices), labels)
+
+    def lost() -> float:
+        """How much the file loses, in percentage points."""
+        file = open_file(path)
+        answers = [file.logits(dataset.x_train[part]) for part in batches(indices, BATCH)]
+        return 100 * (before - accuracy(np.concatenate(answers), labels))
+
+    lost_plain = lost()
+    run.log({"quantised_lost_before": lost_plain})
+    if lost_plain <= config.margin or not config.quantised_epochs:
+        return None
+    lessons = _lessons(config, dataset, model, logits)
+    print(
+        f"{path.name}: loses {lost_plain:.2f} points of accuracy on the {words}, more than"
+        f" {config.margin:g}; {config.quantised_epochs} epochs of quantisation-aware distillation"
+        f" from {lessons.words}"
+    )
+    plain = path.read_bytes()
+    write(_trained(run, config, dataset, model, lessons))
+    lost_adapted = lost()
+    run.log({"quantised_lost_after": lost_adapted})
+    is_better = lost_adapted < lost_plain
+    print(
+        f"{path.name}: loses {lost_adapted:.2f} points after that"
+        + ("" if is_better else "; the file from before is kept")
+    )
+    if not is_better:
+        path.write_bytes(plain)
+        return None
+    return {
+        "epochs": config.quantised_epochs,
+        "from": lessons.words,
+        "lost_points_before": lost_plain,
+        "lost_points_after": lost_adapted,
+        "of": words,
+    }
+
+
+def _watched(dataset: Dataset, holdout: float) -> tuple[np.ndarray, str]:
+    """The images that decide, never test images, and what they are called."""
+    train, validation = split(dataset.y_train, holdout)
+    return (validation, "validation images") if len(validation) else (train, "training images")
+
+
+def _lessons(
+    config: DeployConfig, dataset: Dataset, model: TrainedModel, logits: TeacherLogits | None
+) -> Lessons:
+    if logits is None:
+        own = predict_logits(model.network, dataset.x_train)[np.newaxis]
+        return Lessons(Distillation(own, temp=1, alpha=1), 1, "its own logits")
+    values = artifacts.read_json(get_run(model.source), "config.json")
+    distilled = validated(distill.DistillConfig, values)
+    taught = distill.objective(distilled, dataset, logits)
+    return Lessons(taught, distilled.views, f"the logits of {logits.logits.manifest.network}")
+
+
+def _trained(
+    run: Run, config: DeployConfig, dataset: Dataset, model: TrainedModel, lessons: Lessons
+) -> keras.Model:
+    """A copy of the network that has learnt again."""
+    network = exportable(model.network)
+    train, validation = split(dataset.y_train, config.holdout)
+    watched = validation if len(validation) else train
+    settings = Settings(
+        "adam",
+        LEARNING_RATE,
+        config.quantised_epochs,
+        BATCH_SIZE,
+        config.calibration_seed,
+        schedule="cosine",
+        views=lessons.views,
+        keep="best_accuracy" if len(validation) else "last",
+    )
+    epochs = fit(
+        simulated(network, config.weight_bits),
+        Images(dataset.x_train, dataset.y_train, train),
+        Images(dataset.x_train, dataset.y_train, watched),
+        lessons.objective,
+        settings,
+    )
+    for epoch, metrics in epochs:
+        run.log({f"quantised_{name}": value for name, value in metrics.items()}, epoch)
+    return network

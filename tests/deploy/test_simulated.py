@@ -1,0 +1,73 @@
+"""A network that computes as its int8 file will, beside the file itself."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from helpers import needs_deploy
+
+from kdflow.dataset import Dataset, Images
+from kdflow.deploy import litert
+from kdflow.deploy.pixels import exportable
+from kdflow.deploy.simulated import simulated
+from kdflow.network import build
+
+L = keras.layers
+
+
+def rms(differences: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(differences))))
+
+
+@needs_deploy
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["student", "mini"])  # without normalisation, and with it
+def test_it_answers_as_the_file_does(name: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 16, 16, 3), np.uint8)
+    network = exportable(
+        build(name, Images(pixels, np.arange(100) % 10, np.arange(100)), 10, seed=0)
+    )
+    images = pixels.astype(np.float32)
+    plain, rounded = tmp_path / "float32.tflite", tmp_path / "int8.tflite"
+    litert.write_float32(network, plain)
+    litert.write_int8(plain, rounded, images, weight_bits=4)
+    of_file = litert.LiteRTFile(rounded).logits(images)
+    lost_by_rounding = of_file - network.predict(images, verbose=0)
+    differing = of_file - simulated(network, 4).predict(images, verbose=0)
+    assert rms(lost_by_rounding) > 0.02
+    assert rms(differing) < rms(lost_by_rounding) / 4
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_are_rounded_to_as_many_steps_for_each_channel(bits: int) -> None:
+    kernel = np.random.default_rng(1).normal(0, [0.1, 1, 10], (5, 3)).astype(np.float32)
+    numbers = keras.Input((5,))
+    network = keras.Model(numbers, L.Dense(3, use_bias=False)(numbers))
+    network.set_weights([kernel])
+    largest_step = np.abs(kernel).max(axis=0) / (2 ** (bits - 1) - 1)
+    expected = np.round(kernel / largest_step) * largest_step
+    # each row of the identity picks a row of weights; outputs have 255 steps from low to high
+    answers = simulated(network, bits).predict(np.eye(5, dtype=np.float32), verbose=0)
+    assert np.abs(answers - expected).max() <= np.ptp(expected) / 255 / 2 + 1e-6
+
+
+def test_the_channels_of_a_depthwise_convolution_are_its_inputs() -> None:
+    kernel = np.array([0.07, -9], np.float32).reshape(1, 1, 2, 1)
+    images = keras.Input((1, 1, 2))
+    network = keras.Model(images, L.DepthwiseConv2D(1, use_bias=False)(images))
+    network.set_weights([kernel])
+    answer = simulated(network, 4).predict(np.ones((1, 1, 1, 2), np.float32), verbose=0)
+    # a channel's only weight is its largest, so it is kept; by the other's it would become 0
+    assert answer.ravel() == pytest.approx([0.07, -9], abs=9.07 / 255 / 2 + 1e-6)
+
+
+def test_to_train_it_trains_the_network(tiny: Dataset, small_network: keras.Model) -> None:
+    network = exportable(small_network)
+    before = network.get_weights()
+    learner = simulated(network, 8)
+    learner.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    learner.train_on_batch(tiny.x_train, tiny.y_train)
+    assert len(learner.trainable_variables) == len(network.trainable_variables)
+    moved = [np.abs(a - b).max() for a, b in zip(before, network.get_weights(), strict=True)]
+    assert min(moved) > 0
