@@ -16,15 +16,14 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.config.base import SEED_LIMIT
 from kdflow.config.brought import BroughtModelConfig
-from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError, about
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
+from kdflow.steps.origin import origin, teachers_run
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
     from kdflow.deploy.judge import Judged
     from kdflow.results.records import TrainedModel
-    from kdflow.tracking.find import FoundRun
     from kdflow.tracking.run import Run
 
 FOLDER = "files"
@@ -113,7 +112,7 @@ def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
     model = ModelOf(source, config.holdout, reading=config.reading, parameter="model")
     inputs: dict[str, Need] = {"model": model}
     if config.teacher == "auto":
-        run = _teachers_run(source)
+        run = teachers_run(source)
         if run:
             inputs["teacher"] = ModelOf(run.run_id, float(run.params["holdout"]))
     elif config.teacher != "none":
@@ -136,36 +135,6 @@ def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
             " none; run distill first, or name a model"
         )
     return runs[-1].run_id
-
-
-def _teachers_run(source: str) -> FoundRun | None:
-    """The run of the model whose logits taught the run `source`, if there is one."""
-    from kdflow.results.brought import is_brought
-    from kdflow.tracking.find import get_run
-
-    if is_automatic(source) or is_brought(source):
-        return None
-    try:
-        model = lineage(source).get("kdflow.upstream.teacher")
-        return get_run(model) if model else None
-    except KdflowError as error:
-        print(f"teacher: {error}; the files are measured without it")
-        return None
-
-
-def lineage(source: str) -> dict[str, str]:
-    """What a run was distilled from, as tags: its export of logits, and that export's model, as far
-    as they are runs."""
-    from kdflow.tracking.find import get_run
-
-    def upstream(run_id: str, role: str) -> str | None:
-        found = get_run(run_id).tags.get(f"kdflow.upstream.{role}", "sha256:")
-        return None if found.startswith("sha256:") else found
-
-    logits = upstream(source, "teacher")
-    teacher = upstream(logits, "model") if logits else None
-    named = {"kdflow.upstream.logits": logits, "kdflow.upstream.teacher": teacher}
-    return {tag: run_id for tag, run_id in named.items() if run_id}
 
 
 def resolved(
@@ -203,7 +172,7 @@ def run(
     model: TrainedModel,
     teacher: TrainedModel | None = None,
 ) -> dict[str, float]:
-    from kdflow.deploy import make, table
+    from kdflow.deploy import make, report, table
     from kdflow.deploy.calibration import calibration_images
     from kdflow.deploy.manifest import manifest
     from kdflow.deploy.measure import Side, measured
@@ -244,14 +213,19 @@ def run(
         run.log_table(table.columns(rows), "files.json")
         run.log_table(table.per_class(rows, dataset), "classes.json")
         heading = f"{title(config)}: {model.network.name} on {Path(dataset.name).name}"
-        run.log_figure(table.picture(rows, heading), "files.png")
+        picture = table.picture(rows, heading)
+        run.log_figure(picture, "files.png")
+        served_name = f"{config.serve}.tflite"
+        made_of = origin(model)
+        page = report.page(rows, content, dataset, made_of, served_name, picture, config.threads)
+        run.log_text(page, "report.html")
         metrics = table.metrics(rows)
         run.log(metrics)
         print(f"{heading}:\n{table.in_words(rows)}")
         verdicts = {name: each.paired.verdict for name, each in judged.items()}
-        run.set_tags({"kdflow.verdict": verdicts[f"{config.serve}.tflite"]})
+        run.set_tags({"kdflow.verdict": verdicts[served_name]})
         _refuse_worse(judged, config.margin)
-        file = folder / FOLDER / f"{config.serve}.tflite"
+        file = folder / FOLDER / served_name
         (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
         served = Served(file, folder / MANIFEST, judged[file.name], model.source)
         log_served(run, config, dataset, served)

@@ -7,7 +7,8 @@ from kdflow.dataset import Dataset
 from kdflow.deploy.judge import Judged
 from kdflow.deploy.manifest import sha256
 from kdflow.evaluate.paired import SAME, compare_paired
-from kdflow.steps.deploy import DeployConfig, lineage
+from kdflow.steps.deploy import DeployConfig
+from kdflow.steps.origin import lineage
 from kdflow.tracking import registry
 from kdflow.tracking.run import Run
 

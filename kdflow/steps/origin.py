@@ -1,0 +1,104 @@
+"""What a deployed network was made of, as far as the tracking store knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdflow.config.training import is_automatic
+from kdflow.errors import KdflowError
+
+if TYPE_CHECKING:
+    from kdflow.results.records import TrainedModel
+    from kdflow.tracking.find import FoundRun
+
+NOT_KNOWN = "not known"
+
+
+def teachers_run(source: str) -> FoundRun | None:
+    """The run of the model whose logits taught the run `source`, if there is one."""
+    from kdflow.results.brought import is_brought
+    from kdflow.tracking.find import get_run
+
+    if is_automatic(source) or is_brought(source):
+        return None
+    try:
+        model = lineage(source).get("kdflow.upstream.teacher")
+        return get_run(model) if model else None
+    except KdflowError as error:
+        print(f"teacher: {error}; the files are measured without it")
+        return None
+
+
+def lineage(source: str) -> dict[str, str]:
+    """What a run was distilled from, as tags: its export of logits, and that export's model, as far
+    as they are runs."""
+    logits, teacher = _upstream(source)
+    named = {"kdflow.upstream.logits": logits, "kdflow.upstream.teacher": teacher}
+    return {tag: run_id for tag, run_id in named.items() if run_id and not _is_hash(run_id)}
+
+
+def _upstream(source: str) -> tuple[str | None, str | None]:
+    """The logits that a run learnt from, and their model: each a run or a hash, None if neither is
+    recorded."""
+    from kdflow.tracking.find import get_run
+
+    logits = get_run(source).tags.get("kdflow.upstream.teacher")
+    if logits is None or _is_hash(logits):
+        return logits, None
+    return logits, get_run(logits).tags.get("kdflow.upstream.model")
+
+
+def _is_hash(source: str) -> bool:
+    return source.startswith("sha256:")
+
+
+def origin(model: TrainedModel) -> dict[str, str]:
+    """How a network was trained and what taught it, in words, by what it is called on a page."""
+    from kdflow.tracking.find import get_run
+
+    if _is_hash(model.source):
+        return {
+            "Training": f"{NOT_KNOWN}: {model.words} is a model that no run of kdflow trained",
+            "Distilled from": NOT_KNOWN,
+        }
+    try:
+        run = get_run(model.source)
+    except KdflowError as error:  # the store may not answer any more
+        return {"Training": f"run {model.source} ({error})", "Distilled from": NOT_KNOWN}
+    made = {"Training": _in_words(model.source)}
+    if "kdflow.upstream.teacher" in run.tags:
+        made |= {
+            "Temperature T": run.params["temp"],
+            "alpha, the weight of the soft term": run.params["alpha"],
+            **_teaching(model.source),
+        }
+    else:
+        made["Distilled from"] = "nothing: it learnt from labels alone"
+    if start := run.tags.get("kdflow.upstream.init"):
+        made["Lower layers start from"] = _in_words(start)
+    made["All parameters"] = ", ".join(f"{name}={value}" for name, value in run.params.items())
+    return made
+
+
+def _teaching(source: str) -> dict[str, str]:
+    try:
+        logits, teacher = _upstream(source)
+    except KdflowError as error:  # the runs may have been deleted since
+        return {"Distilled from": f"{NOT_KNOWN}: {error}"}
+    return {"Distilled from": _in_words(teacher), "Logits": _in_words(logits)}
+
+
+def _in_words(source: str | None) -> str:
+    from kdflow.tracking.find import get_run
+
+    if source is None:
+        return f"{NOT_KNOWN}: its logits were brought, not made by a run of kdflow"
+    if _is_hash(source):
+        return f"brought, not made by a run of kdflow: {source}"
+    try:
+        run = get_run(source)
+    except KdflowError as error:
+        return f"run {source} ({error})"
+    accuracy = run.metrics.get("test_accuracy")
+    result = "" if accuracy is None else f", test accuracy {accuracy:.4f}"
+    return f"{run.tags['mlflow.runName']}, run {source}{result}"
