@@ -1,4 +1,5 @@
-"""The page of `demo` computes in a browser what Python computes of the same picture."""
+"""In a browser, the page of `demo` computes what Python computes of the same picture, and a report
+can be read."""
 
 import json
 import shutil
@@ -11,15 +12,18 @@ import onnxruntime
 import pytest
 from chromium import Page, needs_chromium, opened, served
 from helpers import needs_deploy
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.special import softmax
 
 from kdflow.__main__ import main
 from kdflow.catalogue.datasets.photo import pixels_of
 from kdflow.dataset import Dataset
-from kdflow.deploy import make
+from kdflow.deploy import make, report
 from kdflow.deploy.judge import judge
 from kdflow.deploy.manifest import manifest
+from kdflow.deploy.table import Row
+from kdflow.deploy.timing import Speed
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,14 +48,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (artifacts / "files").mkdir()
     paths = make.make(network, images.astype(np.float32), artifacts / "files", make.ONNX).paths
     own = network.predict(images, verbose=0)
+    dataset, same = Dataset("random", *2 * (images, labels), NAMES), judge(own, own, labels, 0.01)
     described = manifest(
         network,
-        Dataset("random", images, labels, images, labels, NAMES),
+        dataset,
         paths,
-        {path.name: judge(own, own, labels, 0.01) for path in paths},
+        {path.name: same for path in paths},
         source="a run",
         weights_sha256="a hash",
-        calibration={},
+        calibration={"images": 60, "of": "training images"},
         margin=0.01,
         not_made={},
     )
@@ -60,6 +65,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path_factory.mktemp("cache")))
         assert main(["demo", "--run", str(artifacts), "--output", str(output)]) == 0
+    rows = [
+        Row("student", "own", name, same, Speed(1, 2, 3), 4, 5) for name in ("Keras", *make.ONNX)
+    ]
+    given = (dataset, {"Training": "long " * 40}, make.ONNX[0], Figure(), 1)
+    (output / "report.html").write_text(report.page(rows, described, *given))
     return output
 
 
@@ -205,3 +215,60 @@ def test_a_file_that_is_no_image_is_named(page: Page, picture: Path, tmp_path: P
     assert page.evaluate("document.getElementById('result').hidden")
     logits_of(page, picture)  # the page goes on
     assert not page.evaluate("document.querySelector('#status.failed')")
+
+
+# --- the page of a deployment ---
+
+
+@pytest.fixture
+def report_page(browser: tuple[Page, str]) -> Page:
+    page, address = browser
+    page.requested.clear()
+    page.open(f"{address}/report.html")
+    return page
+
+
+def test_the_report_loads_nothing(report_page: Page) -> None:
+    report_page.wait_for("[...document.images].every(image => image.complete)")
+    assert report_page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    addresses = [url for url in report_page.requested if not url.startswith("data:image/png")]
+    assert [url.rpartition("/")[2] for url in addresses] == ["report.html"]
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["report.html", "index.html"])
+def test_pages_fit_the_width_and_have_the_readers_colours(
+    browser: tuple[Page, str], name: str, scheme: str, width: int
+) -> None:
+    page, address = browser
+    page.call(
+        "Emulation.setDeviceMetricsOverride",
+        **{"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False},
+    )
+    wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.call("Emulation.setEmulatedMedia", features=wanted)
+    page.open(f"{address}/{name}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    text = page.evaluate("getComputedStyle(document.querySelector('h1')).color")
+    assert text == {"light": "rgb(0, 0, 0)", "dark": "rgb(255, 255, 255)"}[scheme]
+
+
+def test_the_reports_javascript_runs(
+    browser: tuple[Page, str], report_page: Page, demo: Path, picture: Path
+) -> None:
+    page, address = browser
+    code = report_page.evaluate(
+        "document.querySelector('pre[aria-label^=\"JavaScript for float32.onnx\"]').innerText"
+    )
+    page.open(f"{address}/index.html")
+    pixels = np.asarray(Image.open(picture)).ravel().tolist()
+    code = code.replace("import * as ort from", "const ort = await import(").replace(
+        '.mjs";', '.mjs");'
+    )
+    shown = page.evaluate(
+        f"(async () => {{ const pixels = Float32Array.from({pixels});"
+        f" {code.replace('create(', 'create(`files/` + ')}\n return Array.from(logits); }})()"
+    )
+    expected = logits_by_definition(demo / "files" / "float32.onnx", picture)
+    assert shown == pytest.approx(expected, abs=1e-3)
