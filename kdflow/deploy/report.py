@@ -63,6 +63,7 @@ def page(
         threads: of the files, as they were timed.
     """
     own = {row.what: row for row in rows if row.role == "student"}
+    verdicts = list(_verdicts(own, served, manifest["margin_points"]))
     return rendered(
         TEMPLATE,
         manifest=manifest,
@@ -71,7 +72,8 @@ def page(
         served=served,
         threads=threads,
         networks=[list(group) for _, group in itertools.groupby(rows, lambda row: row.role)],
-        verdicts=list(_verdicts(own, served, manifest["margin_points"])),
+        verdicts=verdicts,
+        is_refused=any(verdict == WORSE for verdict, _ in verdicts),
         picture=_picture(picture, "Test accuracy of each file over its size and over its time"),
         confusions=_confusions(own[served], dataset),
         classes=_classes(own, dataset, served),
@@ -85,8 +87,8 @@ def _verdicts(own: Mapping[str, Row], served: str, margin: float) -> Iterator[tu
     for name in sorted(own, key=lambda name: name != served):
         if own[name].is_file:
             paired = own[name].judged.paired
-            remark = " This is the file to serve." if name == served else ""
-            yield paired.verdict, in_words(name, paired, margin) + remark
+            chosen = " It was chosen to be served." if name == served else ""
+            yield paired.verdict, in_words(name, paired, margin) + chosen
 
 
 def in_words(name: str, paired: Paired, margin: float) -> str:

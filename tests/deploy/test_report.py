@@ -233,3 +233,22 @@ def test_a_verdict_in_words(verdict: str, margin: float, expected: str) -> None:
     words = report.in_words("a.onnx", paired, margin)
     assert words.startswith(expected)
     assert words.endswith("the difference is -1.00 [-2.00, +0.50] points on 1,000 test images.")
+
+
+@pytest.mark.parametrize(("margin", "is_refused"), [(0.4, False), (0.01, True)])
+def test_where_a_file_is_worse_nothing_is_served(
+    margin: float,
+    is_refused: bool,
+    rows: list[Row],
+    manifest: dict[str, Any],
+    dataset: Dataset,
+) -> None:
+    right = np.eye(3)[dataset.y_test]
+    judged = judge(
+        np.roll(right, 1, axis=1) if is_refused else right, right, dataset.y_test, margin
+    )
+    text = Elements(made([rows[0], rows[2]._replace(judged=judged)], manifest, dataset)).text
+    verdict, words = ("WORSE", "worse than") if is_refused else ("SAME", "as good as")
+    assert f"{verdict} int8.tflite is {words} the Keras model" in text
+    assert "It was chosen to be served." in text
+    assert ("the run has failed: nothing is served" in text) == is_refused
