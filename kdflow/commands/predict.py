@@ -197,12 +197,8 @@ def _thumbnail(pixels: np.ndarray) -> str:
 
 def _write(predictions: Sequence[Prediction], output: Path, model: str, temperature: float) -> None:
     """Write the CSV file and the page, each whole or not at all."""
-    import jinja2
+    from kdflow.page import rendered
 
-    template = Path(__file__).with_name("predictions.html").read_text(encoding="utf-8")
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        template
-    )
     shown = sorted(predictions, key=lambda it: (it.label, it.probability))[:SHOWN]
     rows = io.StringIO()
     writer = csv.writer(rows)
@@ -210,8 +206,12 @@ def _write(predictions: Sequence[Prediction], output: Path, model: str, temperat
     writer.writerows([it.path, it.label, f"{it.probability:.6f}"] for it in predictions)
     texts = {
         output: rows.getvalue(),
-        output.with_suffix(".html"): page.render(
-            predictions=shown, count=len(predictions), model=model, temperature=temperature
+        output.with_suffix(".html"): rendered(
+            Path(__file__).with_name("predictions.html"),
+            predictions=shown,
+            count=len(predictions),
+            model=model,
+            temperature=temperature,
         ),
     }
     try:

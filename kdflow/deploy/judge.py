@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdflow.evaluate import metrics
+from kdflow.evaluate import classes, metrics
 from kdflow.evaluate.paired import Paired, compare_paired
 
 
@@ -15,7 +15,7 @@ class Judged(NamedTuple):
         accuracy, nll, ece: as of a training.
         agreement: the share of images on which it predicts the network's class.
         largest_difference: of any logit from the network's.
-        class_accuracy: the share of each class's images that are right; NaN where it has none.
+        confusions: how many images of each class (rows) it takes for each class (columns).
         paired: its accuracy against the network's.
     """
 
@@ -24,8 +24,15 @@ class Judged(NamedTuple):
     ece: float
     agreement: float
     largest_difference: float
-    class_accuracy: tuple[float, ...]
+    confusions: np.ndarray
     paired: Paired
+
+    @property
+    def class_accuracy(self) -> np.ndarray:
+        """The share of each class's images that are right; NaN where it has none."""
+        with np.errstate(invalid="ignore"):
+            shares: np.ndarray = self.confusions.diagonal() / self.confusions.sum(axis=1)
+        return shares
 
 
 def judge(logits: np.ndarray, of_network: np.ndarray, labels: np.ndarray, margin: float) -> Judged:
@@ -43,6 +50,6 @@ def judge(logits: np.ndarray, of_network: np.ndarray, labels: np.ndarray, margin
         metrics.expected_calibration_error(logits, labels),
         metrics.agreement(logits, of_network),
         float(np.abs(logits - of_network).max()),
-        tuple(metrics.class_accuracies(logits, labels).tolist()),
+        classes.confusions(logits, labels),
         compare_paired(right, right_before, margin),
     )

@@ -14,18 +14,31 @@ from kdflow.deploy.tensor import Tensor
 from kdflow.size import multiply_adds
 
 FORMAT_VERSION = 1
-# The names in braces are the manifest's own, of this file.
+FLOAT, QUANTISED = ("float32", "int8")
+# Of a file's suffix and the type of its input. The names in braces are those of the manifest.
 HOW_TO_RUN = {
-    ".tflite": "from ai_edge_litert.interpreter import Interpreter;"
-    " run = Interpreter('{file}').get_signature_runner();"
-    " logits = run({input}=pixels)['{output}']",
-    ".onnx": "import onnxruntime; session = onnxruntime.InferenceSession('{file}');"
-    " (logits,) = session.run(None, {{'{input}': pixels}})",
+    (".tflite", FLOAT): """\
+from ai_edge_litert.interpreter import Interpreter
+
+run = Interpreter("{file}").get_signature_runner()
+logits = run({input}=pixels.astype("float32"))["{output}"]
+""",
+    (".tflite", QUANTISED): """\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+run = Interpreter("{file}").get_signature_runner()
+stored = np.clip(np.round(pixels / {scale}) + {zero_point}, -128, 127).astype("int8")
+given = run({input}=stored)["{output}"]
+logits = (given.astype("float32") - {output_zero_point}) * {output_scale}
+""",
+    (".onnx", FLOAT): """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+(logits,) = session.run(None, {{"{input}": pixels.astype("float32")}})
+""",
 }
-QUANTISED = (
-    "; pixels and logits are {dtype}: stored = round(real / scale) + zero_point, real = (stored -"
-    " zero_point) * scale"
-)
 
 
 def manifest(
@@ -75,10 +88,15 @@ def manifest(
 
 def _described(path: Path, judged: Judged) -> dict[str, Any]:
     file = open_file(path)
-    names = {"file": path.name, "input": file.input.name, "output": file.output.name}
-    how = HOW_TO_RUN[path.suffix].format(**names)
-    if file.input.scale is not None:
-        how += QUANTISED.format(dtype=file.input.dtype)
+    how = HOW_TO_RUN[path.suffix, file.input.dtype].format(
+        file=path.name,
+        input=file.input.name,
+        output=file.output.name,
+        scale=file.input.scale,
+        zero_point=file.input.zero_point,
+        output_scale=file.output.scale,
+        output_zero_point=file.output.zero_point,
+    )
     paired = judged.paired
     return {
         "format": FORMATS[path.suffix].name,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from kdflow.dataset import Dataset
 from kdflow.deploy.judge import Judged
@@ -115,7 +116,7 @@ def per_class(rows: Sequence[Row], dataset: Dataset) -> dict[str, list[Any]]:
     """The accuracy of each class as Keras runs the student, and what each of its files loses of it,
     as columns."""
     (keras,) = (row for row in rows if row.role == "student" and not row.is_file)
-    before = np.array(keras.judged.class_accuracy)
+    before = keras.judged.class_accuracy
     table: dict[str, list[Any]] = {
         "class": list(dataset.class_names),
         "images": np.bincount(dataset.y_test, minlength=dataset.classes).tolist(),
@@ -123,8 +124,7 @@ def per_class(rows: Sequence[Row], dataset: Dataset) -> dict[str, list[Any]]:
     }
     for row in rows:
         if row.role == "student" and row.is_file:
-            lost = before - np.array(row.judged.class_accuracy)
-            table[f"lost by {row.what}"] = lost.tolist()
+            table[f"lost by {row.what}"] = (before - row.judged.class_accuracy).tolist()
     return table
 
 
@@ -153,6 +153,9 @@ def picture(rows: Sequence[Row], title: str) -> Figure:
                 label=f"{row.network}, {row.what}" + " (teacher)" * (row.role == "teacher"),
             )
         axes.set(xlabel=label, xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.margins(0.15)
     panels[0].set_ylabel("test accuracy")

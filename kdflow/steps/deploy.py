@@ -7,18 +7,14 @@ import contextlib
 import errno
 import json
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationInfo, field_validator
-
-from kdflow.config.base import SEED_LIMIT
-from kdflow.config.brought import BroughtModelConfig
-from kdflow.config.training import is_automatic
+from kdflow.config.deploy import DeployConfig
 from kdflow.errors import KdflowError, about
-from kdflow.needs import Found, LogitsOf, ModelOf, Need, Planned, Step
+from kdflow.needs import Found, ModelOf, Need, Planned, Step
+from kdflow.steps.origin import origin, upstream_needs
 
 if TYPE_CHECKING:
     import keras
@@ -30,92 +26,6 @@ if TYPE_CHECKING:
 
 FOLDER = "files"
 MANIFEST = "deploy.json"
-LOGITS, TEACHER = "kdflow.upstream.logits", "kdflow.upstream.teacher"  # tags
-
-# Of every class, as pydantic sees it: the way to declare a subclass without inheriting.
-warnings.filterwarnings("ignore", 'Field name "register" in "DeployConfig" shadows')
-
-
-class DeployConfig(BroughtModelConfig):
-    """Turn a trained network into LiteRT and ONNX files, each judged against it and measured."""
-
-    model: str = Field(
-        "auto",
-        min_length=1,
-        description="what to deploy: auto (the last finished distillation on this data set), a"
-        " network's name (the teacher of that kind), the id of a run that logged a model, or a"
-        " model of your own: a .keras or .h5 file, runs:/... or models:/...",
-    )
-    teacher: str = Field(
-        "auto",
-        min_length=1,
-        description="what the files are measured beside: auto (the teacher of the distillation, if"
-        " it is in the store), none, or a model, named as `model`",
-    )
-    margin: float = Field(
-        1,
-        ge=0,
-        le=100,
-        description="the loss of test accuracy against Keras that counts as none, in percentage"
-        " points; a file that loses more fails the run",
-    )
-    calibration_images: int = Field(
-        500,
-        ge=1,
-        description="how many training images the ranges of int8 files are measured on, drawn"
-        " evenly from each class",
-    )
-    calibration_seed: int = Field(
-        0, ge=0, lt=SEED_LIMIT, description="which training images these are"
-    )
-    weight_bits: int = Field(
-        8,
-        ge=4,
-        le=8,
-        multiple_of=4,
-        description="bits of a weight of the int8 LiteRT file, 8 or 4; activations have 8",
-    )
-    quantised_epochs: int = Field(
-        10,
-        ge=0,
-        description="epochs of quantisation-aware distillation, for an int8 LiteRT file that loses"
-        " more than the margin on validation images",
-    )
-    onnx: bool = Field(True, description="make ONNX files too (true or false)")
-    threads: int = Field(1, ge=1, le=1024, description="threads of a file's runtime as it is timed")
-    serve: Literal["int8", "float16", "float32"] = Field(
-        "int8", description="which LiteRT file is logged as an MLflow model, and registered"
-    )
-    register: str = Field(
-        "none",
-        min_length=1,
-        description="name of the registered model that gets the file as a new version, with the"
-        " alias `candidate`; none registers nothing",
-    )
-    promote: bool = Field(
-        False,
-        description="give the new version the alias `champion` if it is shown to be no worse than"
-        " the present champion on the same test images (true or false)",
-    )
-
-    @field_validator("register")
-    @classmethod
-    def _a_name(cls, register: str) -> str:
-        if not register.strip() or set(register) & set("/:"):
-            raise ValueError("expected a name without / and :")
-        return register
-
-    @field_validator("promote")
-    @classmethod
-    def _what_is_registered(cls, promote: bool, info: ValidationInfo) -> bool:
-        if promote and info.data.get("register") == "none":
-            raise ValueError("expected false without register=name")
-        return promote
-
-    @property
-    def loss(self) -> float:
-        """The margin as a share."""
-        return self.margin / 100
 
 
 def title(config: DeployConfig) -> str:
@@ -123,20 +33,16 @@ def title(config: DeployConfig) -> str:
 
 
 def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
-    from kdflow.tracking.find import get_run
-
     with about("model"):
         source = _last_distillation(config, dataset) if config.model == "auto" else config.model
     model = ModelOf(source, config.holdout, reading=config.reading, parameter="model")
     inputs: dict[str, Need] = {"model": model}
-    upstream = _upstream(source)
-    if config.quantised_epochs and (logits := upstream.get(LOGITS)):
-        distilled = get_run(source).params
-        inputs["logits"] = LogitsOf(logits, float(distilled["holdout"]), int(distilled["views"]))
-    if config.teacher == "auto":
-        if run_id := upstream.get(TEACHER):
-            inputs["teacher"] = ModelOf(run_id, float(get_run(run_id).params["holdout"]))
-    elif config.teacher != "none":
+    upstream = upstream_needs(source)
+    if config.quantised_epochs and "logits" in upstream:
+        inputs["logits"] = upstream["logits"]
+    if config.teacher == "auto" and "teacher" in upstream:
+        inputs["teacher"] = upstream["teacher"]
+    elif config.teacher not in ("auto", "none"):
         inputs["teacher"] = ModelOf(config.teacher, config.holdout, parameter="teacher")
     return inputs
 
@@ -156,34 +62,6 @@ def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
             " none; run distill first, or name a model"
         )
     return runs[-1].run_id
-
-
-def _upstream(source: str) -> dict[str, str]:
-    """As `lineage`; empty if `source` is no run, or if it builds on runs that cannot be found."""
-    from kdflow.results.brought import is_brought
-
-    if is_automatic(source) or is_brought(source):
-        return {}
-    try:
-        return lineage(source)
-    except KdflowError as error:
-        print(f"teacher: {error}; the files are made and measured without it")
-        return {}
-
-
-def lineage(source: str) -> dict[str, str]:
-    """What a run was distilled from, as tags: its export of logits, and that export's model, as far
-    as they are runs."""
-    from kdflow.tracking.find import get_run
-
-    def upstream(run_id: str, role: str) -> str | None:
-        found = get_run(run_id).tags.get(f"kdflow.upstream.{role}", "sha256:")
-        return None if found.startswith("sha256:") else found
-
-    logits = upstream(source, "teacher")
-    teacher = upstream(logits, "model") if logits else None
-    named = {LOGITS: logits, TEACHER: teacher}
-    return {tag: run_id for tag, run_id in named.items() if run_id}
 
 
 def resolved(
@@ -224,7 +102,7 @@ def run(
     teacher: TrainedModel | None = None,
     logits: TeacherLogits | None = None,
 ) -> dict[str, float]:
-    from kdflow.deploy import make, table
+    from kdflow.deploy import make, report, table
     from kdflow.deploy.calibration import calibration_images
     from kdflow.deploy.manifest import manifest
     from kdflow.deploy.measure import Side, measured
@@ -277,14 +155,19 @@ def run(
         run.log_table(table.columns(rows), "files.json")
         run.log_table(table.per_class(rows, dataset), "classes.json")
         heading = f"{title(config)}: {model.network.name} on {Path(dataset.name).name}"
-        run.log_figure(table.picture(rows, heading), "files.png")
+        picture = table.picture(rows, heading)
+        run.log_figure(picture, "files.png")
+        served_name = f"{config.serve}.tflite"
+        made_of = origin(model)
+        page = report.page(rows, content, dataset, made_of, served_name, picture, config.threads)
+        run.log_text(page, "report.html")
         metrics = table.metrics(rows)
         run.log(metrics)
         print(f"{heading}:\n{table.in_words(rows)}")
         verdicts = {name: each.paired.verdict for name, each in judged.items()}
-        run.set_tags({"kdflow.verdict": verdicts[f"{config.serve}.tflite"]})
+        run.set_tags({"kdflow.verdict": verdicts[served_name]})
         _refuse_worse(judged, config.margin)
-        file = folder / FOLDER / f"{config.serve}.tflite"
+        file = folder / FOLDER / served_name
         (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
         served = Served(file, folder / MANIFEST, judged[file.name], model.source)
         log_served(run, config, dataset, served)

@@ -26,7 +26,7 @@ from kdflow.training.loop import fit
 from kdflow.training.objective import Distillation
 
 if TYPE_CHECKING:
-    from kdflow.steps.deploy import DeployConfig
+    from kdflow.config.deploy import DeployConfig
 
 BATCH_SIZE, LEARNING_RATE = 64, 1e-3
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from kdflow.config.deploy import DeployConfig
 from kdflow.dataset import Dataset
 from kdflow.deploy.judge import Judged
 from kdflow.deploy.manifest import sha256
 from kdflow.evaluate.paired import SAME, compare_paired
-from kdflow.steps.deploy import DeployConfig, lineage
+from kdflow.steps.origin import lineage
 from kdflow.tracking import registry
 from kdflow.tracking.run import Run
 

@@ -7,6 +7,7 @@ from typing import Any
 from kdflow.artifacts import unfinished
 from kdflow.catalogue.datasets import find_dataset
 from kdflow.config.base import Config, validated
+from kdflow.config.deploy import DeployConfig
 from kdflow.dataset import Dataset, split
 from kdflow.deploy import extra
 from kdflow.errors import KdflowError
@@ -14,7 +15,6 @@ from kdflow.needs import Step
 from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps.bundled import BUNDLED
-from kdflow.steps.deploy import DeployConfig
 from kdflow.steps.estimate import about_how_long
 from kdflow.tracking import runs, store
 from kdflow.tracking.find import get_run

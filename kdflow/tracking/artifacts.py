@@ -20,15 +20,20 @@ from kdflow.tracking.store import logged_models, patiently
 LOGITS_FOLDER = "logits"
 
 
-def logits_folder(run: FoundRun) -> Path:
-    """The run's logit artifact as a local folder: in place where the store is on this machine, else
-    downloaded for as long as this process lives.
+def folder(run: FoundRun, name: str = "") -> Path:
+    """What the run has logged under `name`, all of it by default, as a local folder: in place where
+    the store is on this machine, else downloaded for as long as this process lives.
 
     Raises:
         Unfit: the run has none.
         Unreachable: it cannot be read, though it may be there.
     """
-    return _fetched(f"{run.artifact_uri}/{LOGITS_FOLDER}", run, LOGITS_FOLDER)
+    return _fetched(f"{run.artifact_uri}/{name}".rstrip("/"), run, name or "artifacts")
+
+
+def logits_folder(run: FoundRun) -> Path:
+    """The run's logit artifact, as of `folder`."""
+    return folder(run, LOGITS_FOLDER)
 
 
 def load_model(run: FoundRun) -> keras.Model:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdflow import npm
 from kdflow.catalogue.datasets import cifar10 as source
-from kdflow.catalogue.datasets import find_dataset, npm
+from kdflow.catalogue.datasets import find_dataset
 from kdflow.dataset import Dataset, sha256
 from kdflow.errors import KdflowError
 

@@ -16,7 +16,8 @@ def test_every_figure_by_hand() -> None:
     assert judged.accuracy == 0.8
     assert judged.agreement == 0.6
     assert judged.largest_difference == 2.0
-    assert judged.class_accuracy == (0.5, 1.0)
+    assert judged.confusions.tolist() == [[1, 1], [0, 3]]
+    assert judged.class_accuracy.tolist() == [0.5, 1.0]
     assert (judged.paired.lost, judged.paired.gained, judged.paired.difference) == (1, 1, 0)
     # -log of softmax(2, .5), (0, 2), (2, 0), (2, 0) and (1, 0) at the label
     gaps = np.array([-1.5, 2, -2, -2, -1])

@@ -9,7 +9,7 @@ import keras
 import mlflow
 import numpy as np
 import pytest
-from helpers import needs_deploy, runs
+from helpers import artifact, needs_deploy, runs
 
 from kdflow.__main__ import main
 from kdflow.deploy import make
@@ -189,3 +189,5 @@ def test_a_network_of_a_users_own_is_deployed_without_a_teacher(
     metrics = run.data.metrics
     assert metrics["float32_tflite_test_accuracy"] == metrics["keras_test_accuracy"]
     assert np.isfinite(list(metrics.values())).all()
+    page = artifact(run, "report.html").read_text()
+    assert f"{files['sound']} is a model that no run of kdflow trained" in page

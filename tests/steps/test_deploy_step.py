@@ -75,6 +75,17 @@ def test_the_files_are_artifacts_and_as_the_manifest_says(
     assert artifact(deployed, "files.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_the_page_says_what_was_distilled_from_what(
+    deployed: Run, distilled: Run, exported: Run, teacher: Run, written: dict[str, Any]
+) -> None:
+    page = artifact(deployed, "report.html").read_text()
+    for run in (distilled, exported, teacher):
+        assert f"{run.data.tags['mlflow.runName']}, run {run.info.run_id}" in page
+    assert re.search(r"<dt>Temperature T</dt><dd>8</dd>", page)
+    assert all(described["sha256"] in page for described in written["files"].values())
+    assert page.count("data:image/png;base64,") == 2
+
+
 def test_the_figures_are_those_of_the_logged_model_and_the_logged_files(
     deployed: Run, distilled: Run
 ) -> None:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from kdflow.config.deploy import DeployConfig
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.deploy.pixels import exportable
@@ -15,7 +16,6 @@ from kdflow.deploy.simulated import simulated
 from kdflow.network import build, weights_sha256
 from kdflow.results.records import TrainedModel
 from kdflow.steps import quantised
-from kdflow.steps.deploy import DeployConfig
 from kdflow.training.loop import fit
 from kdflow.training.objective import Labels
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdflow import npm
 from kdflow.cache import cache_folder
-from kdflow.catalogue.datasets import npm
 from kdflow.catalogue.datasets.downloads import within_timeout
 from kdflow.catalogue.datasets.npz import read_npz
 from kdflow.catalogue.datasets.record import DatasetRecord

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kdflow.catalogue.datasets import npm
+from kdflow import npm
 from kdflow.errors import KdflowError
 
 

@@ -1,0 +1,94 @@
+"""What the step `deploy` takes."""
+
+import warnings
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from kdflow.config.base import SEED_LIMIT
+from kdflow.config.brought import BroughtModelConfig
+
+# Of every class, as pydantic sees it: the way to declare a subclass without inheriting.
+warnings.filterwarnings("ignore", 'Field name "register" in "DeployConfig" shadows')
+
+
+class DeployConfig(BroughtModelConfig):
+    """Turn a trained network into LiteRT and ONNX files, each judged against it and measured."""
+
+    model: str = Field(
+        "auto",
+        min_length=1,
+        description="what to deploy: auto (the last finished distillation on this data set), a"
+        " network's name (the teacher of that kind), the id of a run that logged a model, or a"
+        " model of your own: a .keras or .h5 file, runs:/... or models:/...",
+    )
+    teacher: str = Field(
+        "auto",
+        min_length=1,
+        description="what the files are measured beside: auto (the teacher of the distillation, if"
+        " it is in the store), none, or a model, named as `model`",
+    )
+    margin: float = Field(
+        1,
+        ge=0,
+        le=100,
+        description="the loss of test accuracy against Keras that counts as none, in percentage"
+        " points; a file that loses more fails the run",
+    )
+    calibration_images: int = Field(
+        500,
+        ge=1,
+        description="how many training images the ranges of int8 files are measured on, drawn"
+        " evenly from each class",
+    )
+    calibration_seed: int = Field(
+        0, ge=0, lt=SEED_LIMIT, description="which training images these are"
+    )
+    weight_bits: int = Field(
+        8,
+        ge=4,
+        le=8,
+        multiple_of=4,
+        description="bits of a weight of the int8 LiteRT file, 8 or 4; activations have 8",
+    )
+    quantised_epochs: int = Field(
+        10,
+        ge=0,
+        description="epochs of quantisation-aware distillation, for an int8 LiteRT file that loses"
+        " more than the margin on validation images",
+    )
+    onnx: bool = Field(True, description="make ONNX files too (true or false)")
+    threads: int = Field(1, ge=1, le=1024, description="threads of a file's runtime as it is timed")
+    serve: Literal["int8", "float16", "float32"] = Field(
+        "int8", description="which LiteRT file is logged as an MLflow model, and registered"
+    )
+    register: str = Field(
+        "none",
+        min_length=1,
+        description="name of the registered model that gets the file as a new version, with the"
+        " alias `candidate`; none registers nothing",
+    )
+    promote: bool = Field(
+        False,
+        description="give the new version the alias `champion` if it is shown to be no worse than"
+        " the present champion on the same test images (true or false)",
+    )
+
+    @field_validator("register")
+    @classmethod
+    def _a_name(cls, register: str) -> str:
+        if not register.strip() or set(register) & set("/:"):
+            raise ValueError("expected a name without / and :")
+        return register
+
+    @field_validator("promote")
+    @classmethod
+    def _what_is_registered(cls, promote: bool, info: ValidationInfo) -> bool:
+        if promote and info.data.get("register") == "none":
+            raise ValueError("expected false without register=name")
+        return promote
+
+    @property
+    def loss(self) -> float:
+        """The margin as a share."""
+        return self.margin / 100

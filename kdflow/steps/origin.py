@@ -1,0 +1,112 @@
+"""What a deployed network was made of, as far as the tracking store knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kdflow.config.training import is_automatic
+from kdflow.errors import KdflowError
+from kdflow.needs import LogitsOf, ModelOf, Need
+
+if TYPE_CHECKING:
+    from kdflow.results.records import TrainedModel
+
+NOT_KNOWN = "not known"
+LOGITS, TEACHER = "kdflow.upstream.logits", "kdflow.upstream.teacher"  # tags of what was made of it
+
+
+def upstream_needs(source: str) -> dict[str, Need]:
+    """The `logits` that taught the run `source` and their `teacher`, as far as they are runs in the
+    store."""
+    from kdflow.results.brought import is_brought
+    from kdflow.tracking.find import get_run
+
+    if is_automatic(source) or is_brought(source):
+        return {}
+    needs: dict[str, Need] = {}
+    try:
+        upstream = lineage(source)
+        if logits := upstream.get(LOGITS):
+            distilled = get_run(source).params
+            holdout, views = float(distilled["holdout"]), int(distilled["views"])
+            needs["logits"] = LogitsOf(logits, holdout, views)
+        if teacher := upstream.get(TEACHER):
+            needs["teacher"] = ModelOf(teacher, float(get_run(teacher).params["holdout"]))
+    except KdflowError as error:
+        print(f"teacher: {error}; the files are made without what cannot be found")
+    return needs
+
+
+def lineage(source: str) -> dict[str, str]:
+    """What a run was distilled from, as tags: its export of logits, and that export's model, as far
+    as they are runs."""
+    logits, teacher = _upstream(source)
+    named = {LOGITS: logits, TEACHER: teacher}
+    return {tag: run_id for tag, run_id in named.items() if run_id and not _is_hash(run_id)}
+
+
+def _upstream(source: str) -> tuple[str | None, str | None]:
+    """The logits that a run learnt from, and their model: each a run or a hash, None if neither is
+    recorded."""
+    from kdflow.tracking.find import get_run
+
+    logits = get_run(source).tags.get("kdflow.upstream.teacher")
+    if logits is None or _is_hash(logits):
+        return logits, None
+    return logits, get_run(logits).tags.get("kdflow.upstream.model")
+
+
+def _is_hash(source: str) -> bool:
+    return source.startswith("sha256:")
+
+
+def origin(model: TrainedModel) -> dict[str, str]:
+    """How a network was trained and what taught it, in words, by what it is called on a page."""
+    from kdflow.tracking.find import get_run
+
+    if _is_hash(model.source):
+        return {
+            "Training": f"{NOT_KNOWN}: {model.words} is a model that no run of kdflow trained",
+            "Distilled from": NOT_KNOWN,
+        }
+    try:
+        run = get_run(model.source)
+    except KdflowError as error:  # the store may not answer any more
+        return {"Training": f"run {model.source} ({error})", "Distilled from": NOT_KNOWN}
+    made = {"Training": _in_words(model.source)}
+    if "kdflow.upstream.teacher" in run.tags:
+        made |= {
+            "Temperature T": run.params["temp"],
+            "alpha, the weight of the soft term": run.params["alpha"],
+            **_teaching(model.source),
+        }
+    else:
+        made["Distilled from"] = "nothing: it learnt from labels alone"
+    if start := run.tags.get("kdflow.upstream.init"):
+        made["Lower layers start from"] = _in_words(start)
+    made["All parameters"] = ", ".join(f"{name}={value}" for name, value in run.params.items())
+    return made
+
+
+def _teaching(source: str) -> dict[str, str]:
+    try:
+        logits, teacher = _upstream(source)
+    except KdflowError as error:  # the runs may have been deleted since
+        return {"Distilled from": f"{NOT_KNOWN}: {error}"}
+    return {"Distilled from": _in_words(teacher), "Logits": _in_words(logits)}
+
+
+def _in_words(source: str | None) -> str:
+    from kdflow.tracking.find import get_run
+
+    if source is None:
+        return f"{NOT_KNOWN}: its logits were brought, not made by a run of kdflow"
+    if _is_hash(source):
+        return f"brought, not made by a run of kdflow: {source}"
+    try:
+        run = get_run(source)
+    except KdflowError as error:
+        return f"run {source} ({error})"
+    accuracy = run.metrics.get("test_accuracy")
+    result = "" if accuracy is None else f", test accuracy {accuracy:.4f}"
+    return f"{run.tags['mlflow.runName']}, run {source}{result}"

@@ -1,0 +1,98 @@
+"""What a page says of a network's origin is what the store knows, and what it does not is said."""
+
+import keras
+import mlflow
+import pytest
+
+from kdflow.results.records import TrainedModel
+from kdflow.steps.origin import lineage, origin
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def made(step: str, params: dict[str, str], **upstream: str) -> str:
+    """The id of a finished run of a step."""
+    client = mlflow.MlflowClient()
+    tags = {"kdflow.step": step, **{f"kdflow.upstream.{k}": v for k, v in upstream.items()}}
+    run_id = str(client.create_run("0", tags=tags, run_name=f"a {step}").info.run_id)
+    for name, value in params.items():
+        client.log_param(run_id, name, value)
+    client.log_metric(run_id, "test_accuracy", 0.5)
+    client.set_terminated(run_id)
+    return run_id
+
+
+def model(source: str) -> TrainedModel:
+    return TrainedModel(source, keras.Sequential(), "a hash", None, "own.keras")
+
+
+DISTILLED = {"temp": "8", "alpha": "0.25", "student": "pupil"}
+
+
+def test_a_student_is_traced_to_its_logits_and_their_teacher() -> None:
+    teacher = made("teacher", {})
+    logits = made("export_logits", {}, model=teacher)
+    hint = made("hint", {})
+    student = made("distill", DISTILLED, teacher=logits, init=hint)
+    assert origin(model(student)) == {
+        "Training": f"a distill, run {student}, test accuracy 0.5000",
+        "Temperature T": "8",
+        "alpha, the weight of the soft term": "0.25",
+        "Distilled from": f"a teacher, run {teacher}, test accuracy 0.5000",
+        "Logits": f"a export_logits, run {logits}, test accuracy 0.5000",
+        "Lower layers start from": f"a hint, run {hint}, test accuracy 0.5000",
+        "All parameters": "temp=8, alpha=0.25, student=pupil",
+    }
+    assert lineage(student) == {
+        "kdflow.upstream.logits": logits,
+        "kdflow.upstream.teacher": teacher,
+    }
+
+
+def test_brought_logits_have_no_known_teacher() -> None:
+    student = made("distill", DISTILLED, teacher="sha256:abc")
+    said = origin(model(student))
+    assert said["Logits"] == "brought, not made by a run of kdflow: sha256:abc"
+    assert said["Distilled from"].startswith("not known: its logits were brought")
+    assert lineage(student) == {}
+
+
+def test_a_brought_teacher_is_named_by_its_hash() -> None:
+    logits = made("export_logits", {}, model="sha256:abc")
+    student = made("distill", DISTILLED, teacher=logits)
+    expected = "brought, not made by a run of kdflow: sha256:abc"
+    assert origin(model(student))["Distilled from"] == expected
+
+
+def test_what_has_been_deleted_is_said() -> None:
+    teacher = made("teacher", {})
+    logits = made("export_logits", {}, model=teacher)
+    student = made("distill", DISTILLED, teacher=logits)
+    mlflow.MlflowClient().delete_run(teacher)
+    assert (
+        f"run {teacher} (expected a run that is not deleted"
+        in (origin(model(student))["Distilled from"])
+    )
+    mlflow.MlflowClient().delete_run(logits)
+    said = origin(model(student))
+    assert said["Distilled from"].startswith("not known: expected a run that is not deleted")
+    assert said["Temperature T"] == "8"
+    mlflow.MlflowClient().delete_run(student)
+    said = origin(model(student))
+    assert said["Training"].startswith(f"run {student} (expected a run that is not deleted")
+    assert said["Distilled from"] == "not known"
+
+
+def test_labels_alone_are_no_teacher() -> None:
+    assert origin(model(made("baseline", {"epochs": "3"}))) | {"Training": ""} == {
+        "Training": "",
+        "Distilled from": "nothing: it learnt from labels alone",
+        "All parameters": "epochs=3",
+    }
+
+
+def test_of_a_model_without_a_run_nothing_is_known() -> None:
+    assert origin(model("sha256:abc")) == {
+        "Training": "not known: own.keras is a model that no run of kdflow trained",
+        "Distilled from": "not known",
+    }
