@@ -1,12 +1,11 @@
 """The command line: arguments -> config -> step."""
 
-import sys
 from typing import Any
 
 from pydantic import ValidationError
 
 from kdflow.cli.arguments import OneLineParser, add_flags
-from kdflow.cli.process import exit_status
+from kdflow.cli.process import exit_status, leave
 from kdflow.commands import COMMANDS
 from kdflow.commands.command import CommandConfig
 from kdflow.config.base import Config, first_problem
@@ -59,4 +58,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,12 +1,11 @@
 """The command line of the studies: python -m sweeps <study> --trials 40 --dataset digits ..."""
 
-import sys
 from typing import Any
 
 from pydantic import ValidationError
 
 from kdflow.cli.arguments import OneLineParser, add_flags
-from kdflow.cli.process import exit_status
+from kdflow.cli.process import exit_status, leave
 from kdflow.config.base import first_problem
 from kdflow.errors import KdflowError
 from kdflow.quiet import native_output_held_back
@@ -70,4 +69,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

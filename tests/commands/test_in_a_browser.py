@@ -109,8 +109,7 @@ def logits_of(page: Page, picture: Path) -> np.ndarray:
 
 
 def logits_by_definition(file: Path, picture: Path) -> np.ndarray:
-    """What the operations of a file are defined to give: fused int8 kernels of processors without
-    VNNI saturate, those of browsers do not."""
+    """What the operations of a file are defined to give: fused kernels round elsewhere."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(file), options)
