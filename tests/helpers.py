@@ -35,8 +35,10 @@ MEASURED = {"epoch_seconds", "images_per_second", "peak_memory_mb"}
 
 
 def runs() -> list[Run]:
-    """The runs of the default experiment that are not deleted, oldest first."""
-    return list(mlflow.MlflowClient().search_runs(["0"], order_by=["attributes.start_time ASC"]))
+    """The runs that are not deleted, oldest first."""
+    client = mlflow.MlflowClient()
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
 
 
 def made_by(argv: list[str]) -> list[Run]:

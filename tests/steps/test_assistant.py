@@ -25,17 +25,17 @@ def made(all_untrained: None, shared_store: Path) -> list[Run]:
 @pytest.mark.slow
 def test_each_hop_learns_from_the_one_before_beside_two_controls(made: list[Run]) -> None:
     parent, *others = made
-    assert parent.info.run_name == "assistant pupil,student,pupil T=8 alpha=0.9 seed=0"
+    assert parent.info.run_name == "T=8 alpha=0.9 s0 assistant pupil,stud..."
     names = [run.info.run_name for run in others]
     student_id = others[2].info.run_id
     assert names == [
-        "export_logits pupil views=1",
-        "teacher pupil seed=0",
-        "distill student T=8 alpha=0.9 seed=0",
-        "distill pupil T=8 alpha=0.9 seed=0",
-        f"export_logits {student_id} views=1",
-        "baseline pupil seed=0",
-        "distill pupil T=8 alpha=0.9 seed=0",
+        "views=1 export_logits pupil",
+        "s0 teacher pupil",
+        "T=8 alpha=0.9 s0 distill student<-pupil",
+        "T=8 alpha=0.9 s0 distill pupil",
+        f"views=1 export_logits {student_id[:8]}",
+        "s0 baseline pupil",
+        "T=8 alpha=0.9 s0 distill pupil<-pupil",
     ]
     export, _, student, pupil, student_export, alone, straight = others
     taught_by = "kdflow.upstream.teacher"

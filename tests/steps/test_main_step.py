@@ -18,7 +18,7 @@ def test_one_parent_holds_every_step_and_one_table(
     argv = ["main", "--dataset", "digits", "--teacher", "student", "--temp", "8", "--epochs", "2"]
     assert main(argv) == 0
     parent, *others = made = runs()
-    assert parent.info.run_name == "main student T=8 alpha=0.9 seed=0"
+    assert parent.info.run_name == "T=8 alpha=0.9 s0 main student"
     assert {run.info.status for run in made} == {"FINISHED"}
     # under it, whichever step asked for them, without another parent between
     assert {run.data.tags["mlflow.parentRunId"] for run in others} == {parent.info.run_id}

@@ -22,9 +22,9 @@ def test_on_an_empty_store_distill_makes_teacher_and_logits_as_runs_of_their_own
 ) -> None:
     assert [run.info.status for run in first] == ["FINISHED"] * 3
     assert [run.info.run_name for run in first] == [
-        "distill student T=8 alpha=0.9 seed=0",
-        "export_logits pupil views=1",
-        "teacher pupil seed=0",
+        "T=8 alpha=0.9 s0 distill student",
+        "views=1 export_logits pupil",
+        "s0 teacher pupil",
     ]
     assert [run.data.tags["kdflow.step"] for run in first] == [
         "distill",
@@ -104,7 +104,7 @@ def test_a_run_holds_its_config_and_a_picture_of_its_learning_curves(distilled: 
 def test_a_hint_run_holds_a_student_and_what_its_guided_features_are_worth(
     hinted: Run, teacher: Run
 ) -> None:
-    assert hinted.info.run_name == "hint student seed=0"
+    assert hinted.info.run_name == "s0 hint student"
     assert hinted.data.tags["kdflow.step"] == "hint"
     assert hinted.data.tags["kdflow.upstream.teacher"] == teacher.info.run_id
     assert hinted.data.tags["kdflow.hint_layer"] == "pool1"

@@ -64,8 +64,8 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_is_resumed_under_it(
         assert trial.value == reported[2] == run.data.metrics["val_accuracy"]
         assert "test_accuracy" not in run.data.metrics
         assert run.info.run_name == (
-            f"trial {trial.number}: distill pupil T={trial.params['temp']:.4g}"
-            f" alpha={trial.params['alpha']:.4g} seed=0"
+            f"#{trial.number} T={trial.params['temp']:.4g} alpha={trial.params['alpha']:.4g}"
+            " trial pupil"
         )
 
     best = max(study.trials, key=lambda trial: (trial.value, -trial.number))
