@@ -35,7 +35,7 @@ PLANS = {
     "distill": (
         *TEACHER,
         "train   s0 hint pupil, under a minute",
-        f"train   {OBJECTIVE} hint s0 distill pupil<-pupil, under a minute",
+        f"train   {OBJECTIVE} hint s0 distill pupil<-..., under a minute",
     ),
     "compare": (
         *TEACHER,
@@ -95,7 +95,7 @@ def test_the_plan_is_what_is_then_done(store: Path, capsys: pytest.CaptureFixtur
     # an export that is named by its model's run has no name before that run exists
     ids = {run.info.run_id[:8] for run in runs()}
     later = [name for name in made if ids & set(name.split())]
-    assert [name.split()[0] for name in later] == ["export_logits"]
+    assert [name.split()[1] for name in later] == ["export_logits"]
     titles[titles.index("the logits of that run")] = later[0]
     assert sorted(titles) == sorted(str(run.info.run_name) for run in runs())
 

@@ -22,7 +22,7 @@ def test_on_an_empty_store_distill_makes_teacher_and_logits_as_runs_of_their_own
 ) -> None:
     assert [run.info.status for run in first] == ["FINISHED"] * 3
     assert [run.info.run_name for run in first] == [
-        "T=8 alpha=0.9 s0 distill student",
+        "T=8 alpha=0.9 s0 distill student<-pupil",
         "views=1 export_logits pupil",
         "s0 teacher pupil",
     ]
