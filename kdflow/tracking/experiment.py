@@ -7,9 +7,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import fluent
 
 from kdflow.errors import KdflowError, reason
-from kdflow.tracking import saved_views, store
-
-NAME = "kdflow"
+from kdflow.tracking import store
+from kdflow.tracking.saved_views import EXPERIMENT
 
 
 def chosen_id() -> str:
@@ -26,23 +25,23 @@ def chosen_id() -> str:
         raise KdflowError(f"tracking store: no run can be opened: {reason(error)}") from error
     if chosen:
         return str(chosen)
-    experiment = store.patiently(f"experiment {NAME}", _found_or_made)
+    experiment = store.patiently(f"experiment {EXPERIMENT}", _found_or_made)
     if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
         number = experiment.experiment_id
         raise KdflowError(
-            f"experiment {NAME}: expected one that is not deleted, got {number}, which is deleted;"
-            f" `mlflow experiments restore -x {number}` restores it, or choose another one with"
-            " MLFLOW_EXPERIMENT_NAME"
+            f"experiment {EXPERIMENT}: expected one that is not deleted, got {number}, which is"
+            f" deleted; `mlflow experiments restore -x {number}` restores it, or choose another one"
+            " with MLFLOW_EXPERIMENT_NAME"
         )
     return str(experiment.experiment_id)
 
 
 def _found_or_made() -> Experiment:
     client = mlflow.MlflowClient()
-    if client.get_experiment_by_name(NAME) is None:
+    if client.get_experiment_by_name(EXPERIMENT) is None:
         try:
-            client.create_experiment(NAME, tags=saved_views.VIEWS | saved_views.OF_KDFLOW)
+            client.create_experiment(EXPERIMENT)
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise  # else another process was first
-    return client.get_experiment_by_name(NAME)
+    return client.get_experiment_by_name(EXPERIMENT)

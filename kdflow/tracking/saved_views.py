@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from kdflow.tracking import store
 from kdflow.tracking.run import ENDED_TAG, TEACHER_TAG
 
+EXPERIMENT = "kdflow"  # kdflow's own
 VIEW_TAG = "mlflow.sharedViewState."
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 CHANGED = datetime(2026, 11, 28, tzinfo=UTC)  # the views
@@ -29,9 +30,9 @@ def _column(kind: str, name: str) -> str:
 VAL_ACCURACY = _column("metrics", "val_accuracy")
 # Widths in pixels. "Created" and "Duration" are always shown.
 COLUMNS = {
-    _column("attributes", "Run Name"): 330,
-    VAL_ACCURACY: 110,
-    _column("metrics", "test_accuracy"): 110,
+    _column("attributes", "Run Name"): 290,
+    VAL_ACCURACY: 100,
+    _column("metrics", "test_accuracy"): 105,
     _column("params", "temp"): 60,
     _column("params", "alpha"): 65,
     _column("params", "student"): 85,
@@ -64,12 +65,11 @@ VIEWS = {
 
 OF_KDFLOW = {
     "mlflow.note.content": (
-        "Runs of kdflow. `temp` is the temperature T, `alpha` the weight of the teacher, who is in"
-        f" `{TEACHER_TAG}`; `val_accuracy` is of the validation images and is for choosing,"
-        " `test_accuracy` of the test images at the end. A killed run is `interrupted` or `killed`"
-        f" and can be resumed, or `pruned` by its sweep: see `{ENDED_TAG}`. The views *kdflow:"
-        " newest first* and *kdflow: best first* have these columns; the second one shows the runs"
-        " within `compare` and sweeps too."
+        "Runs of kdflow: `val_accuracy` is of the validation images and is for choosing,"
+        " `test_accuracy` of the test images at the end; `temp` and `alpha` are the temperature and"
+        f" the weight of the teacher, `{TEACHER_TAG}`. `{ENDED_TAG}` says why a run was killed:"
+        " `pruned` by its sweep, or `interrupted` or `killed`, and then it can be resumed. The"
+        " saved view *kdflow: best first* has the runs within `compare` and sweeps too."
     ),
     "mlflow.experimentKind": "custom_model_development",
 }
@@ -77,13 +77,16 @@ OF_KDFLOW = {
 
 
 def add(experiment_id: str) -> None:
-    """Give an experiment the saved views, if it lacks them and the store lets it have them."""
+    """Give an experiment the saved views, and kdflow's own its description, if it lacks them and
+    the store lets it have them."""
     client = mlflow.MlflowClient()
     with contextlib.suppress(MlflowException):  # a run is not stopped for them
-        tags = client.get_experiment(experiment_id).tags
-        for tag, view in VIEWS.items():
-            if tags.get(tag) != view:
-                client.set_experiment_tag(experiment_id, tag, view)
+        experiment = client.get_experiment(experiment_id)
+        lacks = {tag: view for tag, view in VIEWS.items() if experiment.tags.get(tag) != view}
+        if experiment.name == EXPERIMENT:
+            lacks |= {tag: it for tag, it in OF_KDFLOW.items() if tag not in experiment.tags}
+        for tag, value in lacks.items():
+            client.set_experiment_tag(experiment_id, tag, value)
 
 
 def how_to_see(experiment_id: str) -> str:

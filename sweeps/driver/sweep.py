@@ -189,7 +189,7 @@ def _parent(
     name = run_name(study.study_name)
     hidden = {"evaluate_test", *file.space}
     of_trials = {name: value for name, value in base.used().items() if name not in hidden}
-    values = config.model_dump() | of_trials
+    values = config.used() | of_trials
     values["storage"] = str(storage.parsed(config.storage))  # without a password
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as opened:

@@ -3,7 +3,7 @@
 import mlflow
 import numpy as np
 import pytest
-from helpers import artifact, per_epoch
+from helpers import DISTILL, artifact, made_by, per_epoch
 from mlflow.entities import Run
 from sklearn.neighbors import NearestCentroid
 
@@ -50,6 +50,24 @@ def test_used_parameters_are_logged_as_resolved_each_with_one_text_per_value(
         **{"loss": "kd", "learning_rate": "0.001", "optimizer": "adam", "schedule": "constant"},
         **{"dropout": "0.3"},
     }
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [
+        ("kd", {}),
+        ("dkd", {"dkd_alpha": "1", "dkd_beta": "8"}),
+        ("dist", {"dist_beta": "1", "dist_gamma": "1"}),
+        ("ls", {}),
+    ],
+)
+@pytest.mark.usefixtures("untrained")
+def test_a_run_logs_the_weights_of_its_own_loss_alone(
+    loss: str, weights: dict[str, str], distilled: Run
+) -> None:
+    (run,) = made_by([*DISTILL, "--student", "pupil", "--loss", loss, "--epochs", "1"])
+    shared = distilled.data.params | {"student": "pupil", "dropout": "0.2", "temp": "4"}
+    assert run.data.params == shared | weights | {"loss": loss, "epochs": "1"}
 
 
 def test_metrics_are_logged_once_an_epoch_and_once_at_the_end(distilled: Run) -> None:

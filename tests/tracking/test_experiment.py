@@ -120,7 +120,7 @@ def test_a_deleted_experiment_is_one_clear_line(tiny: Dataset) -> None:
 def test_the_experiment_is_described_once_and_others_get_the_views_alone(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = experiment.chosen_id()
+    number = experiment_of(opened(tiny))
     assert mlflow.get_experiment(number).tags == saved_views.VIEWS | saved_views.OF_KDFLOW
     mlflow.MlflowClient().set_experiment_tag(number, "mlflow.note.content", "a note of my own")
     opened(tiny)
