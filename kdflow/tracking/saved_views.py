@@ -18,7 +18,7 @@ from kdflow.tracking import store
 from kdflow.tracking.run import ENDED_TAG, TEACHER_TAG
 
 EXPERIMENT = "kdflow"  # kdflow's own
-VIEW_TAG = "mlflow.sharedViewState."
+VIEW_TAG, DESCRIPTION_TAG = "mlflow.sharedViewState.", "mlflow.note.content"
 LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 CHANGED = datetime(2026, 11, 28, tzinfo=UTC)  # the views
 
@@ -30,17 +30,17 @@ def _column(kind: str, name: str) -> str:
 VAL_ACCURACY = _column("metrics", "val_accuracy")
 # Widths in pixels. "Created" and "Duration" are always shown.
 COLUMNS = {
-    _column("attributes", "Run Name"): 290,
+    _column("attributes", "Run Name"): 315,
     VAL_ACCURACY: 100,
     _column("metrics", "test_accuracy"): 105,
     _column("params", "temp"): 60,
     _column("params", "alpha"): 65,
-    _column("params", "student"): 85,
-    _column("params", "teacher"): 85,
+    _column("params", "student"): 75,
+    _column("params", "teacher"): 75,
+    _column("params", "dataset"): 75,
     _column("tags", TEACHER_TAG): 115,
-    _column("params", "dataset"): 85,
-    _column("tags", "kdflow.step"): 110,
-    _column("tags", ENDED_TAG): 110,
+    _column("tags", ENDED_TAG): 105,
+    _column("tags", "kdflow.step"): 100,
 }
 STATE = {
     "selectedColumns": list(COLUMNS),
@@ -63,17 +63,14 @@ VIEWS = {
 }
 """Tags that give any experiment the saved views."""
 
-OF_KDFLOW = {
-    "mlflow.note.content": (
-        "Runs of kdflow: `val_accuracy` is of the validation images and is for choosing,"
-        " `test_accuracy` of the test images at the end; `temp` and `alpha` are the temperature and"
-        f" the weight of the teacher, `{TEACHER_TAG}`. `{ENDED_TAG}` says why a run was killed:"
-        " `pruned` by its sweep, or `interrupted` or `killed`, and then it can be resumed. The"
-        " saved view *kdflow: best first* has the runs within `compare` and sweeps too."
-    ),
-    "mlflow.experimentKind": "custom_model_development",
-}
-"""Tags of kdflow's own experiment: its description, and that it is about models."""
+DESCRIPTION = (
+    "Runs of kdflow: `val_accuracy` is of the validation images and is for choosing,"
+    " `test_accuracy` of the test images at the end; `temp` and `alpha` are the temperature and"
+    f" the weight of the teacher, `{TEACHER_TAG}`. `{ENDED_TAG}` says why a run was killed:"
+    " `pruned` by its sweep, or `interrupted` or `killed`, and then it can be resumed. The"
+    " saved view *kdflow: best first* has the runs within `compare` and sweeps too."
+)
+"""Of kdflow's own experiment, as Markdown."""
 
 
 def add(experiment_id: str) -> None:
@@ -83,8 +80,8 @@ def add(experiment_id: str) -> None:
     with contextlib.suppress(MlflowException):  # a run is not stopped for them
         experiment = client.get_experiment(experiment_id)
         lacks = {tag: view for tag, view in VIEWS.items() if experiment.tags.get(tag) != view}
-        if experiment.name == EXPERIMENT:
-            lacks |= {tag: it for tag, it in OF_KDFLOW.items() if tag not in experiment.tags}
+        if experiment.name == EXPERIMENT and DESCRIPTION_TAG not in experiment.tags:
+            lacks[DESCRIPTION_TAG] = DESCRIPTION
         for tag, value in lacks.items():
             client.set_experiment_tag(experiment_id, tag, value)
 

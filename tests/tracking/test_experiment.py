@@ -40,9 +40,6 @@ def test_a_run_goes_to_the_experiment_kdflow_and_its_files_beside_the_others(
 
 
 def test_what_the_user_has_chosen_is_kept(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow.set_experiment("of a notebook")
-    assert name_of(opened(tiny)) == "of a notebook"
-    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     assert name_of(opened(tiny)) == "Default"
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
@@ -50,6 +47,8 @@ def test_what_the_user_has_chosen_is_kept(tiny: Dataset, monkeypatch: pytest.Mon
     assert name_of(opened(tiny)) == "mine"
     monkeypatch.setenv("MLFLOW_RUN_ID", mlflow.MlflowClient().create_run("0").info.run_id)
     assert name_of(opened(tiny)) == "Default"
+    mlflow.set_experiment("of a notebook")
+    assert name_of(opened(tiny)) == "of a notebook"
 
 
 def test_earlier_runs_in_the_default_experiment_are_found(
@@ -121,7 +120,8 @@ def test_the_experiment_is_described_once_and_others_get_the_views_alone(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = experiment_of(opened(tiny))
-    assert mlflow.get_experiment(number).tags == saved_views.VIEWS | saved_views.OF_KDFLOW
+    described = {"mlflow.note.content": saved_views.DESCRIPTION}
+    assert mlflow.get_experiment(number).tags == saved_views.VIEWS | described
     mlflow.MlflowClient().set_experiment_tag(number, "mlflow.note.content", "a note of my own")
     opened(tiny)
     assert mlflow.get_experiment(number).tags["mlflow.note.content"] == "a note of my own"

@@ -46,6 +46,13 @@ def test_a_saved_view_has_the_columns_that_runs_are_compared_by() -> None:
     assert "orderByKey" not in state  # MLflow's own: newest first, children under their parents
 
 
+def test_the_description_says_what_the_columns_mean() -> None:
+    shown = [*SHOWN["metrics"], "temp", "alpha", "kdflow.teacher", "kdflow.ended"]
+    assert all(f"`{name}`" in saved_views.DESCRIPTION for name in shown)
+    for ended in ("pruned", "interrupted", "killed"):
+        assert f"`{ended}`" in saved_views.DESCRIPTION
+
+
 def test_another_view_has_the_best_runs_first() -> None:
     name, state = decoded("kdflow-best")
     assert name == "kdflow: best first"
@@ -59,7 +66,6 @@ def test_the_ui_of_the_installed_mlflow_knows_what_a_view_is_made_of(ui: str) ->
     for name in (*state, "mlflow.sharedViewState.", "viewStateShareKey", "workflowType"):
         assert f'"{name}"' in ui, name
     assert '"machine_learning"' in ui
-    assert '"custom_model_development"' in ui
     assert '"/experiments/:experimentId/:tabName"' in ui
 
 
