@@ -127,7 +127,7 @@ def test_a_distillation_starts_from_the_guided_layers_of_its_hint_run_and_from_i
     init = hinted.info.run_id
     unmoved = ["--epochs", "1", "--learning_rate", "1e-30", "--seed", "3"]
     (run,) = made_by([*DISTILL, "--init", init, *unmoved])
-    assert run.info.run_name == "T=4 alpha=0.9 hint s3 distill studen..."
+    assert run.info.run_name == "T=4 alpha=0.9 hint s3 distill student..."
     assert run.data.tags["kdflow.upstream.init"] == init
     guided, found = (
         mlflow.keras.load_model(f"runs:/{made}/model").get_weights()

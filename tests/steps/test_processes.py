@@ -105,7 +105,7 @@ def test_a_plan_in_mlflow_run_is_labelled_and_makes_no_other_run(store: Path) ->
     )
     assert done.returncode == 0, done.stderr
     (run,) = runs()
-    assert run.info.run_name == "plan of T=4 alpha=0.9 s0 distill student"
+    assert run.info.run_name == "plan of T=4 alpha=0.9 s0 distill stud..."
     assert run.data.tags["kdflow.plan_only"] == "true"
     assert "kdflow.step" not in run.data.tags
 
