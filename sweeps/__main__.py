@@ -58,12 +58,12 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> None:
         with native_output_held_back(shown_if_it_fails=True):
-            from kdflow.tracking.store import how_to_see
+            from kdflow.tracking import runs, saved_views
             from sweeps.driver import sweep  # Keras and MLflow, only once the input is valid
 
         run_id = sweep.run(config, study, base)
         if run_id:
-            print(f"run {run_id}; compare runs with: {how_to_see()}")
+            print(f"run {run_id}; all runs: {saved_views.how_to_see(runs.experiment_of(run_id))}")
 
     return exit_status("sweeps", run, shows_traceback=base.traceback)
 

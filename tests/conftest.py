@@ -16,6 +16,7 @@ from helpers import DISTILL, HINT, made_by, nothing_is_learned
 from hypothesis import settings
 from matplotlib.figure import Figure
 from mlflow.entities import Run
+from mlflow.tracking import fluent
 from sqlalchemy import Engine, event
 
 from kdflow.catalogue.networks import NETWORKS
@@ -135,8 +136,9 @@ def _store_in(folder: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) 
         location = (f"{folder}/mlruns/0",)
         database.execute("UPDATE experiments SET artifact_location = ?", location)
     monkeypatch.chdir(folder)
-    for variable in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+    for variable in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
     monkeypatch.setenv("KDFLOW_CACHE", str(folder / "cache"))
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     yield folder

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlflow
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from mlflow.entities import Run
@@ -35,8 +36,10 @@ MEASURED = {"epoch_seconds", "images_per_second", "peak_memory_mb"}
 
 
 def runs() -> list[Run]:
-    """The runs of the default experiment that are not deleted, oldest first."""
-    return list(mlflow.MlflowClient().search_runs(["0"], order_by=["attributes.start_time ASC"]))
+    """The runs that are not deleted, oldest first."""
+    client = mlflow.MlflowClient()
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
 
 
 def made_by(argv: list[str]) -> list[Run]:
@@ -48,6 +51,12 @@ def made_by(argv: list[str]) -> list[Run]:
 
 def artifact(run: Run, name: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
+
+
+def logged_table(name: str, *made: Run) -> pd.DataFrame:
+    """A table that some runs of one experiment have logged, the rows of each in turn."""
+    ids = [run.info.run_id for run in made]
+    return mlflow.MlflowClient().load_table(made[0].info.experiment_id, name, ids)
 
 
 def per_epoch(run: Run) -> dict[str, list[float]]:

@@ -47,7 +47,7 @@ def test_another_temperature_reuses_the_logits_and_says_so(
     shown = capsys.readouterr().out
     assert f"plan:\n  found   logits of pupil, {exported.info.run_id}, train" in shown
     accuracy = run.data.metrics["test_accuracy"]
-    assert f"distill student T=4 alpha=0.9 seed=0: test accuracy {accuracy:.4f}" in shown
+    assert f"T=4 alpha=0.9 s0 distill student<-pupil: test accuracy {accuracy:.4f}" in shown
     assert "its teacher, pupil: test accuracy" in shown
     assert "mlflow ui --backend-store-uri sqlite:///" in shown
 

@@ -4,7 +4,6 @@ Teacher Assistant")."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -14,6 +13,7 @@ from kdflow.catalogue.networks.own import FORMS
 from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.objective import ObjectiveConfig, SeveralConfig
 from kdflow.config.training import default_pupil, default_student
+from kdflow.naming import run_name, short_source
 from kdflow.needs import LogitsOf, Need, Step, Training, training
 from kdflow.steps.baseline import beside
 from kdflow.steps.distill import DistillConfig
@@ -61,8 +61,8 @@ class AssistantConfig(SeveralConfig):
 
 def title(config: AssistantConfig) -> str:
     teacher, *students = config.networks
-    chain = ",".join([Path(teacher).name, *(find_network(name).name for name in students)])
-    return f"assistant {chain} {config.objective} seed={config.seed}"
+    chain = ",".join([short_source(teacher), *(find_network(name).name for name in students)])
+    return run_name(config.objective, f"s{config.seed}", "assistant", chain)
 
 
 def needs(config: AssistantConfig, dataset: Dataset) -> dict[str, Need]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kdflow.config.training import LabelsConfig, StudentConfig
+from kdflow.naming import run_name
 from kdflow.needs import Step
 from kdflow.steps.checks import check_network
 
@@ -21,7 +22,7 @@ class BaselineConfig(LabelsConfig, StudentConfig):
 
 
 def title(config: BaselineConfig) -> str:
-    return f"baseline {config.student_name} seed={config.seed}"
+    return run_name(f"s{config.seed}", "baseline", config.student_name)
 
 
 def run(run: Run, config: BaselineConfig, dataset: Dataset) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdflow.naming import run_name
 from kdflow.needs import Step
 from kdflow.steps.teacher import TeacherConfig
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def title(config: TeacherConfig) -> str:
-    return f"teacher {config.arch} (bundled)"
+    return run_name("bundled", "teacher", config.arch)
 
 
 def run(run: Run, config: TeacherConfig, dataset: Dataset) -> dict[str, float]:

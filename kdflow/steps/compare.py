@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.config.base import SEED_LIMIT
 from kdflow.config.objective import ReuseConfig
+from kdflow.naming import run_name
 from kdflow.needs import Need, Step, training
 from kdflow.steps import distill
 from kdflow.steps.baseline import beside
@@ -42,7 +43,8 @@ class CompareConfig(DistillConfig, ReuseConfig):
 
 
 def title(config: CompareConfig) -> str:
-    return f"compare {config.student_name} {config.objective}{config.start} seeds={config.seeds}"
+    first, last = config.all_seeds[0], config.all_seeds[-1]
+    return run_name(config.objective, config.start, f"s{first}-{last}", "compare", config.lesson)
 
 
 def needs(config: CompareConfig, dataset: Dataset) -> dict[str, Need]:

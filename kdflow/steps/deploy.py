@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kdflow.config.deploy import DeployConfig
 from kdflow.errors import KdflowError, about
+from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.steps.origin import origin, upstream_needs
 
@@ -29,7 +30,7 @@ MANIFEST = "deploy.json"
 
 
 def title(config: DeployConfig) -> str:
-    return f"deploy {config.model}"
+    return run_name("deploy", short_source(config.model))
 
 
 def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:

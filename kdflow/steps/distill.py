@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from kdflow.catalogue.networks import find_network
 from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.objective import ObjectiveConfig, ThenDeployConfig
-from kdflow.config.training import StudentConfig, TrainingConfig
+from kdflow.config.training import StudentConfig, TrainingConfig, is_automatic
+from kdflow.naming import run_name
 from kdflow.needs import LayersOf, LogitsOf, Need, Step
 from kdflow.steps.checks import check_network
 
@@ -49,7 +51,14 @@ class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, BroughtTeach
     @property
     def start(self) -> str:
         """What a run's name adds if the student does not start from random weights."""
-        return "" if self.init == "none" else " init=hint"
+        return "" if self.init == "none" else "hint"
+
+    @property
+    def lesson(self) -> str:
+        """Who learns in a run's name, and from whom, if the user has named a network."""
+        is_named = self.teacher != "auto" and is_automatic(self.teacher)
+        taught = f"<-{find_network(self.teacher).name}" if is_named else ""
+        return f"{self.student_name}{taught}"
 
 
 class DistillCommand(DistillConfig, ThenDeployConfig):
@@ -57,7 +66,7 @@ class DistillCommand(DistillConfig, ThenDeployConfig):
 
 
 def title(config: DistillConfig) -> str:
-    return f"distill {config.student_name} {config.objective}{config.start} seed={config.seed}"
+    return run_name(config.objective, config.start, f"s{config.seed}", "distill", config.lesson)
 
 
 def needs(config: DistillConfig, dataset: Dataset) -> dict[str, Need]:
@@ -104,7 +113,9 @@ def run(
     init: TrainedModel | None = None,
 ) -> dict[str, float]:
     from kdflow.steps.training import train_network
+    from kdflow.tracking.run import TEACHER_TAG
 
+    run.set_tags({TEACHER_TAG: teacher.logits.manifest.network})
     return train_network(
         run,
         config,

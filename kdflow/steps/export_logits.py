@@ -14,6 +14,7 @@ from pydantic import Field
 
 from kdflow.config.base import Views
 from kdflow.config.brought import BroughtModelConfig
+from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class ExportLogitsConfig(BroughtModelConfig):
 
 
 def title(config: ExportLogitsConfig) -> str:
-    return f"export_logits {config.model} views={config.views}"
+    return run_name(f"views={config.views}", "export_logits", short_source(config.model))
 
 
 def needs(config: ExportLogitsConfig, dataset: Dataset) -> dict[str, Need]:

@@ -14,6 +14,7 @@ from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.fitting import Settings
 from kdflow.config.training import StudentConfig
 from kdflow.errors import about
+from kdflow.naming import run_name
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class HintConfig(StudentConfig, BroughtModelConfig):
 
 
 def title(config: HintConfig) -> str:
-    return f"hint {config.student_name} seed={config.seed}"
+    return run_name(f"s{config.seed}", "hint", config.student_name)
 
 
 def needs(config: HintConfig, dataset: Dataset) -> dict[str, Need]:

@@ -12,6 +12,7 @@ from kdflow.config.base import NetworkName
 from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.objective import SeveralConfig, ThenDeployConfig
 from kdflow.config.training import StudentConfig
+from kdflow.naming import run_name
 from kdflow.needs import LogitsOf, Need, Step, training
 from kdflow.steps.assistant import controls, distillation, hop
 
@@ -43,7 +44,7 @@ class MainConfig(SeveralConfig, StudentConfig, ThenDeployConfig):
 
 
 def title(config: MainConfig) -> str:
-    return f"main {config.student_name} {config.objective} seed={config.seed}"
+    return run_name(config.objective, f"s{config.seed}", "main", config.student_name)
 
 
 def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:

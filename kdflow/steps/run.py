@@ -16,7 +16,7 @@ from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps.bundled import BUNDLED
 from kdflow.steps.estimate import about_how_long
-from kdflow.tracking import runs, store
+from kdflow.tracking import runs, saved_views, store
 from kdflow.tracking.find import get_run
 from kdflow.tracking.sync import deliver_left_over
 
@@ -74,5 +74,5 @@ def run_step(name: str, config: Config) -> str | None:
     run_id, _ = resolver.make(planned)
     if deploys:
         _deploy(run_id, resolver)
-    print(f"run {run_id}; compare runs with: {store.how_to_see()}")
+    print(f"run {run_id}; all runs: {saved_views.how_to_see(runs.experiment_of(run_id))}")
     return run_id

@@ -10,6 +10,7 @@ from kdflow.catalogue.networks import find_network
 from kdflow.catalogue.networks.own import FORMS
 from kdflow.config.base import NetworkName
 from kdflow.config.training import LabelsConfig, default_teacher
+from kdflow.naming import run_name
 from kdflow.needs import Step
 from kdflow.steps.checks import check_network
 
@@ -34,7 +35,7 @@ class TeacherConfig(LabelsConfig):
 
 
 def title(config: TeacherConfig) -> str:
-    return f"teacher {find_network(config.arch).name} seed={config.seed}"
+    return run_name(f"s{config.seed}", "teacher", find_network(config.arch).name)
 
 
 def run(run: Run, config: TeacherConfig, dataset: Dataset) -> dict[str, float]:

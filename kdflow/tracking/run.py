@@ -28,6 +28,10 @@ from kdflow.tracking import journal, store
 from kdflow.tracking.delivery import DELIVERY
 
 MODEL_NAME = "model"
+TEACHER_TAG = "kdflow.teacher"  # the network that taught
+ENDED_TAG = "kdflow.ended"  # how a run ended that is KILLED
+INTERRUPTED, PRUNED = "interrupted", "pruned"
+DIED = "killed"  # its process was
 FINISHED, FAILED, KILLED, RUNNING = map(
     RunStatus.to_string,
     (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED, RunStatus.RUNNING),
@@ -43,7 +47,6 @@ class Run:
         ends_run: whether this process ends it, or another one that has it open.
 
     Attributes:
-        status: what it ends as if nothing interrupts it.
         place: where its state is kept, for the case that it is interrupted.
     """
 
@@ -51,7 +54,7 @@ class Run:
         self, run_id: str, logged: Mapping[str, int] | None = None, *, ends_run: bool = True
     ) -> None:
         self.run_id = run_id
-        self.status = FINISHED
+        self._status = FINISHED
         self.place: Unfinished | None = None
         self._logged = dict(logged or {})
         self._tables: list[dict[str, str]] = []
@@ -143,16 +146,26 @@ class Run:
             save(folder)
         self._add("model", name=name)
 
-    def end(self, status: str, patience: float) -> bool:
-        """End the run, and wait until the store has all that was logged; returns whether it has.
+    def stop(self, why: str) -> None:
+        """Let the run end as KILLED, with this reason in its tags."""
+        self._status = KILLED
+        if self._ends_run:
+            self._put("tags", {ENDED_TAG: why})
+
+    def fail(self) -> None:
+        """Let the run end as FAILED."""
+        self._status = FAILED
+
+    def end(self, patience: float) -> bool:
+        """End the run, as FINISHED if it was not stopped and has not failed, and wait until the
+        store has all that was logged; returns whether it has.
 
         Args:
-            status: what it ends as.
             patience: the seconds after which what the store does not have is left on disk.
         """
         if self._ends_run:
-            ended = {"status": status, "timestamp": get_current_time_millis()}
-            DELIVERY.put(self._journal, self._journal.add("status", ended))
+            ended = {"status": self._status, "timestamp": get_current_time_millis()}
+            self._put("status", ended)
         DELIVERY.end(self._journal)
         return self.wait(patience)
 
@@ -187,4 +200,7 @@ class Run:
 
     def _add(self, kind: str, **content: Any) -> None:
         self.check()
+        self._put(kind, content)
+
+    def _put(self, kind: str, content: dict[str, Any]) -> None:
         DELIVERY.put(self._journal, self._journal.add(kind, content))

@@ -15,14 +15,15 @@ import mlflow
 from mlflow.entities import LifecycleStage
 from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.tracking.fluent import _get_experiment_id
+from mlflow.utils import name_utils
 from mlflow.utils.time import get_current_time_millis
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, Unfit, Unreachable, reason
-from kdflow.tracking import store
+from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.naming import run_name
+from kdflow.tracking import experiment, saved_views, store
 from kdflow.tracking.delivery import HEARTBEAT_TAG
-from kdflow.tracking.run import FAILED, KILLED, RUNNING, Run
+from kdflow.tracking.run import DIED, ENDED_TAG, FAILED, INTERRUPTED, KILLED, RUNNING, Run
 
 HOST_TAG = "kdflow.host"
 SILENT_AFTER = 600  # seconds without a heartbeat
@@ -44,8 +45,8 @@ _OUTER: ContextVar[_Outer | None] = ContextVar("outer", default=None)
 def open_run(
     name: str, step: str, dataset: Dataset, tags: Mapping[str, str], *, parent: str | None = None
 ) -> Iterator[Run]:
-    """A run that is open inside the block. It ends with its `status`, as KILLED on an interrupt, or
-    as FAILED on any other exception.
+    """A run that is open inside the block. It ends as FINISHED unless it is stopped there, as
+    KILLED on an interrupt, or as FAILED on any other exception.
 
     The first run of the process joins the one that `mlflow run` opened, if it did.
 
@@ -64,11 +65,12 @@ def open_run(
     }
     outer = _OUTER.get() or _active()
     if outer is None:
-        run_id = _joined(name, tags) or _created(_experiment(), name, tags)
+        run_id = _joined(name, tags) or _created(experiment.chosen_id(), name, tags)
+        saved_views.add(experiment_of(run_id))
     else:
         related = {"mlflow.parentRunId": parent} if parent else {"kdflow.asked_by": outer.run_id}
-        experiment = _experiment_of(outer.run_id)
-        run_id = _created(experiment, name, {**tags, **related, **outer.tags})
+        all_tags = {**tags, **related, **outer.tags}
+        run_id = _created(experiment_of(outer.run_id), name, all_tags)
     with _until_ended(Run(run_id)) as run:
         run.log_dataset(dataset)
         yield run
@@ -126,10 +128,14 @@ def _until_ended(run: Run) -> Iterator[Run]:
         with inside(run.run_id, {}), _system_metrics(run):
             yield run
     except BaseException as error:
-        if not run.end(KILLED if isinstance(error, KeyboardInterrupt) else FAILED, SHORT):
+        if isinstance(error, KeyboardInterrupt):
+            run.stop(INTERRUPTED)
+        else:
+            run.fail()
+        if not run.end(SHORT):
             print(run.give_up(), file=sys.stderr)
         raise
-    if not run.end(run.status, SHORT):
+    if not run.end(SHORT):
         print(
             f"tracking store: waiting up to {store.patience():.0f} s for {store.address()}; Ctrl-C"
             " ends the wait, and `python -m kdflow sync` delivers later what is kept"
@@ -161,30 +167,24 @@ def _active() -> _Outer | None:
     return _Outer(run.info.run_id, {}) if run else None
 
 
-def _experiment() -> str:
-    """The experiment that the user has chosen, or MLflow's default one."""
-    try:
-        return str(_get_experiment_id() or "0")
-    except Exception as error:  # MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID may contradict
-        raise KdflowError(f"tracking store: no run can be opened: {reason(error)}") from error
-
-
-def _experiment_of(run_id: str) -> str:
+def experiment_of(run_id: str) -> str:
+    """The id of a run's experiment."""
     run = store.patiently(f"run {run_id}", lambda: mlflow.get_run(run_id))
     return str(run.info.experiment_id)
 
 
-def _created(experiment: str, name: str, tags: Mapping[str, str]) -> str:
+def _created(experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
     """The id of a new run."""
     client, known = mlflow.MlflowClient(), resolve_tags(dict(tags))
     created = store.patiently(
-        "a new run", lambda: client.create_run(experiment, tags=known, run_name=name)
+        "a new run", lambda: client.create_run(experiment_id, tags=known, run_name=name)
     )
     return str(created.info.run_id)
 
 
 def _joined(name: str, tags: Mapping[str, str]) -> str | None:
-    """The id of the run that `mlflow run` has opened, which takes this name and these tags."""
+    """The id of the run that `mlflow run` has opened, which takes these tags, and this name unless
+    the user has given it one."""
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)
     if run_id is None:
         return None
@@ -196,21 +196,43 @@ def _joined(name: str, tags: Mapping[str, str]) -> str | None:
     if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
         raise KdflowError(f"MLFLOW_RUN_ID: expected a run that is not deleted, got {run_id}")
     _set_running(run_id)
-    for tag, value in {"mlflow.runName": name, **tags}.items():
+    for tag, value in {**_named(run.info.run_name, name), **tags}.items():
         client.set_tag(run_id, tag, value)
     return run_id
 
 
+def _named(given: str | None, name: str) -> dict[str, str]:
+    """The tag that names a run, unless the user has: MLflow gives names such as bold-owl-12."""
+    adjective, _, rest = (given or "").partition("-")
+    is_random = (
+        adjective in name_utils._GENERATOR_PREDICATES
+        and rest.partition("-")[0] in name_utils._GENERATOR_NOUNS
+    )
+    return {"mlflow.runName": name} if is_random or not given else {}
+
+
 def _set_running(run_id: str) -> None:
     client = mlflow.MlflowClient()
-    store.patiently(f"run {run_id}", lambda: client.update_run(run_id, status=RUNNING))
+
+    def set_running() -> None:
+        client.update_run(run_id, status=RUNNING)
+        if ENDED_TAG in client.get_run(run_id).data.tags:
+            client.delete_tag(run_id, ENDED_TAG)
+
+    store.patiently(f"run {run_id}", set_running)
 
 
 def end_killed(run_id: str) -> None:
     """End a run whose process has died."""
     client = mlflow.MlflowClient()
     if client.get_run(run_id).info.status == RUNNING:
-        client.set_terminated(run_id, KILLED)
+        _end_as_died(run_id)
+
+
+def _end_as_died(run_id: str) -> None:
+    client = mlflow.MlflowClient()
+    client.set_tag(run_id, ENDED_TAG, DIED)
+    client.set_terminated(run_id, KILLED)
 
 
 def end_silent(host: str) -> list[str]:
@@ -228,7 +250,7 @@ def end_silent(host: str) -> list[str]:
         if now - int(run.data.tags.get(HEARTBEAT_TAG, run.info.start_time)) > SILENT_AFTER * 1000
     ]
     for run_id in silent:
-        client.set_terminated(run_id, KILLED)
+        _end_as_died(run_id)
     return silent
 
 
@@ -242,8 +264,9 @@ def label_project_run(title: str) -> None:
     it."""
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         client = mlflow.MlflowClient()
-        client.set_tag(run_id, "mlflow.runName", f"plan of {title}")
-        client.set_tag(run_id, "kdflow.plan_only", "true")
+        named = _named(client.get_run(run_id).info.run_name, run_name("plan of", title))
+        for tag, value in {**named, "kdflow.plan_only": "true"}.items():
+            client.set_tag(run_id, tag, value)
 
 
 def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:

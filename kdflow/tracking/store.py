@@ -73,12 +73,6 @@ def uri() -> str:
     return str(mlflow.get_tracking_uri())
 
 
-def how_to_see() -> str:
-    """The command or address that shows the runs in the MLflow UI."""
-    shown = address()
-    return shown if shown.startswith("http") else f"mlflow ui --backend-store-uri {shown}"
-
-
 def logged_models(experiment_id: str, run_id: str, name: str) -> list[LoggedModel]:
     """The models called `name` that a run has logged, whether they are ready or not."""
     of_this_run = f"source_run_id = '{run_id}' and name = '{name}'"

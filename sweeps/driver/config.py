@@ -20,6 +20,7 @@ CHOSEN_ONCE = (
     *BroughtTeacherConfig.model_fields,
     "teacher",
 )
+OF_RAY = {"ray_address", "cpus_per_trial", "gpus_per_trial"}
 SEARCHABLE = [
     name
     for name in DistillConfig.model_fields
@@ -76,6 +77,10 @@ class SweepConfig(BaseModel):
     @property
     def uses_ray(self) -> bool:
         return self.workers > 1 or self.ray_address != "none"
+
+    def used(self) -> dict[str, Any]:
+        """The parameters that a sweep logs, by name: without those of Ray where it is not used."""
+        return self.model_dump(exclude=set() if self.uses_ray else OF_RAY)
 
 
 def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:

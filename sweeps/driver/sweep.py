@@ -20,6 +20,7 @@ from kdflow.config.objective import WEIGHTS
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
+from kdflow.naming import run_name
 from kdflow.needs import Found, Need, Planned
 from kdflow.reuse import Resolver
 from kdflow.steps.checks import check_network
@@ -185,15 +186,16 @@ def _parent(
     one. Its owner ends it; a process that joins logs to it, and ends it only once it has no owner
     any more. What is searched is no parameter of it."""
     first = None if is_new else sharing.parent_of(study)
+    name = run_name(study.study_name)
     hidden = {"evaluate_test", *file.space}
     of_trials = {name: value for name, value in base.used().items() if name not in hidden}
-    values = config.model_dump() | of_trials
+    values = config.used() | of_trials
     values["storage"] = str(storage.parsed(config.storage))  # without a password
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as opened:
         is_owner = opened.enter_context(sharing.ownership(study))
         if first is None:
-            run = opened.enter_context(runs.open_run(study.study_name, "sweep", dataset, {}))
+            run = opened.enter_context(runs.open_run(name, "sweep", dataset, {}))
             study.set_user_attr(trial_queue.PARENT, run.run_id)
             run.log_params(params)
             run.log_json(values, "config.json")
@@ -206,7 +208,7 @@ def _parent(
             )
         print(f"{study.study_name}: {'resumes' if is_owner else 'joins'} run {first}")
         if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has opened one more
-            asked = opened.enter_context(runs.open_run(study.study_name, "sweep", dataset, {}))
+            asked = opened.enter_context(runs.open_run(name, "sweep", dataset, {}))
             asked.log_params(params)
             asked.set_tags({"kdflow.upstream.sweep": first})
         if is_owner:

@@ -10,6 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
+from kdflow.naming import run_name
 from kdflow.needs import training
 from kdflow.results.records import TeacherLogits, TrainedModel
 from kdflow.reuse import Resolver
@@ -19,7 +20,7 @@ from kdflow.steps.distill import DistillConfig, logits_needed
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.steps.training import begin, end, kept
 from kdflow.tracking import runs, store
-from kdflow.tracking.run import KILLED, Run
+from kdflow.tracking.run import PRUNED, TEACHER_TAG, Run
 from sweeps.driver import storage, trial_queue
 from sweeps.driver.config import with_values
 from sweeps.driver.sampling import SeededByTrial
@@ -129,7 +130,7 @@ def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
         values = file.suggest(trial)
         config = with_values(order.config, values)
         config = with_values(config, {"init": order.initial[config.init]})
-        title = f"trial {trial.number}: {distill.title(config)}"
+        title = run_name(f"#{trial.number}", config.objective, config.start, "trial", config.lesson)
         planned = resolver.with_inputs("distill", config)
         with resolver.opened(planned, title, resumes=False) as (run, upstream):
             trial.set_user_attr("run_id", run.run_id)
@@ -153,6 +154,7 @@ def _trained(
 ) -> float | None:
     """The validation accuracy of the epoch that is kept; None if the training stopped early, so
     that its run ends KILLED: the trial was pruned, or another process has marked it failed."""
+    run.set_tags({TEACHER_TAG: teacher.logits.manifest.network})
     objective = distill.objective(config, dataset, teacher)
     network, epochs = begin(run, config, dataset, objective, init.network if init else None)
     history = []
@@ -163,12 +165,12 @@ def _trained(
         try:
             trial.report(metrics["val_accuracy"], epoch)
             if epoch < config.epochs and trial.should_prune():
-                why = "pruned"
+                why = PRUNED
         except UpdateFinishedTrialError:
             why = "stopped, as its heartbeats were missed and it is retried,"
         if why:
             print(f"{title}: {why} after {epoch} of {config.epochs} epochs")
-            run.status = KILLED
+            run.stop(why.partition(",")[0])
             return None
     end(run, config, dataset, network)
     accuracy = kept(run, config, history)["val_accuracy"]

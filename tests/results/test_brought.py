@@ -7,7 +7,7 @@ import keras
 import mlflow
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, runs
 
 from kdflow.__main__ import main
 from kdflow.artifacts import logits
@@ -38,7 +38,7 @@ def own(tmp_path: Path) -> keras.Model:
 
 
 def last_run() -> mlflow.entities.Run:
-    return mlflow.MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
+    return runs()[-1]
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
         shown = capsys.readouterr().err
         assert re.search(f"^kdflow export_logits: model: .*{message}", shown), shown
         assert shown.count("\n") == 1
-    assert mlflow.MlflowClient().search_runs(["0"]) == []
+    assert runs() == []
 
 
 def test_the_documented_folder_of_logits_teaches(

@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-import mlflow
 import pytest
-from helpers import runs
+from helpers import logged_table, runs
 from mlflow.entities import Run
 
 from kdflow.__main__ import main
@@ -25,17 +24,17 @@ def made(all_untrained: None, shared_store: Path) -> list[Run]:
 @pytest.mark.slow
 def test_each_hop_learns_from_the_one_before_beside_two_controls(made: list[Run]) -> None:
     parent, *others = made
-    assert parent.info.run_name == "assistant pupil,student,pupil T=8 alpha=0.9 seed=0"
+    assert parent.info.run_name == "T=8 alpha=0.9 s0 assistant pupil,stud..."
     names = [run.info.run_name for run in others]
     student_id = others[2].info.run_id
     assert names == [
-        "export_logits pupil views=1",
-        "teacher pupil seed=0",
-        "distill student T=8 alpha=0.9 seed=0",
-        "distill pupil T=8 alpha=0.9 seed=0",
-        f"export_logits {student_id} views=1",
-        "baseline pupil seed=0",
-        "distill pupil T=8 alpha=0.9 seed=0",
+        "views=1 export_logits pupil",
+        "s0 teacher pupil",
+        "T=8 alpha=0.9 s0 distill student<-pupil",
+        "T=8 alpha=0.9 s0 distill pupil",
+        f"views=1 export_logits {student_id[:8]}",
+        "s0 baseline pupil",
+        "T=8 alpha=0.9 s0 distill pupil<-pupil",
     ]
     export, _, student, pupil, student_export, alone, straight = others
     taught_by = "kdflow.upstream.teacher"
@@ -49,7 +48,7 @@ def test_each_hop_learns_from_the_one_before_beside_two_controls(made: list[Run]
 
 def test_the_ledger_holds_what_the_runs_say(made: list[Run]) -> None:
     parent, export, teacher, student, pupil, _, alone, straight = made
-    ledger = mlflow.load_table("ledger.json", run_ids=[parent.info.run_id])
+    ledger = logged_table("ledger.json", parent)
     assert ledger["network"].tolist() == ["pupil", "student", "pupil", "pupil", "pupil"]
     assert ledger["how"].tolist() == [
         "teacher",
@@ -79,8 +78,7 @@ def test_what_exists_is_linked_and_not_moved(
 ) -> None:
     assert main([*ARGV, "--chain", "pupil,student,pupil"]) == 0
     assert len(runs()) == len(made) + 1
-    again = runs()[-1].info.run_id
-    ledgers = mlflow.load_table("ledger.json", run_ids=[made[0].info.run_id, again])
+    ledgers = logged_table("ledger.json", made[0], runs()[-1])
     assert ledgers["run"].tolist()[:5] == ledgers["run"].tolist()[5:]
     assert [run.data.tags for run in runs()[:-1]] == [run.data.tags for run in made]
     shown = capsys.readouterr().out
@@ -91,7 +89,7 @@ def test_what_exists_is_linked_and_not_moved(
 def test_a_chain_of_digits_networks_longer_than_two_hops(made: list[Run]) -> None:
     before = len(runs())
     assert main([*ARGV, "--chain", "pupil,student,student,pupil,pupil"]) == 0
-    ledger = mlflow.load_table("ledger.json", run_ids=[runs()[before].info.run_id])
+    ledger = logged_table("ledger.json", runs()[before])
     assert len(ledger) == 7
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from helpers import artifact, made_by
+from helpers import artifact, logged_table, made_by
 from mlflow.entities import Run
 
 from kdflow.artifacts import logits
@@ -25,7 +25,7 @@ def test_compare_trains_pairs_as_children_and_reuses_what_exists(
     capsys.readouterr()
     made = made_by(["compare", *argv, "--seeds", "3", "--seed", "5"])
     parent, children = made[0], made[1:]
-    assert parent.info.run_name == "compare student T=8 alpha=0.9 seeds=3"
+    assert parent.info.run_name == "T=8 alpha=0.9 s0-2 compare student"
     assert [run.data.tags["kdflow.step"] for run in children] == (
         ["baseline", "distill", "baseline", "baseline", "distill"]
     )
@@ -49,7 +49,7 @@ def test_compare_trains_pairs_as_children_and_reuses_what_exists(
     low, high = metrics["difference_low"], metrics["difference_high"]
     expected = "BEATS" if low > 0 else "WORSE" if high < 0 else "INCONCLUSIVE"
     assert parent.data.tags["kdflow.verdict"] == expected
-    table = mlflow.load_table("comparison.json", run_ids=[parent.info.run_id])
+    table = logged_table("comparison.json", parent)
     assert table["distilled_run"].tolist() == [run.info.run_id for run in taught]
     assert artifact(parent, "comparison.png").stat().st_size > 0
 
@@ -61,7 +61,7 @@ def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(
     argv = ["compare", *ARGV, "--seeds", "2", "--seed", "20", "--init", "auto"]
     parent, *made = made_by(argv)
     hint = parent.data.tags["kdflow.upstream.init"]
-    assert parent.info.run_name == "compare pupil T=4 alpha=0.9 init=hint seeds=2"
+    assert parent.info.run_name == "T=4 alpha=0.9 hint s20-21 compare pupi..."
     # whichever step asked for them, all are children of the one comparison
     assert {run.data.tags["mlflow.parentRunId"] for run in made} == {parent.info.run_id}
     assert [run.info.run_id for run in made if run.data.tags["kdflow.step"] == "hint"] == [hint]

@@ -9,7 +9,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from helpers import ROOT, artifact, made_by, needs_deploy, parameters
+from helpers import ROOT, artifact, made_by, needs_deploy, parameters, runs
 from mlflow.entities import Run
 from scipy.special import softmax
 
@@ -174,7 +174,7 @@ def test_a_file_that_is_worse_fails_the_run_and_is_not_registered(
     deployed: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*DEPLOY, *FEWEST, "--register", "worse", "--promote", "true"]) == 1
-    run = mlflow.MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
+    run = runs()[-1]
     assert run.info.status == "FAILED"
     assert run.data.tags["kdflow.verdict"] == "WORSE"
     error = capsys.readouterr().err
@@ -184,7 +184,9 @@ def test_a_file_that_is_worse_fails_the_run_and_is_not_registered(
     assert artifact(run, "deploy.json").exists()
     assert [each.name for each in registered().search_registered_models()] == ["digits-student"]
     assert not mlflow.search_logged_models(
-        ["0"], filter_string=f"source_run_id = '{run.info.run_id}'", output_format="list"
+        [run.info.experiment_id],
+        filter_string=f"source_run_id = '{run.info.run_id}'",
+        output_format="list",
     )
 
 

@@ -127,7 +127,7 @@ def test_a_distillation_starts_from_the_guided_layers_of_its_hint_run_and_from_i
     init = hinted.info.run_id
     unmoved = ["--epochs", "1", "--learning_rate", "1e-30", "--seed", "3"]
     (run,) = made_by([*DISTILL, "--init", init, *unmoved])
-    assert run.info.run_name == "distill student T=4 alpha=0.9 init=hint seed=3"
+    assert run.info.run_name == "T=4 alpha=0.9 hint s3 distill student..."
     assert run.data.tags["kdflow.upstream.init"] == init
     guided, found = (
         mlflow.keras.load_model(f"runs:/{made}/model").get_weights()
@@ -151,7 +151,7 @@ def test_auto_makes_the_hint_run_at_its_default_settings_once(
     assert hint.data.params["seed"] == "0"
     assert hint.data.tags["kdflow.asked_by"] == run.info.run_id
     assert run.data.tags["kdflow.upstream.init"] == hint.info.run_id
-    assert "  train   hint pupil seed=0, under a minute\n" in capsys.readouterr().out
+    assert "  train   s0 hint pupil, under a minute\n" in capsys.readouterr().out
     (again,) = made_by(argv)
     assert f"  found   hint run of pupil, run {hint.info.run_id}\n" in capsys.readouterr().out
     for tag in ("kdflow.key", "kdflow.weights_sha256"):

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import mlflow
 import pytest
-from helpers import runs
+from helpers import logged_table, runs
 
 from kdflow.__main__ import main
 
@@ -18,7 +17,7 @@ def test_one_parent_holds_every_step_and_one_table(
     argv = ["main", "--dataset", "digits", "--teacher", "student", "--temp", "8", "--epochs", "2"]
     assert main(argv) == 0
     parent, *others = made = runs()
-    assert parent.info.run_name == "main student T=8 alpha=0.9 seed=0"
+    assert parent.info.run_name == "T=8 alpha=0.9 s0 main student"
     assert {run.info.status for run in made} == {"FINISHED"}
     # under it, whichever step asked for them, without another parent between
     assert {run.data.tags["mlflow.parentRunId"] for run in others} == {parent.info.run_id}
@@ -34,7 +33,7 @@ def test_one_parent_holds_every_step_and_one_table(
     assert export.data.tags["kdflow.upstream.model"] == kd.info.run_id
     assert pupil.data.tags["kdflow.upstream.teacher"] == export.info.run_id
 
-    table = mlflow.load_table("ledger.json", run_ids=[parent.info.run_id])
+    table = logged_table("ledger.json", parent)
     in_order = [alone, kd, hint_kd, pupil, pupil_alone, pupil_straight]
     assert table["run"].tolist()[1:] == [run.info.run_id for run in in_order]
     accuracies = [run.data.metrics["test_accuracy"] for run in in_order]

@@ -24,11 +24,11 @@ CODE = """if True:
     from kdflow.__main__ import main
     common = ["--dataset", "own.npz", "--student", "dense", "--epochs", "1"]
     assert main(["baseline", *common, "--augment", "2"]) == 0
-    teacher = mlflow.MlflowClient().search_runs(["0"])[0].info.run_id
+    teacher = mlflow.search_runs(search_all_experiments=True, output_format="list")[0].info.run_id
     taught = ["--views", "2", "--teacher", teacher, "--allow_weak_teacher", "true"]
     assert main(["distill", *common, *taught]) == 0
-    print(mlflow.MlflowClient().search_runs(["0"], "tags.kdflow.step = 'distill'")[0]
-        .data.metrics["peak_memory_mb"])
+    student = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
+    print(student.data.metrics["peak_memory_mb"])
 """
 
 

@@ -51,7 +51,7 @@ def test_alpha_0_is_the_baseline_bit_for_bit(first: list[Run], small: str) -> No
 def test_its_run_has_a_readable_name_and_its_model_loads_without_the_file(
     distilled_own: Run, small: str
 ) -> None:
-    assert distilled_own.info.run_name == "distill nets.py:small T=4 alpha=0.9 seed=0"
+    assert distilled_own.info.run_name == "T=4 alpha=0.9 s0 distill nets.py:small"
     assert distilled_own.data.params["student"] == small
     model = mlflow.keras.load_model(f"runs:/{distilled_own.info.run_id}/model")
     assert weights_sha256(model) == distilled_own.data.tags["kdflow.weights_sha256"]

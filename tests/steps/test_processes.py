@@ -72,7 +72,7 @@ def test_mlflow_run_gives_one_finished_run_with_what_was_asked_for(store: Path) 
     assert done.returncode == 0, done.stderr
     distilled, exported, _ = runs()
     assert {run.info.status for run in runs()} == {"FINISHED"}
-    assert distilled.info.run_name == "distill student T=8 alpha=0.9 seed=0"
+    assert distilled.info.run_name == "T=8 alpha=0.9 s0 distill student"
     assert exported.data.tags["kdflow.asked_by"] == distilled.info.run_id
     assert distilled.data.params["temp"] == "8"
     assert distilled.data.params["epochs"] == "2"
@@ -105,7 +105,7 @@ def test_a_plan_in_mlflow_run_is_labelled_and_makes_no_other_run(store: Path) ->
     )
     assert done.returncode == 0, done.stderr
     (run,) = runs()
-    assert run.info.run_name == "plan of distill student T=4 alpha=0.9 seed=0"
+    assert run.info.run_name == "plan of T=4 alpha=0.9 s0 distill stud..."
     assert run.data.tags["kdflow.plan_only"] == "true"
     assert "kdflow.step" not in run.data.tags
 

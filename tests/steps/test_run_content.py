@@ -3,7 +3,7 @@
 import mlflow
 import numpy as np
 import pytest
-from helpers import artifact, per_epoch
+from helpers import DISTILL, artifact, made_by, per_epoch
 from mlflow.entities import Run
 from sklearn.neighbors import NearestCentroid
 
@@ -22,9 +22,9 @@ def test_on_an_empty_store_distill_makes_teacher_and_logits_as_runs_of_their_own
 ) -> None:
     assert [run.info.status for run in first] == ["FINISHED"] * 3
     assert [run.info.run_name for run in first] == [
-        "distill student T=8 alpha=0.9 seed=0",
-        "export_logits pupil views=1",
-        "teacher pupil seed=0",
+        "T=8 alpha=0.9 s0 distill student<-pupil",
+        "views=1 export_logits pupil",
+        "s0 teacher pupil",
     ]
     assert [run.data.tags["kdflow.step"] for run in first] == [
         "distill",
@@ -50,6 +50,24 @@ def test_used_parameters_are_logged_as_resolved_each_with_one_text_per_value(
         **{"loss": "kd", "learning_rate": "0.001", "optimizer": "adam", "schedule": "constant"},
         **{"dropout": "0.3"},
     }
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [
+        ("kd", {}),
+        ("dkd", {"dkd_alpha": "1", "dkd_beta": "8"}),
+        ("dist", {"dist_beta": "1", "dist_gamma": "1"}),
+        ("ls", {}),
+    ],
+)
+@pytest.mark.usefixtures("untrained")
+def test_a_run_logs_the_weights_of_its_own_loss_alone(
+    loss: str, weights: dict[str, str], distilled: Run
+) -> None:
+    (run,) = made_by([*DISTILL, "--student", "pupil", "--loss", loss, "--epochs", "1"])
+    shared = distilled.data.params | {"student": "pupil", "dropout": "0.2", "temp": "4"}
+    assert run.data.params == shared | weights | {"loss": loss, "epochs": "1"}
 
 
 def test_metrics_are_logged_once_an_epoch_and_once_at_the_end(distilled: Run) -> None:
@@ -104,7 +122,7 @@ def test_a_run_holds_its_config_and_a_picture_of_its_learning_curves(distilled: 
 def test_a_hint_run_holds_a_student_and_what_its_guided_features_are_worth(
     hinted: Run, teacher: Run
 ) -> None:
-    assert hinted.info.run_name == "hint student seed=0"
+    assert hinted.info.run_name == "s0 hint student"
     assert hinted.data.tags["kdflow.step"] == "hint"
     assert hinted.data.tags["kdflow.upstream.teacher"] == teacher.info.run_id
     assert hinted.data.tags["kdflow.hint_layer"] == "pool1"

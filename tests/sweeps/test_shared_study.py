@@ -187,7 +187,7 @@ def test_the_death_of_the_owner_lets_the_next_process_take_over(
     environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_store.uri()}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
         assert owner.stdout
-        next(line for line in owner.stdout if line.startswith("trial 0: distill"))
+        next(line for line in owner.stdout if line.startswith("#0 T="))
         study = study_named(name)
         parent = study.user_attrs["run_id"]
         assert sharing.has_owner(study)

@@ -64,8 +64,8 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_is_resumed_under_it(
         assert trial.value == reported[2] == run.data.metrics["val_accuracy"]
         assert "test_accuracy" not in run.data.metrics
         assert run.info.run_name == (
-            f"trial {trial.number}: distill pupil T={trial.params['temp']:.4g}"
-            f" alpha={trial.params['alpha']:.4g} seed=0"
+            f"#{trial.number} T={trial.params['temp']:.4g} alpha={trial.params['alpha']:.4g}"
+            " trial pupil"
         )
 
     best = max(study.trials, key=lambda trial: (trial.value, -trial.number))
@@ -77,7 +77,9 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_is_resumed_under_it(
     low, high = metrics["difference_low"], metrics["difference_high"]
     expected = "BEATS" if low > 0 else "WORSE" if high < 0 else "INCONCLUSIVE"
     assert tags["kdflow.verdict"] == expected
-    assert runs[parent].data.params.keys().isdisjoint({"temp", "alpha"})  # each trial has its own
+    logged = runs[parent].data.params.keys()
+    assert logged.isdisjoint({"temp", "alpha"})  # each trial has its own
+    assert logged.isdisjoint({"ray_address", "cpus_per_trial", "gpus_per_trial", "dkd_beta"})
     artifacts = {item.path for item in mlflow.MlflowClient().list_artifacts(parent)}
     assert artifacts >= {"history.png", "slice.png", "intermediate_values.png", "study.html"}
     assert artifacts >= {"trials.csv", "finals.csv", "verdicts.csv", "config.json"}

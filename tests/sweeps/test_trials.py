@@ -48,6 +48,7 @@ def test_a_pruned_trial_ends_killed_after_the_epochs_that_it_had(
     for trial in study.trials[1:]:
         run = mlflow.get_run(trial.user_attrs["run_id"])
         assert run.info.status == "KILLED"
+        assert run.data.tags["kdflow.ended"] == "pruned"
         assert list(trial.intermediate_values) == [1]
         assert run.data.metrics["val_accuracy"] == trial.intermediate_values[1]
     assert capsys.readouterr().out.count("pruned after 1 of 2 epochs") == 2
@@ -86,7 +87,8 @@ def test_an_interrupted_sweep_ends_killed_and_that_trial_is_retried(
     parent = study.user_attrs["run_id"]
     interrupted = study.trials[1]
     assert interrupted.state == TrialState.FAIL
-    assert mlflow.get_run(interrupted.user_attrs["run_id"]).info.status == "KILLED"
+    run = mlflow.get_run(interrupted.user_attrs["run_id"])
+    assert (run.info.status, run.data.tags["kdflow.ended"]) == ("KILLED", "interrupted")
     assert mlflow.get_run(parent).info.status == "KILLED"
 
     assert sweep("notebook_grid", *flags, "--trials", "3") == 0

@@ -58,10 +58,26 @@ def test_a_run_that_breaks_off_says_how(
     assert [status(run_id) for run_id in ids] == [ends, ends]
 
 
-def test_a_run_ends_with_the_status_that_it_was_given(tiny: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("error", "how"), [(KdflowError, None), (KeyboardInterrupt, "interrupted")]
+)
+def test_a_killed_run_says_why_until_it_is_opened_again(
+    tiny: Dataset, error: type[BaseException], how: str | None
+) -> None:
+    # in the table, a trial that was pruned looks like one that was interrupted
+    with pytest.raises(error), open_run("breaks off", "distill", tiny, {}) as run:
+        raise error
+    assert mlflow.get_run(run.run_id).data.tags.get("kdflow.ended") == how
+    with runs.resumed(run.run_id, None):
+        pass
+    assert "kdflow.ended" not in mlflow.get_run(run.run_id).data.tags
+
+
+def test_a_run_that_is_stopped_is_killed_and_says_why(tiny: Dataset) -> None:
     with open_run("given up", "distill", tiny, {}) as run:
-        run.status = "KILLED"
+        run.stop("pruned")
     assert status(run.run_id) == "KILLED"
+    assert mlflow.get_run(run.run_id).data.tags["kdflow.ended"] == "pruned"
 
 
 def test_an_upstream_run_is_a_run_of_its_own_that_knows_who_asked(tiny: Dataset) -> None:
@@ -103,6 +119,21 @@ def test_the_first_run_joins_the_one_that_mlflow_run_opened(
     joined = mlflow.get_run(run.run_id)
     assert joined.info.run_name == "distill"
     assert joined.data.params == {"temp": "8.0", "alpha": "0.9"}  # what was asked for stays
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(None, "distill"), ("my run", "my run"), ("bold-run-1", "bold-run-1"), ("a-b-12", "a-b-12")],
+)
+def test_a_name_that_the_user_has_given_stays(
+    given: str | None, name: str, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # without a name, MLflow draws one such as bold-owl-12
+    opened = mlflow.MlflowClient().create_run("0", run_name=given)
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    with open_run("distill", "distill", tiny, {}) as run:
+        pass
+    assert mlflow.get_run(run.run_id).info.run_name == name
 
 
 def test_a_run_that_mlflow_run_did_not_open_cannot_be_joined(

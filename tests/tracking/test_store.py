@@ -9,21 +9,6 @@ from kdflow.errors import KdflowError, Unfit, Unreachable
 from kdflow.tracking import store
 
 
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("https://me:secret@there.org/mlflow", "https://me:***@there.org/mlflow"),
-        ("postgresql://me:secret@db/x", "mlflow ui --backend-store-uri postgresql://me:***@db/x"),
-        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
-    ],
-)
-def test_the_stores_password_is_not_shown(
-    uri: str, shown: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
-    assert store.how_to_see() == shown
-
-
 def test_a_store_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://me:secret@there")
 
