@@ -30,7 +30,7 @@ from kdflow.tracking.runs import open_run
 from kdflow.training.loop import fit
 from kdflow.training.objective import Labels
 
-ROUNDS = 10
+ROUNDS = 5
 TRAININGS = {"student": ("adam", 64, 45_000), "fast": ("speedrun", 512, 2_048)}
 
 

@@ -26,6 +26,7 @@ def test_mlproject_is_what_the_parameters_generate() -> None:
     assert (ROOT / "MLproject").read_text() == generate.mlproject(), "run python tools/generate.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", generate.pages(), ids=lambda page: page.name)
 def test_a_pages_tables_are_what_the_catalogue_generates(page: Path) -> None:
     assert page.read_text() == generate.generated(page), "run python tools/generate.py"

@@ -165,6 +165,7 @@ def test_damaged_logits_are_exported_again_and_the_sound_ones_found_next_time(
     assert run.data.tags["kdflow.upstream.teacher"] == again.info.run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "removed"])
 def test_an_unfit_teacher_is_trained_again(
     damage: str, quick_pupil: None, store: Path, capsys: pytest.CaptureFixture[str]

@@ -177,6 +177,7 @@ def test_a_disk_that_fills_up_fails_the_run_and_registers_nothing(
     assert mlflow.MlflowClient().search_registered_models() == []
 
 
+@pytest.mark.slow
 @needs_deploy
 def test_a_network_of_a_users_own_is_deployed_without_a_teacher(
     files: dict[str, str], capsys: pytest.CaptureFixture[str]

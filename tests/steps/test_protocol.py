@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from kdflow.artifacts import logits
 from kdflow.steps.run import load
 
-pytestmark = pytest.mark.usefixtures("shared_store")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
 
 
 def test_without_evaluate_test_the_test_set_is_not_read(
@@ -35,7 +35,6 @@ def test_without_holdout_the_watched_set_is_labelled_as_the_test_set(
     assert "1,437 images" in shown
 
 
-@pytest.mark.slow
 def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
     argv = ["--dataset", str(tiny_npz), "--epochs", "1"]
     (teacher,) = made_by(["teacher", *argv, "--arch", "pupil"])
@@ -50,7 +49,6 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
     assert run.data.params["views"] == "2"
 
 
-@pytest.mark.slow
 def test_alpha_0_is_the_baseline_with_every_setting_of_a_training(first: list[Run]) -> None:
     settings = "--optimizer adamw --weight_decay 0.01 --warmup 1 --clip_norm 1 --ema 0.9"
     settings += " --label_smoothing 0.1 --class_weight balanced --keep best_loss --patience 1"
@@ -62,7 +60,6 @@ def test_alpha_0_is_the_baseline_with_every_setting_of_a_training(first: list[Ru
     assert zero.data.metrics["kept_epoch"] in (1, 2, 3)
 
 
-@pytest.mark.slow
 def test_alpha_0_is_the_baseline_whether_its_teacher_was_found_or_made(
     quick_pupil: None, store: Path
 ) -> None:
@@ -77,7 +74,6 @@ def test_alpha_0_is_the_baseline_whether_its_teacher_was_found_or_made(
         assert {name: histories[name] for name in per_epoch(baseline)} == per_epoch(baseline)
 
 
-@pytest.mark.slow
 def test_a_seed_repeats_its_metrics_and_another_does_not(distilled: Run) -> None:
     (again,) = made_by([*DISTILL, "--temp", "8"])
     assert per_epoch(again) == per_epoch(distilled)
@@ -87,7 +83,6 @@ def test_a_seed_repeats_its_metrics_and_another_does_not(distilled: Run) -> None
     assert other.data.tags["kdflow.key"] != distilled.data.tags["kdflow.key"]
 
 
-@pytest.mark.slow
 def test_a_teacher_can_be_an_export_a_model_or_a_folder(
     distilled: Run, exported: Run, teacher: Run
 ) -> None:

@@ -81,6 +81,7 @@ def test_plan_only_prints_the_plan_opens_no_run_and_makes_nothing(
     assert files_in(store) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained", "quick_pupil")
 def test_the_plan_is_what_is_then_done(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["main", "--dataset", "digits", "--student", "pupil", "--teacher", "pupil"]

@@ -200,6 +200,7 @@ def test_the_death_of_the_owner_lets_the_next_process_take_over(
     assert mlflow.get_run(parent).info.status == "KILLED"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_a_study_of_other_logits_in_the_same_folder_is_refused(
     flags: list[str], name: str, tmp_path: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]

@@ -36,6 +36,7 @@ def imitated() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_a_pruned_trial_ends_killed_after_the_epochs_that_it_had(
     flags: list[str], name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

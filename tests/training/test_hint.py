@@ -153,6 +153,7 @@ def test_the_probe_is_scikit_learns_nearest_centroid_on_the_guided_features(
     assert history[-1]["val_probe_accuracy"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_the_metrics_of_hints_and_another_does_not(
     train: Images, validation: Images, hints: Hints
 ) -> None:

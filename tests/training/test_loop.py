@@ -117,7 +117,8 @@ def baselines() -> dict[str, tuple[keras.Model, list[Metrics]]]:
     ("network_name", "loss"),
     [
         pytest.param("fast", "kd", marks=pytest.mark.slow),
-        *(("pupil", loss) for loss in LOSSES),
+        ("pupil", "kd"),
+        *(pytest.param("pupil", loss, marks=pytest.mark.slow) for loss in LOSSES if loss != "kd"),
     ],
 )
 def test_alpha_0_is_the_baseline_bit_for_bit(

@@ -106,6 +106,7 @@ def test_the_earliest_of_equal_epochs_is_the_best() -> None:
     assert best_epoch([], "best_loss") == 0
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_evaluated_and_kept_and_the_training_goes_on_from_the_weights(
     train: Images, validation: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
