@@ -52,6 +52,8 @@ def manifest(
     calibration: Mapping[str, Any],
     margin: float,
     not_made: Mapping[str, str],
+    weight_bits: int = 8,
+    adapted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `deploy.json`.
 
@@ -62,6 +64,8 @@ def manifest(
         calibration: how the images were drawn that int8 ranges are measured on.
         margin: of the verdicts, 0 to 1.
         not_made: why other files were not made, by name.
+        weight_bits: of the int8 LiteRT file.
+        adapted: how its network learnt again, if it did.
     """
     height, width, channels = dataset.image_shape
     return {
@@ -81,6 +85,7 @@ def manifest(
         "multiply_adds": multiply_adds(network),
         "calibration": dict(calibration),
         "margin_points": 100 * margin,
+        "int8_litert": {"weight_bits": weight_bits, "adapted": adapted and dict(adapted)},
         "files": {path.name: _described(path, judged[path.name]) for path in paths},
         "not_made": dict(not_made),
     }

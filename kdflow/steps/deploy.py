@@ -150,8 +150,9 @@ def run(
             },
             margin=config.loss,
             not_made=made.not_made,
+            weight_bits=config.weight_bits,
+            adapted=adapted,
         )
-        content["files"][make.INT8] |= {"weight_bits": config.weight_bits, "adapted": adapted}
         run.log_json(content, MANIFEST)
         run.log_table(table.columns(rows), "files.json")
         run.log_table(table.per_class(rows, dataset), "classes.json")
