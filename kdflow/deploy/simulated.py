@@ -29,10 +29,12 @@ def simulated(network: keras.Model, weight_bits: int) -> keras.Model:
         network: functional, as `pixels.exportable` makes it.
         weight_bits: of each weight; activations have 8 bits.
     """
-    outputs = {id(layer.input) for layer in network.layers if isinstance(layer, FUSED)}
-    rounded_later = {layer.name for layer in network.layers if id(layer.output) in outputs}
+    fused = {id(layer.input) for layer in network.layers if isinstance(layer, FUSED)}
+    rounded_later = {layer.name for layer in network.layers if id(layer.output) in fused}
 
     def of_layer(layer: keras.Operation) -> keras.Operation:
+        if isinstance(layer, keras.Model):
+            return simulated(layer, weight_bits)
         return _RoundedWeights(layer, weight_bits) if _kernels(layer) else layer
 
     def called(layer: keras.Operation, *args: Any, **kwargs: Any) -> keras.KerasTensor:
@@ -44,11 +46,9 @@ def simulated(network: keras.Model, weight_bits: int) -> keras.Model:
 
 
 def _kernels(layer: keras.Operation) -> list[str]:
-    """The names of the layer's own weights that a file stores rounded."""
-    if isinstance(layer, keras.Model) or not isinstance(layer, keras.Layer):
-        return []
-    own = layer.trainable_variables
-    return [v.name for v in own if v.name.endswith("kernel") and len(v.shape) > 1]
+    """The names of the layer's weights that a file stores rounded."""
+    weights = layer.weights if isinstance(layer, keras.Layer) else []
+    return [each.name for each in weights if each.name.endswith("kernel") and len(each.shape) > 1]
 
 
 class _RoundedWeights(keras.Layer):
@@ -65,11 +65,11 @@ class _RoundedWeights(keras.Layer):
 
     def call(self, inputs):  # type: ignore[no-untyped-def]
         kernels = _kernels(self.layer)
-        weights = [
-            self._rounded(each) if each.name in kernels else each
-            for each in self.layer.trainable_variables
-        ]
-        outputs, _ = self.layer.stateless_call(weights, self.layer.non_trainable_variables, inputs)
+        trainable, others = (
+            [self._rounded(each) if each.name in kernels else each for each in variables]
+            for variables in (self.layer.trainable_variables, self.layer.non_trainable_variables)
+        )
+        outputs, _ = self.layer.stateless_call(trainable, others, inputs)
         return outputs
 
     def compute_output_spec(self, inputs):  # type: ignore[no-untyped-def]

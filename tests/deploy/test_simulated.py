@@ -62,6 +62,17 @@ def test_the_channels_of_a_depthwise_convolution_are_its_inputs() -> None:
     assert answer.ravel() == pytest.approx([0.07, -9], abs=9.07 / 255 / 2 + 1e-6)
 
 
+def test_frozen_layers_and_those_of_networks_within_are_rounded_too() -> None:
+    kernel = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    inner, outer = keras.Input((4,)), keras.Input((4,))
+    part = keras.Model(inner, L.Dense(3, use_bias=False, trainable=False, name="dense")(inner))
+    network = keras.Model(outer, L.Identity()(part(outer)))
+    network.set_weights([kernel])
+    answers = simulated(network, 4).predict(np.eye(4, dtype=np.float32), verbose=0)
+    step = np.abs(kernel).max(axis=0) / 7
+    assert answers == pytest.approx(np.round(kernel / step) * step, abs=float(np.ptp(kernel)) / 200)
+
+
 def test_to_train_it_trains_the_network(tiny: Dataset, small_network: keras.Model) -> None:
     network = exportable(small_network)
     before = network.get_weights()

@@ -25,7 +25,7 @@ def test_compare_trains_pairs_as_children_and_reuses_what_exists(
     capsys.readouterr()
     made = made_by(["compare", *argv, "--seeds", "3", "--seed", "5"])
     parent, children = made[0], made[1:]
-    assert parent.info.run_name == "T=8 alpha=0.9 s0-2 compare student"
+    assert parent.info.run_name == "T=8 alpha=0.9 s5-7 compare student<-p..."
     assert [run.data.tags["kdflow.step"] for run in children] == (
         ["baseline", "distill", "baseline", "baseline", "distill"]
     )
@@ -61,7 +61,7 @@ def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(
     argv = ["compare", *ARGV, "--seeds", "2", "--seed", "20", "--init", "auto"]
     parent, *made = made_by(argv)
     hint = parent.data.tags["kdflow.upstream.init"]
-    assert parent.info.run_name == "T=4 alpha=0.9 hint s20-21 compare pupi..."
+    assert parent.info.run_name == "T=4 alpha=0.9 hint s20-21 compare pup..."
     # whichever step asked for them, all are children of the one comparison
     assert {run.data.tags["mlflow.parentRunId"] for run in made} == {parent.info.run_id}
     assert [run.info.run_id for run in made if run.data.tags["kdflow.step"] == "hint"] == [hint]
