@@ -1,6 +1,7 @@
 """A distilled student becomes judged, measured and registered files."""
 
 import hashlib
+import html
 import json
 import re
 from pathlib import Path
@@ -80,7 +81,8 @@ def test_the_page_says_what_was_distilled_from_what(
 ) -> None:
     page = artifact(deployed, "report.html").read_text()
     for run in (distilled, exported, teacher):
-        assert f"{run.data.tags['mlflow.runName']}, run {run.info.run_id}" in page
+        name = html.escape(run.data.tags["mlflow.runName"])
+        assert f"{name}, run {run.info.run_id}" in page
     assert re.search(r"<dt>Temperature T</dt><dd>8</dd>", page)
     assert all(described["sha256"] in page for described in written["files"].values())
     assert page.count("data:image/png;base64,") == 2

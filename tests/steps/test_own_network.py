@@ -51,7 +51,7 @@ def test_alpha_0_is_the_baseline_bit_for_bit(first: list[Run], small: str) -> No
 def test_its_run_has_a_readable_name_and_its_model_loads_without_the_file(
     distilled_own: Run, small: str
 ) -> None:
-    assert distilled_own.info.run_name == "T=4 alpha=0.9 s0 distill nets.py:small"
+    assert distilled_own.info.run_name == "T=4 alpha=0.9 s0 distill nets.py:smal..."
     assert distilled_own.data.params["student"] == small
     model = mlflow.keras.load_model(f"runs:/{distilled_own.info.run_id}/model")
     assert weights_sha256(model) == distilled_own.data.tags["kdflow.weights_sha256"]
@@ -97,7 +97,8 @@ def test_it_learns_hints_from_a_layer_of_another_size_and_starts_from_them(
     argv = ["--dataset", "digits", "--teacher", "pupil", "--student", small, "--epochs", "1"]
     (hint,) = made_by(["hint", *argv])
     assert (
-        "hints: pool1 4x4x16 of pupil for conv2d 8x8x8 of nets.py:small;" in capsys.readouterr().out
+        "hints: pool1 4x4x16 of pupil for conv2d 8x8x8 of nets.py:small\n"
+        in capsys.readouterr().out
     )
     (by_name,) = made_by(["hint", *argv, "--guided_layer", "conv2d_1"])
     assert by_name.data.params["guided_layer"] == "conv2d_1"
