@@ -27,8 +27,12 @@ CODE = """if True:
     teacher = mlflow.search_runs(search_all_experiments=True, output_format="list")[0].info.run_id
     taught = ["--views", "2", "--teacher", teacher, "--allow_weak_teacher", "true"]
     assert main(["distill", *common, *taught]) == 0
-    student = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
-    print(student.data.metrics["peak_memory_mb"])
+    students = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string="tags.kdflow.step = 'distill'",
+        output_format="list",
+    )
+    print(students[0].data.metrics["peak_memory_mb"])
 """
 
 

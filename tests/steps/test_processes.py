@@ -72,7 +72,7 @@ def test_mlflow_run_gives_one_finished_run_with_what_was_asked_for(store: Path) 
     assert done.returncode == 0, done.stderr
     distilled, exported, _ = runs()
     assert {run.info.status for run in runs()} == {"FINISHED"}
-    assert distilled.info.run_name == "T=8 alpha=0.9 s0 distill student"
+    assert distilled.info.run_name == "T=8 alpha=0.9 s0 distill student<-pupil"
     assert exported.data.tags["kdflow.asked_by"] == distilled.info.run_id
     assert distilled.data.params["temp"] == "8"
     assert distilled.data.params["epochs"] == "2"
