@@ -162,7 +162,7 @@ def test_the_pixels_are_those_that_students_are_trained_on(
     suffix: str,
     tolerance: int,
 ) -> None:
-    path = demo / f"picture.{suffix}"
+    path = demo / f"{mode}-{size[0]}x{size[1]}.{suffix}"  # a browser keeps what has one name
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 256, (6, 6, 4), np.uint8)
     image = Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR).convert(mode)
