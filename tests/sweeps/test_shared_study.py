@@ -88,7 +88,8 @@ def test_two_processes_with_the_same_command_share_one_study(flags: list[str], n
     children = children_of(parent)
     assert {run.info.status for run in children} == {"FINISHED"}
     assert mlflow.get_run(parent).info.status == "FINISHED"
-    assert [run.info.run_id for run in all_runs() if run.info.run_name == name] == [parent]
+    sweeps = [run for run in all_runs() if run.data.tags["kdflow.step"] == "sweep"]
+    assert [run.info.run_id for run in sweeps] == [parent]
     assert len(children) == 6 + 2 + 2  # the trials, the best one's finals, and their baselines
 
 
