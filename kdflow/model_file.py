@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -29,13 +30,29 @@ def load_file(path: str) -> keras.Model:
         KdflowError: there is none, it is damaged, it unpacks to far more than it holds, or it
             carries code.
     """
-    try:
+
+    def load() -> object:
         check_file(Path(path))
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+    return loaded(path, load)
+
+
+def loaded(source: str, load: Callable[[], object]) -> keras.Model:
+    """The Keras model that `load` opens.
+
+    Args:
+        source: where it is from, for messages.
+
+    Raises:
+        KdflowError: `load` fails, or opens something else.
+    """
+    try:
+        model = load()
     except Exception as error:  # a missing or damaged file fails in many ways
-        raise KdflowError(f"no model can be loaded from {path}: {reason(error)}") from error
+        raise KdflowError(f"no model can be loaded from {source}: {reason(error)}") from error
     if not isinstance(model, keras.Model):
-        raise KdflowError(f"expected a Keras model in {path}, got a {type(model).__name__}")
+        raise KdflowError(f"expected a Keras model in {source}, got a {type(model).__name__}")
     return model
 
 

@@ -11,8 +11,8 @@ import keras
 import mlflow
 from mlflow.entities import LoggedModelStatus
 
-from kdflow.errors import KdflowError, Unfit, Unreachable, reason
-from kdflow.model_file import MODEL_FILES, check_file, load_file
+from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.model_file import MODEL_FILES, check_file, load_file, loaded
 from kdflow.tracking.find import FoundRun
 from kdflow.tracking.run import MODEL_NAME
 from kdflow.tracking.store import logged_models, patiently
@@ -70,18 +70,16 @@ def load_keras(source: str) -> keras.Model:
     if source.endswith(MODEL_FILES):
         return load_file(source)
     with tempfile.TemporaryDirectory() as folder:
-        try:
+
+        def load() -> object:
             _check_flavour(source)
-            options = {"compile": False, "safe_mode": True}
             local = Path(mlflow.artifacts.download_artifacts(source, dst_path=folder))
             for file in local.rglob("*.keras"):
                 check_file(file)
-            model = mlflow.keras.load_model(str(local), load_model_kwargs=options)
-        except Exception as error:  # a missing or damaged file fails in many ways
-            raise KdflowError(f"no model can be loaded from {source}: {reason(error)}") from error
-    if not isinstance(model, keras.Model):
-        raise KdflowError(f"expected a Keras model in {source}, got a {type(model).__name__}")
-    return model
+            options = {"compile": False, "safe_mode": True}
+            return mlflow.keras.load_model(str(local), load_model_kwargs=options)
+
+        return loaded(source, load)
 
 
 def _check_flavour(source: str) -> None:
