@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-REPEATED_WITHIN = 2  # seconds: `mlflow run` sends SIGTERM after the terminal's own SIGINT
+REPEATED_WITHIN = 2  # seconds in which a shell and a terminal may both send SIGHUP
 
 
 class _Interrupt:
@@ -21,31 +21,42 @@ class _Interrupt:
         received_at: when, None before it.
         is_delayed: whether it takes effect only where `raise_if_due` is called.
         is_due: whether it has been received and has yet to take effect.
+        is_forwarded: whether `mlflow run` sends SIGTERM after the terminal's own SIGINT.
     """
 
     received_at: float | None = None
     is_delayed = False
     is_due = False
+    is_forwarded = False
 
 
-def end_on_signals() -> None:
+def end_on_signals(*, in_mlflow_run: bool = False) -> None:
     """Raise KeyboardInterrupt at the first Ctrl-C, SIGTERM or SIGHUP, and end the process at once
-    at a later one. SIGHUP stays ignored under nohup; outside the main thread no handler is set."""
+    at a later one. SIGHUP stays ignored under nohup; outside the main thread no handler is set.
+
+    Args:
+        in_mlflow_run: the parent process is `mlflow run`, which at Ctrl-C sends SIGTERM as well,
+            however late: that one does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
     _Interrupt.received_at, _Interrupt.is_due = None, False
+    _Interrupt.is_forwarded = in_mlflow_run
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _: object) -> None:
     now = time.monotonic()
     if _Interrupt.received_at is None:
         _Interrupt.received_at = now
+        _Interrupt.is_forwarded &= number == signal.SIGINT
         if not _Interrupt.is_delayed:
             raise KeyboardInterrupt
         _Interrupt.is_due = True
+    elif _Interrupt.is_forwarded and number == signal.SIGTERM:
+        _Interrupt.is_forwarded = False
     elif now - _Interrupt.received_at > REPEATED_WITHIN:
         os._exit(130)  # what is on disk is whole; the next command ends the runs
 

@@ -89,24 +89,38 @@ def test_a_delayed_interrupt_takes_effect_where_it_may(monkeypatch: pytest.Monke
     interrupts.raise_if_due()  # once
 
 
-def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("in_mlflow_run", "received", "ends"),
+    [
+        (False, ["SIGINT", "SIGINT"], True),
+        (False, ["SIGINT", "SIGTERM"], True),
+        (True, ["SIGINT", "SIGTERM"], False),  # `mlflow run` forwards one Ctrl-C, as SIGTERM
+        (True, ["SIGINT", "SIGINT"], True),
+        (True, ["SIGINT", "SIGTERM", "SIGTERM"], True),
+        (True, ["SIGTERM", "SIGTERM"], True),
+    ],
+)
+def test_a_second_signal_ends_the_process_at_once(
+    in_mlflow_run: bool, received: list[str], ends: bool
+) -> None:
     code = (
         "import signal, time; from kdflow import interrupts\n"
         "interrupts.REPEATED_WITHIN = 0.1\n"
-        "interrupts.end_on_signals()\n"
+        f"interrupts.end_on_signals(in_mlflow_run={in_mlflow_run})\n"
         "try:\n"
-        "    signal.raise_signal(signal.SIGINT)\n"
+        f"    signal.raise_signal(signal.{received[0]})\n"
         "except KeyboardInterrupt:\n"
-        "    time.sleep(0.2)\n"
-        "    signal.raise_signal(signal.SIGINT)\n"
+        f"    for name in {received[1:]}:\n"
+        "        time.sleep(0.2)\n"
+        "        signal.raise_signal(signal.Signals[name])\n"
         "    print('goes on')\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, check=False
     )
-    assert done.returncode == 130
-    assert done.stdout == b""
+    assert done.returncode == (130 if ends else 0)
+    assert done.stdout == (b"" if ends else b"goes on\n")
 
 
 @pytest.mark.slow

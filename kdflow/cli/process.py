@@ -44,7 +44,7 @@ def exit_status(name: str, action: Callable[[], object], *, shows_traceback: boo
     """
     project_run = os.environ.get("MLFLOW_RUN_ID")  # opened by `mlflow run`; joining it unsets this
     _keep_on_without_output()
-    interrupts.end_on_signals()
+    interrupts.end_on_signals(in_mlflow_run=project_run is not None)
     try:
         check_backend()
         action()
