@@ -1,5 +1,10 @@
 """Ctrl-C, SIGTERM and a closed terminal: end every open run as KILLED, and never leave a store half
-made."""
+made.
+
+An exception that is raised in the middle of TensorFlow or JAX may be lost: both call Python from
+finalizers and from the garbage collector, which ignore exceptions. So an interrupt that arrives
+while Keras works takes effect between two batches.
+"""
 
 import contextlib
 import os
@@ -20,7 +25,7 @@ class _Interrupt:
     Attributes:
         received_at: when, None before it.
         is_delayed: whether it takes effect only where `raise_if_due` is called.
-        is_due: whether it has been received and has yet to take effect.
+        is_due: whether it has been received and `raise_if_due` has yet to be called.
         is_forwarded: whether `mlflow run` sends SIGTERM after the terminal's own SIGINT.
     """
 
@@ -52,9 +57,9 @@ def _interrupt(number: int, _: object) -> None:
     if _Interrupt.received_at is None:
         _Interrupt.received_at = now
         _Interrupt.is_forwarded &= number == signal.SIGINT
+        _Interrupt.is_due = True  # stays so where the exception is lost
         if not _Interrupt.is_delayed:
             raise KeyboardInterrupt
-        _Interrupt.is_due = True
     elif _Interrupt.is_forwarded and number == signal.SIGTERM:
         _Interrupt.is_forwarded = False
     elif now - _Interrupt.received_at > REPEATED_WITHIN:
@@ -64,20 +69,30 @@ def _interrupt(number: int, _: object) -> None:
 @contextlib.contextmanager
 def delayed() -> Iterator[None]:
     """Let an interrupt that is received inside the block take effect at the next `raise_if_due`."""
+    before = _Interrupt.is_delayed
     _Interrupt.is_delayed = True
     try:
         yield
     finally:
-        _Interrupt.is_delayed = False
+        _Interrupt.is_delayed = before
+
+
+@contextlib.contextmanager
+def delayed_to_the_end() -> Iterator[None]:
+    """Let an interrupt that is received inside the block take effect when the block ends."""
+    with delayed():
+        yield
+    if not _Interrupt.is_delayed:
+        raise_if_due()
 
 
 def is_due() -> bool:
-    """Whether a delayed interrupt has yet to take effect."""
+    """Whether an interrupt has been received that `raise_if_due` has yet to raise."""
     return _Interrupt.is_due
 
 
 def raise_if_due() -> None:
-    """Raise KeyboardInterrupt if a delayed one has yet to take effect."""
+    """Raise KeyboardInterrupt if an interrupt was received that was delayed, or lost."""
     if _Interrupt.is_due:
         _Interrupt.is_due = False
         raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from kdflow import interrupts
 from kdflow.errors import KdflowError, reason
 from kdflow.late import late
 
@@ -48,7 +49,8 @@ def loaded(source: str, load: Callable[[], object]) -> keras.Model:
         KdflowError: `load` fails, or opens something else.
     """
     try:
-        model = load()
+        with interrupts.delayed_to_the_end():
+            model = load()
     except Exception as error:  # a missing or damaged file fails in many ways
         raise KdflowError(f"no model can be loaded from {source}: {reason(error)}") from error
     if not isinstance(model, keras.Model):

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from kdflow import interrupts
 from kdflow.catalogue.networks import NETWORKS, find_network
 from kdflow.catalogue.networks.record import ImageShape, Network, Spec
 from kdflow.dataset import Images
@@ -94,8 +95,9 @@ def build(
     check_fit(name, image_shape, classes, dropout or 0, keeps_weights=keeps_weights)
     record = record_of(name)
     rate = (record.dropout or 0.0) if dropout is None else dropout
-    keras.utils.set_random_seed(seed)
-    return record.build(Spec(image_shape, classes, rate, train.sample, seed, keeps_weights))
+    with interrupts.delayed_to_the_end():
+        keras.utils.set_random_seed(seed)
+        return record.build(Spec(image_shape, classes, rate, train.sample, seed, keeps_weights))
 
 
 def untrained(name: str, image_shape: ImageShape, classes: int) -> keras.Model:

@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras
 import mlflow
+import numpy as np
 import pytest
 from helpers import ROOT
 
 from kdflow import interrupts
+from kdflow.evaluate.metrics import predict_logits
 from kdflow.tracking.store import open_store
 
 
@@ -87,6 +90,60 @@ def test_a_delayed_interrupt_takes_effect_where_it_may(monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         interrupts.raise_if_due()
     interrupts.raise_if_due()  # once
+
+
+def test_an_interrupt_is_delayed_until_the_outer_block_allows_it() -> None:
+    interrupts.end_on_signals()
+    reached = []
+
+    def interrupted() -> None:
+        with interrupts.delayed_to_the_end():
+            with interrupts.delayed_to_the_end():
+                signal.raise_signal(signal.SIGINT)
+                reached.append("the end of the inner block")
+            reached.append("the end of the outer block")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert reached == ["the end of the inner block", "the end of the outer block"]
+    assert not interrupts.is_due()
+
+
+def test_an_interrupt_that_a_finalizer_loses_is_raised_at_the_next_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: lost.append(unraisable.exc_type))
+    interrupts.end_on_signals()
+
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    Interrupted()
+    assert lost == [KeyboardInterrupt]
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.raise_if_due()
+
+
+def test_an_interrupt_of_a_prediction_takes_effect_after_a_batch() -> None:
+    # 750 images are three batches; the interrupt arrives while Keras traces the network
+    class Interrupting(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x):  # type: ignore[no-untyped-def]
+            if built:
+                signal.raise_signal(signal.SIGINT)
+                traced.append(x.shape)
+            return x
+
+    built: list[keras.Model] = []
+    traced: list[object] = []
+    network = keras.Sequential([keras.Input((2, 2, 1)), Interrupting(), keras.layers.Flatten()])
+    built.append(network)
+    interrupts.end_on_signals()
+    with pytest.raises(KeyboardInterrupt):
+        predict_logits(network, np.zeros((750, 2, 2, 1), np.uint8))
+    assert len(traced) == 1
+    assert not interrupts.is_due()
 
 
 @pytest.mark.parametrize(

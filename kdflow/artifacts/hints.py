@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from kdflow import cache
+from kdflow import cache, interrupts
 from kdflow.artifacts import unfinished
 from kdflow.artifacts.unfinished import Unfinished
 from kdflow.errors import KdflowError
@@ -163,7 +163,8 @@ def _cached(teacher: keras.Model, images: Pixels, file: IO[bytes]) -> Cached:
 
 
 def _computed(teacher: keras.Model, images: np.ndarray) -> np.ndarray:
-    maps = teacher.predict_on_batch(images)
+    with interrupts.delayed_to_the_end():
+        maps = teacher.predict_on_batch(images)
     with np.errstate(over="ignore"):  # what is too large becomes infinite
         halves: np.ndarray = maps.astype(np.float16)
     if not np.isfinite(halves).all():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdflow import interrupts
 from kdflow.deploy.tensor import Tensor
 from kdflow.quiet import native_output_held_back
 
@@ -154,8 +155,10 @@ def _tensor(name: str, details: dict[str, Any]) -> Tensor:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Hold back the reports, progress bars and warnings of the exporter and the quantizer."""
+    """Hold back the reports, progress bars and warnings of the exporter and the quantizer, and an
+    interrupt."""
     with (
+        interrupts.delayed_to_the_end(),
         native_output_held_back(shown_if_it_fails=False),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kdflow import interrupts
 from kdflow.deploy.litert import CUSTOM
 from kdflow.deploy.tensor import Tensor
 from kdflow.errors import reason
@@ -128,8 +129,13 @@ def operations(path: Path) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Hold back the warnings of tf2onnx, and of Keras about NumPy 2 on its behalf."""
-    with native_output_held_back(shown_if_it_fails=False), warnings.catch_warnings():
+    """Hold back the warnings of tf2onnx, those of Keras about NumPy 2 on its behalf, and an
+    interrupt."""
+    with (
+        interrupts.delayed_to_the_end(),
+        native_output_held_back(shown_if_it_fails=False),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable
         logging.disable(logging.CRITICAL)

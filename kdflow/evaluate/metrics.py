@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 
-from kdflow import views
+from kdflow import interrupts, views
 from kdflow.image_file import Pixels, batches_in_part
 
 PREDICT_BATCH = 250
@@ -31,8 +31,19 @@ def predict_logits(
     parts = []
     for part in batches(indices, at_once):
         shown = views.apply(images, np.full(len(part), view), part) if view else images[part]
-        parts.append(model.predict(shown, batch_size=PREDICT_BATCH, verbose=0))
+        with interrupts.delayed():
+            logits = model.predict(
+                shown, batch_size=PREDICT_BATCH, verbose=0, callbacks=[_Interruptible()]
+            )
+        parts.append(logits)
     return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+class _Interruptible(keras.callbacks.Callback):
+    """Lets an interrupt take effect between two batches."""
+
+    def on_predict_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
+        interrupts.raise_if_due()
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -139,7 +150,8 @@ def class_means(
     counts = np.bincount(labels[indices])
     sums: np.ndarray = np.zeros(())
     for batch in batches(indices, PREDICT_BATCH):
-        outputs = model.predict_on_batch(images[batch]).reshape(len(batch), -1)
+        with interrupts.delayed_to_the_end():
+            outputs = model.predict_on_batch(images[batch]).reshape(len(batch), -1)
         sums = sums + np.eye(len(counts))[labels[batch]].T @ outputs
     return sums / counts[:, np.newaxis]
 

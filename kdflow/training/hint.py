@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kdflow import interrupts
 from kdflow.artifacts.hints import Hints
 from kdflow.artifacts.unfinished import Unfinished
 from kdflow.config.fitting import Settings
@@ -105,9 +106,10 @@ def _validate_hint(
     """
     errors, correct = [], []
     for batch in batches(validation.indices, PREDICT_BATCH):
-        guided, regressed = observer.predict_on_batch(validation.images[batch])
-        error = hint_loss(hints.of(batch).astype(np.float32), regressed)
-        errors.append(ops.convert_to_numpy(error))
+        with interrupts.delayed_to_the_end():
+            guided, regressed = observer.predict_on_batch(validation.images[batch])
+            error = hint_loss(hints.of(batch).astype(np.float32), regressed)
+            errors.append(ops.convert_to_numpy(error))
         correct.append(nearest_class(guided, probe) == validation.labels[batch])
     return {
         "val_hint_loss": float(np.concatenate(errors).mean()),
