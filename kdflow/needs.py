@@ -51,12 +51,14 @@ class LogitsOf(Need):
         source: as of `ModelOf`, the id of an export's run, or a folder of logits.
         holdout: as of `ModelOf`.
         views: how many views are needed; an export may hold more.
+        view_set: of which set.
         reading: how a model or a folder is read that is not kdflow's.
     """
 
     source: str
     holdout: float
     views: int
+    view_set: str = "shifts"
     reading: Reading = field(default=Reading(), kw_only=True)
 
 

@@ -1,16 +1,19 @@
 """Parameters: their defaults, what is refused, how they are written as text."""
 
+from typing import get_args
+
 import pytest
 from helpers import parameters
 from pydantic import ValidationError
 
 from kdflow.catalogue.networks import NETWORKS
-from kdflow.config import base
 from kdflow.config.base import canonical, first_problem
 from kdflow.config.training import recipe
+from kdflow.config.views import MAX_VIEWS, ViewSetConfig
 from kdflow.steps import STEPS
 from kdflow.steps.baseline import BaselineConfig
 from kdflow.steps.distill import DistillConfig
+from kdflow.steps.export_logits import ExportLogitsConfig
 from kdflow.steps.hint import HintConfig
 from kdflow.steps.teacher import TeacherConfig
 
@@ -188,9 +191,19 @@ def test_every_parameter_has_a_line_of_help() -> None:
 
 
 def test_views_go_up_to_all_there_are() -> None:
-    from kdflow.views import VIEWS
+    from kdflow.views import VIEW_SETS
 
-    assert len(VIEWS) == base.MAX_VIEWS
+    assert {len(each) for each in VIEW_SETS.values()} == {MAX_VIEWS}
+    fields = ViewSetConfig.model_fields
+    assert set(get_args(fields["view_set"].annotation)) == set(VIEW_SETS)
+
+
+@pytest.mark.parametrize("config", [DistillConfig, BaselineConfig, ExportLogitsConfig])
+def test_one_view_is_the_image_itself_in_any_set(config: type[ViewSetConfig]) -> None:
+    count = config.views_field
+    with pytest.raises(ValidationError, match=f"view_set: expected shifts with {count}=1"):
+        parameters(config, dataset="digits", view_set="photos", **{count: 1})
+    assert parameters(config, dataset="digits", view_set="photos", **{count: 2}).view_count == 2
 
 
 def test_a_default_that_is_given_makes_the_same_config() -> None:

@@ -128,7 +128,7 @@ def test_an_interrupt_that_a_finalizer_loses_is_raised_at_the_next_point(
 
 def test_an_interrupt_of_a_prediction_takes_effect_after_a_batch() -> None:
     # 750 images are three batches; the interrupt arrives while Keras traces the network
-    class Interrupting(keras.layers.Layer):  # type: ignore[misc]
+    class Interrupting(keras.layers.Layer):
         def call(self, x):  # type: ignore[no-untyped-def]
             if built:
                 signal.raise_signal(signal.SIGINT)

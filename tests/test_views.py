@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdflow import views
-from kdflow.views import MAX_SHIFT, VIEWS, View
+from kdflow.errors import KdflowError
+from kdflow.views import MAX_SHIFT, SHIFTS, VIEW_SETS, PhotoView, View
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4))
 
@@ -14,7 +16,7 @@ def numbered(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def in_view(image: np.ndarray, view: View) -> np.ndarray:
-    return views.apply(image, np.array([VIEWS.index(view)]))
+    return views.apply(image, np.array([SHIFTS.index(view)]))
 
 
 def reflected(position: int, size: int) -> int:
@@ -26,20 +28,20 @@ def reflected(position: int, size: int) -> int:
 
 
 def test_all_162_views_differ_and_the_first_two_are_the_image_and_its_mirror_image() -> None:
-    assert len(set(VIEWS)) == len(VIEWS) == 2 * 9 * 9
-    assert VIEWS[:2] == (View(False, 0, 0), View(True, 0, 0))
+    assert len(set(SHIFTS)) == len(SHIFTS) == 2 * 9 * 9
+    assert SHIFTS[:2] == (View(False, 0, 0), View(True, 0, 0))
 
 
 def test_a_view_and_the_next_one_differ_in_their_mirroring_alone() -> None:
-    assert all(a == b._replace(flip=False) for a, b in zip(VIEWS[::2], VIEWS[1::2], strict=True))
-    assert not any(view.flip for view in VIEWS[::2])
+    assert all(a == b._replace(flip=False) for a, b in zip(SHIFTS[::2], SHIFTS[1::2], strict=True))
+    assert not any(view.flip for view in SHIFTS[::2])
 
 
 def test_a_view_agrees_with_a_pixel_by_pixel_definition() -> None:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, size=(len(VIEWS), 6, 7, 3), dtype=np.uint8)
-    shown = views.apply(images, np.arange(len(VIEWS)))
-    for image, seen, view in zip(images, shown, VIEWS, strict=True):
+    images = rng.integers(0, 256, size=(len(SHIFTS), 6, 7, 3), dtype=np.uint8)
+    shown = views.apply(images, np.arange(len(SHIFTS)))
+    for image, seen, view in zip(images, shown, SHIFTS, strict=True):
         for y in range(6):
             for x in range(7):
                 from_y, from_x = reflected(y - view.dy, 6), reflected(x - view.dx, 7)
@@ -48,7 +50,7 @@ def test_a_view_agrees_with_a_pixel_by_pixel_definition() -> None:
                 assert np.array_equal(seen[y, x], image[from_y, from_x]), view
 
 
-@given(SHAPES, st.sampled_from(VIEWS))
+@given(SHAPES, st.sampled_from(SHIFTS))
 def test_each_pixel_of_a_view_is_one_of_the_image_whole_and_where_a_mirror_shows_it(
     shape: tuple[int, int, int], view: View
 ) -> None:
@@ -67,7 +69,7 @@ def test_each_pixel_of_a_view_is_one_of_the_image_whole_and_where_a_mirror_shows
 @given(
     st.integers(2 * MAX_SHIFT + 1, 20),
     st.integers(2 * MAX_SHIFT + 1, 20),
-    st.sampled_from(VIEWS),
+    st.sampled_from(SHIFTS),
 )
 def test_the_opposite_shift_brings_back_what_has_not_left_the_image(
     height: int, width: int, view: View
@@ -96,7 +98,7 @@ def test_with_flip_changes_the_mirroring_and_keeps_the_shifts(
 ) -> None:
     before, flips = np.array(chosen).T
     for view, flip, after in zip(before, flips, views.with_flip(before, flips), strict=True):
-        assert VIEWS[after] == VIEWS[view]._replace(flip=bool(flip))
+        assert SHIFTS[after] == SHIFTS[view]._replace(flip=bool(flip))
 
 
 def test_each_image_gets_its_own_view_and_none_is_modified() -> None:
@@ -113,3 +115,89 @@ def test_chosen_images_are_shown_in_the_order_of_their_indices() -> None:
     chosen, indices = np.array([40, 3, 40, 0]), np.array([8, 2, 2, 5])
     shown = views.apply(images, chosen, indices)
     assert np.array_equal(shown, views.apply(images[indices], chosen))
+
+
+PHOTOS = [view for view in VIEW_SETS["photos"] if isinstance(view, PhotoView)]
+
+
+def in_photo_view(image: np.ndarray, **asked: object) -> np.ndarray:
+    """An image, (height, width, channels), in the first view that has what is asked for."""
+    found = (view for view in PHOTOS if asked.items() <= view._asdict().items())
+    number = PHOTOS.index(next(found))
+    shown = views.apply(image[np.newaxis], np.array([number]), view_set="photos")
+    seen: np.ndarray = shown[0]
+    return seen
+
+
+def test_all_162_views_of_photos_differ_and_each_is_followed_by_its_mirror_image() -> None:
+    assert len(set(PHOTOS)) == len(PHOTOS) == 2 * 9 * 9
+    assert all(a == b._replace(flip=False) for a, b in zip(PHOTOS[::2], PHOTOS[1::2], strict=True))
+    assert PHOTOS[:2] == [(False, 1, 0, 0, "own"), (True, 1, 0, 0, "own")]
+
+
+@pytest.mark.parametrize("first", range(0, 162, 18))
+def test_every_18_views_of_photos_show_each_crop_and_each_change_of_colours_once(
+    first: int,
+) -> None:
+    shown = PHOTOS[first : first + 18 : 2]
+    assert len({view.colours for view in shown}) == 9
+    assert len({view[1:4] for view in shown}) == 9
+    assert {view.area for view in shown} == {1, 0.9, 0.8}
+
+
+def test_the_first_views_of_photos_are_the_image_and_its_mirror_image() -> None:
+    images = np.random.default_rng(3).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    shown = views.apply(images, np.array([0, 1]), view_set="photos")
+    assert np.array_equal(shown[0], images[0])
+    assert np.array_equal(shown[1], images[1, :, ::-1])
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_crop_is_the_asked_part_of_the_image_resized_to_all_of_it(
+    flip: bool, down: int, right: int
+) -> None:
+    # the brightness rises evenly to the right and downwards, so that it tells the place
+    y, x = np.mgrid[:20, :30]
+    image = np.repeat((2 * x + 5 * y)[..., np.newaxis], 3, axis=2).astype(np.uint8)
+    seen = in_photo_view(image, flip=flip, area=0.8, down=down, right=right, colours="own")
+    side = 0.8**0.5
+    place_y = (1 - side) * 20 * down + side * (y + 0.5) - 0.5
+    place_x = (1 - side) * 30 * right + side * (x + 0.5) - 0.5
+    expected = 2 * (29 - place_x if flip else place_x) + 5 * place_y
+    inner = np.s_[1:-1, 1:-1]
+    assert seen[inner][..., 0] == pytest.approx(expected[inner], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("colours", "expected"),
+    [
+        ("darker", (80, 120, 160)),  # 0.8 times
+        ("brighter", (120, 180, 240)),
+        ("flatter", (109, 149, 189)),  # towards the mean grey, 0.299 R + 0.587 G + 0.114 B = 143
+        ("harder", (89, 152, 214)),
+        ("paler", (113, 148, 183)),  # towards the pixel's own grey, the same here
+        ("richer", (87, 152, 217)),
+        ("colder", (92, 150, 217)),  # red times 0.92, blue divided by it
+        ("warmer", (108, 150, 185)),
+    ],
+)
+def test_a_change_of_colours_multiplies_what_it_says(
+    colours: str, expected: tuple[int, int, int]
+) -> None:
+    image = np.full((6, 6, 3), (100, 150, 200), np.uint8)
+    seen = in_photo_view(image, colours=colours)
+    assert seen[3, 3] == pytest.approx(expected, abs=1)
+
+
+def test_grey_images_have_views_too_whose_colours_change_in_brightness_alone() -> None:
+    image = np.full((6, 6, 1), 100, np.uint8)
+    assert in_photo_view(image, colours="darker")[3, 3] == 80
+    assert in_photo_view(image, colours="warmer")[3, 3] == 100
+
+
+def test_images_that_are_neither_grey_nor_rgb_have_shifts_alone() -> None:
+    with pytest.raises(KdflowError, match=r"view_set: expected shifts .* photos with 4 channels"):
+        views.check_fit("photos", (8, 8, 4))
+    views.check_fit("shifts", (8, 8, 4))
+    views.check_fit("photos", (8, 8, 1))

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdflow.artifacts.alignment import check_order
 from kdflow.dataset import Dataset, sha256
 from kdflow.errors import KdflowError, Unfit, Unreachable
 from kdflow.evaluate.metrics import accuracy
-from kdflow.views import VIEWS, View
+from kdflow.views import VIEW_SETS, PhotoView, View
 
 SPLITS = ("train", "test")
 DTYPES = ("float16", "float32")
@@ -55,7 +55,7 @@ class Manifest(BaseModel):
     dataset: str
     dataset_digest: str
     holdout: float | None = None
-    views: list[View]
+    views: list[View | PhotoView] = Field(min_length=1)
     dtype: Literal["float16", "float32"]
     class_names: list[str]
     sha256: dict[str, str]
@@ -96,13 +96,15 @@ def write(
     weights_sha256: str | None = None,
     holdout: float | None = None,
     in_order: bool = False,
+    view_set: str = "shifts",
 ) -> Manifest:
     """Write logits and their manifest into `folder`, which is made.
 
     Args:
         train, test: (views, images, classes) raw logits, float16 or float32; the views are the
-            first ones of `views.VIEWS`, the images in the data set's own order.
+            first ones of their set, the images in the data set's own order.
         in_order: whether the order is certain, since kdflow has just made them.
+        view_set: a key of `views.VIEW_SETS`.
 
     Raises:
         KdflowError: the arrays' shape or type is another one, there are more views than exist, a
@@ -122,8 +124,10 @@ def write(
                 f"logits: expected {' or '.join(DTYPES)} {expected} on the {split} images, got"
                 f" {array.dtype} {array.shape}"
             )
-        if not 1 <= len(array) <= len(VIEWS):
-            raise KdflowError(f"logits: expected 1 to {len(VIEWS)} views, got {len(array)}")
+        if not 1 <= len(array) <= len(VIEW_SETS[view_set]):
+            raise KdflowError(
+                f"logits: expected 1 to {len(VIEW_SETS[view_set])} views, got {len(array)}"
+            )
         _check_values("logits", array, f"the {split} logits")
     if train.dtype != test.dtype:
         raise KdflowError(
@@ -142,7 +146,7 @@ def write(
         dataset=dataset.name,
         dataset_digest=dataset.digest,
         holdout=holdout,
-        views=list(VIEWS[: len(train)]),
+        views=list(VIEW_SETS[view_set][: len(train)]),
         dtype=train.dtype.name,  # type: ignore[arg-type]
         class_names=list(dataset.class_names),
         sha256={split: sha256(array) for split, array in arrays.items()},
@@ -164,11 +168,19 @@ def are_probabilities(array: np.ndarray) -> bool:
     return bool((array >= 0).all() and np.allclose(sums, 1, atol=2e-3))
 
 
-def read(folder: Path, dataset: Dataset, *, views: int = 1, in_order: bool = False) -> Logits:
+def read(
+    folder: Path,
+    dataset: Dataset,
+    *,
+    views: int = 1,
+    view_set: str = "shifts",
+    in_order: bool = False,
+) -> Logits:
     """The logits in `folder`, once they are shown to belong to `dataset`.
 
     Args:
         views: how many views are needed, at least; the folder may hold more.
+        view_set: of which set, a key of `views.VIEW_SETS`.
         in_order: whether the order is certain, since kdflow made them.
 
     Raises:
@@ -182,10 +194,17 @@ def read(folder: Path, dataset: Dataset, *, views: int = 1, in_order: bool = Fal
     manifest = _parsed(manifest_text, folder)
     _expect(folder, "data set digest", dataset.digest, manifest.dataset_digest)
     _expect(folder, "class names", list(dataset.class_names), manifest.class_names)
-    if manifest.views[:views] != list(VIEWS[:views]):
+    in_set = VIEW_SETS[view_set]
+    if manifest.views[:views] != list(in_set[:views]):
+        is_same_set = manifest.views[0] == in_set[0]
         raise Unfit(
-            f"logits in {folder}: expected the first {views} views, got {len(manifest.views)}"
-            f" (export them with views={views})"
+            f"logits in {folder}: expected the first {views} views"
+            + ("" if is_same_set else f" of view_set={view_set}")
+            + f", got {len(manifest.views)}"
+            + ("" if is_same_set else " of another set")
+            + f" (export them with views={views}"
+            + ("" if view_set == "shifts" else f" view_set={view_set}")
+            + ")"
         )
     train, test = (_read_array(folder, manifest, dataset, split) for split in SPLITS)
     if not in_order:

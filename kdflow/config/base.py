@@ -20,7 +20,6 @@ from kdflow.errors import KdflowError
 
 C = TypeVar("C", bound=BaseModel)
 
-MAX_VIEWS = 162
 SEED_LIMIT = 2**31
 
 # Says how a step is run, not what its result is: neither logged nor in a key.
@@ -47,7 +46,6 @@ def _known_network(name: str) -> str:
 
 
 NetworkName = Annotated[str, AfterValidator(_known_network)]
-Views = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
 Epochs = Annotated[int, Field(ge=1, lt=2**31, description="passes over the training images")]
 BatchSize = Annotated[int, Field(ge=1, lt=2**31, description="images per optimiser step")]
 LearningRate = Annotated[float, Field(gt=0, description="the optimiser's step size")]

@@ -14,7 +14,7 @@ class Settings(NamedTuple):
 
     Attributes:
         learning_rate: the largest that the schedule gives.
-        views: each image is shown in one of the first `views` of `views.VIEWS`.
+        views, view_set: each image is shown in one of the first `views` of a set of views.
         weight_decay, warmup, clip_norm, ema, keep, patience: see `FittingConfig`.
     """
 
@@ -25,6 +25,7 @@ class Settings(NamedTuple):
     seed: int
     schedule: str = "constant"
     views: int = 1
+    view_set: str = "shifts"
     weight_decay: float = 0.0
     warmup: int = 0
     clip_norm: float = 0.0

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from kdflow.catalogue.losses import LOSSES
-from kdflow.config.base import Config, Seed, Views, canonical, one_of
+from kdflow.config.base import Config, Seed, canonical, one_of
 from kdflow.config.brought import BroughtTeacherConfig
+from kdflow.config.views import Views, ViewSetConfig
 
 LossName = Annotated[str, one_of(LOSSES)]
 ReusePolicy = Literal["same_code", "any", "never"]
@@ -49,7 +50,7 @@ WeightsConfig = create_model(
 """The loss and the parameters that one loss alone has, a field each."""
 
 
-class ObjectiveConfig(WeightsConfig):  # type: ignore[valid-type,misc]
+class ObjectiveConfig(WeightsConfig, ViewSetConfig):  # type: ignore[valid-type,misc]
     """What every step that distils takes."""
 
     temp: float = Field(4, ge=0.01, le=1000, description="temperature T of the soft targets")

@@ -17,10 +17,10 @@ from kdflow.config.base import (
     LearningRate,
     NetworkName,
     Seed,
-    Views,
     rarely,
 )
 from kdflow.config.fitting import FittingConfig, Settings
+from kdflow.config.views import Views, ViewSetConfig
 
 OptimizerName = Literal["adam", "adamw", "sgd", "speedrun"]
 ScheduleName = Literal["constant", "cosine", "triangular"]
@@ -61,7 +61,7 @@ def is_automatic(source: str) -> bool:
     return source == "auto" or (is_network(source) and not source.endswith(".keras"))
 
 
-class TrainingConfig(FittingConfig):
+class TrainingConfig(FittingConfig, ViewSetConfig):
     """What every step that trains a network takes."""
 
     network_field: ClassVar[str]
@@ -149,7 +149,6 @@ class TrainingConfig(FittingConfig):
     @property
     def settings(self) -> Settings:
         """How that network is trained."""
-        shown = getattr(self, "views", 0) or getattr(self, "augment", 1)
         return Settings(
             self.optimizer,
             self.learning_rate,
@@ -157,7 +156,8 @@ class TrainingConfig(FittingConfig):
             self.batch_size,
             self.seed,
             self.schedule,
-            shown,
+            self.view_count,
+            self.view_set,
             self.weight_decay,
             self.warmup,
             self.clip_norm,
@@ -195,7 +195,9 @@ class StudentConfig(Config):
 class LabelsConfig(TrainingConfig):
     """What training from labels alone takes."""
 
+    views_field = "augment"
+
     augment: Views = Field(
         description="train on this many views of the images: 2 adds mirror images, 50 shifts by up"
-        " to 2 pixels, 162 by up to 4"
+        " to 2 pixels, 162 by up to 4 (see view_set)"
     )

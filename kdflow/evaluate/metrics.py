@@ -17,20 +17,26 @@ TOP_5_FROM = 20  # classes
 
 
 def predict_logits(
-    model: keras.Model, images: Pixels, indices: np.ndarray | None = None, view: int = 0
+    model: keras.Model,
+    images: Pixels,
+    indices: np.ndarray | None = None,
+    view: int = 0,
+    view_set: str = "shifts",
 ) -> np.ndarray:
     """The model's logits, (m, classes) float32. Only a part of the images is copied at a time.
 
     Args:
         images: uint8, (n, height, width, channels).
         indices: (m,), the chosen images; all of them, in their order, if not given.
-        view: in which of `views.VIEWS` the model sees them.
+        view, view_set: in which view of which set of `views.VIEW_SETS` the model sees them.
     """
     indices = np.arange(len(images)) if indices is None else indices
     at_once = PREDICT_BATCH * batches_in_part(PREDICT_BATCH * math.prod(images.shape[1:]))
     parts = []
     for part in batches(indices, at_once):
-        shown = views.apply(images, np.full(len(part), view), part) if view else images[part]
+        shown = images[part]
+        if view:
+            shown = views.apply(images, np.full(len(part), view), part, view_set)
         with interrupts.delayed():
             logits = model.predict(
                 shown, batch_size=PREDICT_BATCH, verbose=0, callbacks=[_Interruptible()]

@@ -29,7 +29,7 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
     folder = Path(need.source)
     if is_probabilities:
         folder = as_logits(folder, dataset)
-    read = logits.read(folder, dataset, views=need.views)
+    read = logits.read(folder, dataset, views=need.views, view_set=need.view_set)
     _check_holdout(read.manifest.holdout, need.holdout)
     taught = TeacherLogits(f"sha256:{read.manifest_sha256}", read, need.views)
     _check_against_chance(taught, need, dataset)
@@ -59,7 +59,9 @@ def _exports(source: str, dataset: Dataset) -> list[FoundRun]:
 
 def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
     """The logits of an export, verified; one with more views than needed serves."""
-    read = logits.read(logits_folder(run), dataset, views=need.views, in_order=True)
+    read = logits.read(
+        logits_folder(run), dataset, views=need.views, view_set=need.view_set, in_order=True
+    )
     _check_holdout(read.manifest.holdout, need.holdout)
     taught = TeacherLogits(run.run_id, read, need.views, remark(run))
     _check_against_chance(taught, need, dataset)
@@ -69,12 +71,13 @@ def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
 def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """An export of the model. The bundled logits come with all their views."""
     model = _model(need)
-    is_bundled = bundle.fits(need.source, dataset, model.holdout)
+    is_bundled = need.view_set == "shifts" and bundle.fits(need.source, dataset, model.holdout)
     return "export_logits", {
         **dataset.parameters,
         "holdout": model.holdout,
         "model": need.source,
         "views": max(need.views, bundle.VIEWS) if is_bundled else need.views,
+        "view_set": need.view_set,
         "pixels": need.reading.pixels,
         "allow_weak_teacher": need.reading.allow_weak,
     }

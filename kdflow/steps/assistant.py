@@ -69,7 +69,12 @@ def needs(config: AssistantConfig, dataset: Dataset) -> dict[str, Need]:
     first, *students = config.networks
     inputs: dict[str, Need] = {
         "teacher": LogitsOf(
-            first, config.holdout, config.views, reading=config.reading, parameter="chain"
+            first,
+            config.holdout,
+            config.views,
+            config.view_set,
+            reading=config.reading,
+            parameter="chain",
         )
     }
     source: str | Training = first

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 def check_network(
     config: TrainingConfig, dataset: Dataset, inputs: Mapping[str, Found | Planned]
 ) -> None:
-    """Refuse images that the network cannot take, and a dropout that it does not have."""
-    from kdflow import network
+    """Refuse images that the network or the views cannot take, and a dropout that the network does
+    not have."""
+    from kdflow import network, views
 
+    views.check_fit(config.view_set, dataset.image_shape)
     network.check_fit(
         config.network,
         dataset.image_shape,

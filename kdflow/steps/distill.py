@@ -78,7 +78,7 @@ def needs(config: DistillConfig, dataset: Dataset) -> dict[str, Need]:
 
 def logits_needed(config: DistillConfig, views: int) -> LogitsOf:
     """The teacher's logits, with so many views."""
-    teacher = (config.teacher, config.holdout, views)
+    teacher = (config.teacher, config.holdout, views, config.view_set)
     return LogitsOf(*teacher, reading=config.reading, parameter="teacher")
 
 

@@ -6,14 +6,15 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from kdflow.config.base import Views
 from kdflow.config.brought import BroughtModelConfig
+from kdflow.config.views import Views, ViewSetConfig
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 IMAGES_AT_A_TIME = 5000
 
 
-class ExportLogitsConfig(BroughtModelConfig):
+class ExportLogitsConfig(BroughtModelConfig, ViewSetConfig):
     """Log a model's raw logits on every training and test image as a verified artifact."""
 
     model: str = Field(
@@ -44,7 +45,7 @@ class ExportLogitsConfig(BroughtModelConfig):
     views: Views = Field(
         1,
         description="how many views of each image: 1 is the image, 2 adds its mirror image,"
-        " more add shifts by up to 4 pixels",
+        " more add shifts by up to 4 pixels (see view_set)",
     )
 
 
@@ -60,9 +61,11 @@ def needs(config: ExportLogitsConfig, dataset: Dataset) -> dict[str, Need]:
 def check(
     config: ExportLogitsConfig, dataset: Dataset, inputs: Mapping[str, Found | Planned]
 ) -> None:
-    """Refuse a disk with too little room."""
+    """Refuse images that the views do not fit, and a disk with too little room."""
+    from kdflow import views
     from kdflow.cache import cache_folder, check_room, writing_to
 
+    views.check_fit(config.view_set, dataset.image_shape)
     images = len(dataset.x_train) + len(dataset.x_test)
     needed = config.views * images * dataset.classes * 4
     with writing_to(cache_folder()):  # they are there twice until the store has them
@@ -77,7 +80,8 @@ def run(
     from kdflow.tracking.artifacts import LOGITS_FOLDER
 
     started = time.perf_counter()
-    if bundle.fits(config.model, dataset, config.holdout) and config.views <= bundle.VIEWS:
+    comes_with_kdflow = config.view_set == "shifts" and config.views <= bundle.VIEWS
+    if comes_with_kdflow and bundle.fits(config.model, dataset, config.holdout):
         print("logits: these come with kdflow too")
         manifest = logits.read(bundle.LOGITS, dataset, views=bundle.VIEWS).manifest
         run.log_folder(bundle.LOGITS, LOGITS_FOLDER)
@@ -99,11 +103,18 @@ def _export(
     from kdflow.size import size_of
     from kdflow.tracking.artifacts import LOGITS_FOLDER
 
+    exported = partial(
+        logits_per_view,
+        model.network,
+        view_count=config.views,
+        view_set=config.view_set,
+        place=run.place,
+    )
     with tempfile.TemporaryDirectory() as folder:
         manifest = logits.write(
             folder,
-            logits_per_view(model.network, dataset.x_train, config.views, run.place, "train"),
-            logits_per_view(model.network, dataset.x_test, config.views, run.place, "test"),
+            exported(dataset.x_train, split="train"),
+            exported(dataset.x_test, split="test"),
             dataset,
             teacher=model.source,
             network=model.network.name,
@@ -111,6 +122,7 @@ def _export(
             weights_sha256=model.weights_sha256,
             holdout=model.holdout,
             in_order=True,
+            view_set=config.view_set,
         )
         run.log_folder(Path(folder), LOGITS_FOLDER)
     return manifest
@@ -122,6 +134,7 @@ def logits_per_view(
     view_count: int,
     place: Unfinished | None = None,
     split: str = "",
+    view_set: str = "shifts",
 ) -> np.ndarray:
     """(views, images, classes) float32. Only a part of the images is copied at a time; the parts
     that `place` keeps of this split, from before an interrupt, are not computed again."""
@@ -135,7 +148,7 @@ def logits_per_view(
         kept = place.load_part(name) if place else None
         if kept is not None:
             return kept
-        logits = predict_logits(network, images, part, view)
+        logits = predict_logits(network, images, part, view, view_set)
         if place:
             with contextlib.suppress(OSError):  # a full disk fails the export itself, if it is full
                 place.save_part(name, logits)

@@ -61,6 +61,7 @@ def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
             config.teacher,
             config.holdout,
             config.views,
+            config.view_set,
             reading=config.reading,
             parameter="teacher",
         ),

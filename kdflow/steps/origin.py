@@ -29,7 +29,8 @@ def upstream_needs(source: str) -> dict[str, Need]:
         if logits := upstream.get(LOGITS):
             distilled = get_run(source).params
             holdout, views = float(distilled["holdout"]), int(distilled["views"])
-            needs["logits"] = LogitsOf(logits, holdout, views)
+            view_set = distilled.get("view_set", "shifts")
+            needs["logits"] = LogitsOf(logits, holdout, views, view_set)
         if teacher := upstream.get(TEACHER):
             needs["teacher"] = ModelOf(teacher, float(get_run(teacher).params["holdout"]))
     except KdflowError as error:

@@ -35,12 +35,13 @@ class Lessons(NamedTuple):
     """What a network learns again.
 
     Attributes:
-        views: how many views of each image it sees.
+        views, view_set: how many views of each image it sees, of which set.
         words: whose logits they are.
     """
 
     objective: Distillation
     views: int
+    view_set: str
     words: str
 
 
@@ -117,11 +118,12 @@ def _lessons(
 ) -> Lessons:
     if logits is None:
         own = predict_logits(model.network, dataset.x_train)[np.newaxis]
-        return Lessons(Distillation(own, temp=1, alpha=1), 1, "its own logits")
+        return Lessons(Distillation(own, temp=1, alpha=1), 1, "shifts", "its own logits")
     values = artifacts.read_json(get_run(model.source), "config.json")
     distilled = validated(distill.DistillConfig, values)
     taught = distill.objective(distilled, dataset, logits)
-    return Lessons(taught, distilled.views, f"the logits of {logits.logits.manifest.network}")
+    words = f"the logits of {logits.logits.manifest.network}"
+    return Lessons(taught, distilled.views, distilled.view_set, words)
 
 
 def _trained(
@@ -139,6 +141,7 @@ def _trained(
         config.calibration_seed,
         schedule="cosine",
         views=lessons.views,
+        view_set=lessons.view_set,
         keep="best_accuracy" if len(validation) else "last",
     )
     epochs = fit(

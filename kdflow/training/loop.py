@@ -137,7 +137,15 @@ def fit(
 
     def data(epoch: int, first: int, end: int) -> dict[str, Any]:
         part = slice(first * settings.batch_size, end * settings.batch_size)
-        images, targets = epoch_data(train, objective, settings.views, settings.seed, epoch, part)
+        images, targets = epoch_data(
+            train,
+            objective,
+            settings.views,
+            settings.seed,
+            epoch,
+            part,
+            settings.view_set,
+        )
         return {"x": images, "y": targets, "batch_size": settings.batch_size}
 
     batch = data(1, 0, 1)

@@ -37,14 +37,18 @@ def epoch_data(
     seed: int,
     epoch: int,
     part: slice = slice(None),
+    view_set: str = "shifts",
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """What the network sees in an epoch, in order: the images, each in its view, and the targets,
     which are their `labels` and what the objective needs of just those views.
 
     Args:
         part: which images of the epoch; only these are held in memory.
+        view_set: which views are counted, a key of `views.VIEW_SETS`.
     """
     order, shown = epoch_order(train.indices, seed, epoch, view_count)
     order, shown = order[part], shown[part]
-    images = views.apply(train.images, shown, order) if view_count > 1 else train.images[order]
+    images = train.images[order]
+    if view_count > 1:
+        images = views.apply(train.images, shown, order, view_set)
     return images, {"labels": train.labels[order], **objective.targets(order, shown)}

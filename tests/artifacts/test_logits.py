@@ -210,6 +210,19 @@ def test_too_few_views_are_refused(folder: Path, tiny: Dataset) -> None:
         logits.read(folder, tiny, views=3)
 
 
+def test_views_of_another_set_are_refused(folder: Path, tiny: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(KdflowError, match="the first 2 views of view_set=photos, got 2 of another"):
+        logits.read(folder, tiny, views=2, view_set="photos")
+    arrays = made_for(tiny, 162)
+    logits.write(
+        tmp_path / "photos", *arrays, tiny, teacher="abc", network="vgg", view_set="photos"
+    )
+    read = logits.read(tmp_path / "photos", tiny, views=162, view_set="photos")
+    assert read.manifest.views[2] == (False, 0.9, 0, 0, "darker")
+    with pytest.raises(KdflowError, match="the first 1 views of view_set=shifts, got 162"):
+        logits.read(tmp_path / "photos", tiny)
+
+
 def test_a_changed_byte_is_refused(folder: Path, tiny: Dataset) -> None:
     path = folder / "test_logits.npy"
     content = bytearray(path.read_bytes())

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import references
+from helpers import parameters
 from keras import ops
 from references import EXACT, FLOAT, WEIGHTS, kl, softmax
 
@@ -266,9 +267,9 @@ def test_a_student_that_equals_its_teacher_does_not_move() -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_weights_of_a_record_are_those_that_its_soft_term_takes(loss: str) -> None:
     record = LOSSES[loss]
-    parameters = inspect.signature(record.term).parameters.values()
-    weights = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    arguments = inspect.signature(record.term).parameters.values()
+    weights = [p.name for p in arguments if p.kind is inspect.Parameter.KEYWORD_ONLY]
     assert record.name == loss
     assert weights == list(record.weights) == list(WEIGHTS[loss])
     defaults = {name: weight.default for name, weight in record.weights.items()}
-    assert ObjectiveConfig(loss=loss).weights == defaults
+    assert parameters(ObjectiveConfig, loss=loss).weights == defaults

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 from helpers import DISTILL, artifact, made_by, per_epoch
 from mlflow.entities import Run
 
+from kdflow import views
 from kdflow.artifacts import logits
+from kdflow.evaluate.metrics import predict_logits
 from kdflow.steps.run import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
@@ -47,6 +50,21 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
     taught = ["--teacher", export.info.run_id, "--views", "2"]
     (run,) = made_by(["distill", *argv, *taught, "--allow_weak_teacher", "true"])  # one epoch
     assert run.data.params["views"] == "2"
+
+
+def test_crops_and_colours_are_taught_with_logits_of_their_own(tiny_npz: Path) -> None:
+    argv = ["--dataset", str(tiny_npz), "--epochs", "1", "--view_set", "photos"]
+    plain, exported, teacher = made_by(
+        ["distill", *argv, "--views", "18", "--teacher", "pupil", "--allow_weak_teacher", "true"]
+    )
+    assert plain.data.params["view_set"] == exported.data.params["view_set"] == "photos"
+    assert "view_set" not in teacher.data.params  # at its default
+    read = logits.read(
+        artifact(exported, "logits"), load(str(tiny_npz), 0.1), views=18, view_set="photos"
+    )
+    network = mlflow.keras.load_model(f"runs:/{teacher.info.run_id}/model")
+    shown = views.apply(load(str(tiny_npz), 0.1).x_train, np.full(60, 17), view_set="photos")
+    assert read.train[17] == pytest.approx(predict_logits(network, shown), abs=1e-4)
 
 
 def test_alpha_0_is_the_baseline_with_every_setting_of_a_training(first: list[Run]) -> None:

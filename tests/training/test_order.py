@@ -26,7 +26,7 @@ def test_an_epochs_order_is_a_permutation_that_follows_from_seed_and_epoch_alone
     indices=st.lists(st.integers(0, 500), min_size=1, max_size=40, unique=True),
     seed=st.integers(0, 2**31 - 1),
     epoch=st.integers(1, 1000),
-    view_count=st.integers(1, len(views.VIEWS)),
+    view_count=st.integers(1, len(views.SHIFTS)),
     state=st.integers(0, 1000),
 )
 def test_any_epoch_shows_each_image_once_in_a_view_that_there_is(
@@ -63,7 +63,7 @@ def test_every_image_is_mirrored_in_every_other_epoch_and_shifted_at_random() ->
     for epoch in (1, 2, 3):
         order, chosen = epoch_order(indices, seed=1, epoch=epoch, view_count=50)
         shown.append(chosen[np.argsort(order)])
-    flips = np.array([[views.VIEWS[view].flip for view in chosen] for chosen in shown])
+    flips = np.array([[views.SHIFTS[view].flip for view in chosen] for chosen in shown])
     assert np.array_equal(flips[0], ~flips[1])
     assert np.array_equal(flips[0], flips[2])
     assert 60 < flips[0].sum() < 140
@@ -71,20 +71,28 @@ def test_every_image_is_mirrored_in_every_other_epoch_and_shifted_at_random() ->
     assert set(shown[0]) | set(shown[1]) | set(shown[2]) == set(range(50))
 
 
-@pytest.mark.parametrize("view_count", [1, 2, 162])
+@pytest.mark.parametrize(
+    ("view_count", "view_set"),
+    [(1, "shifts"), (2, "shifts"), (162, "shifts"), (2, "photos"), (162, "photos")],
+)
 def test_the_image_that_is_seen_and_the_image_whose_logits_are_taught_are_the_same(
-    tiny: Dataset, train: Images, view_count: int
+    tiny: Dataset, train: Images, view_count: int, view_set: str
 ) -> None:
     # this teacher's logits are the first pixels of what it was shown, so they tell the image
     def first_pixels(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1)[:, :50].astype(np.float32)
 
     logits = np.stack(
-        [first_pixels(views.apply(tiny.x_train, np.full(60, view))) for view in range(view_count)]
+        [
+            first_pixels(views.apply(tiny.x_train, np.full(60, view), view_set=view_set))
+            for view in range(view_count)
+        ]
     )
     distillation = Distillation(logits, temp=4, alpha=0.9)
     for epoch in (1, 2):
-        images, targets = epoch_data(train, distillation, view_count, seed=0, epoch=epoch)
+        images, targets = epoch_data(
+            train, distillation, view_count, seed=0, epoch=epoch, view_set=view_set
+        )
         assert np.array_equal(targets["teacher_logits"], first_pixels(images))
         order, _ = epoch_order(train.indices, 0, epoch, view_count)
         assert np.array_equal(targets["labels"], tiny.y_train[order])

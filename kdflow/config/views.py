@@ -1,0 +1,38 @@
+"""What the steps take that show a network the images in several views."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kdflow.config.base import Config, rarely
+
+MAX_VIEWS = 162
+
+Views = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
+
+
+class ViewSetConfig(Config):
+    """Which views are counted."""
+
+    views_field: ClassVar[str] = "views"
+
+    view_set: Literal["shifts", "photos"] = Field(
+        "shifts",
+        description="which views are meant: shifts (mirrored and shifted by up to 4 pixels), or"
+        " photos (mirrored, crops of 80 % and 90 % of the area, mild changes of colour)",
+        json_schema_extra=rarely("shifts"),
+    )
+
+    @model_validator(mode="after")
+    def _are_several(self) -> Self:
+        if self.view_set != "shifts" and self.view_count == 1:
+            raise ValueError(
+                f"view_set: expected shifts with {self.views_field}=1, the image itself, got"
+                f" {self.view_set} (say {self.views_field}=18)"
+            )
+        return self
+
+    @property
+    def view_count(self) -> int:
+        """How many views of the set are shown."""
+        return int(getattr(self, self.views_field))
