@@ -10,6 +10,7 @@ from kdflow.config.base import first_problem
 from kdflow.errors import KdflowError
 from kdflow.quiet import native_output_held_back
 from kdflow.steps.distill import DistillConfig
+from sweeps.driver import control
 from sweeps.driver.config import NOT_A_USERS, SweepConfig, trial_config
 from sweeps.driver.study import Study, load, names
 
@@ -46,7 +47,10 @@ def parse(argv: list[str] | None) -> tuple[SweepConfig, Study, DistillConfig]:
     try:
         study = load(values["study"])
         config = SweepConfig(**{"trials": study.trials, **values})
-        return config, study, trial_config(study, given)
+        base = trial_config(study, given)
+        if config.control == "searched":
+            control.study_of(study)  # refuses one without a parameter of the baseline
+        return config, study, base
     except ValidationError as error:
         parser.exit(2, f"sweeps: {first_problem(error)}\n")
     except KdflowError as error:

@@ -1,6 +1,6 @@
 """The parameters of a sweep: its own, and those of the `distill` trainings that it runs."""
 
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,8 @@ from kdflow.config.objective import ReusePolicy
 from kdflow.errors import KdflowError
 from kdflow.steps.distill import DistillConfig
 from sweeps.driver.study import Study
+
+C = TypeVar("C", bound=BaseModel)
 
 # Not a parameter of the sweep: trials never read the test set, and the finals always do.
 NOT_A_USERS = ("evaluate_test",)
@@ -52,6 +54,12 @@ class SweepConfig(BaseModel):
     best: int = Field(1, ge=1, le=20, description="how many of the best settings reach the finals")
     repeats: int = Field(
         5, ge=2, le=1000, description="seeds that each finalist and its baseline are trained with"
+    )
+    control: Literal["fixed", "searched"] = Field(
+        "fixed",
+        description="what the finals compare with, from labels alone: fixed (the finalist's own"
+        " recipe) or searched (the best of as many trials without a teacher, over those of the"
+        " study's parameters that the baseline has)",
     )
     workers: int = Field(
         1, ge=1, le=10000, description="processes that run trials; more than 1 needs Ray"
@@ -111,10 +119,10 @@ def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
     return config
 
 
-def with_values(config: DistillConfig, values: dict[str, Any]) -> DistillConfig:
+def with_values(config: C, values: dict[str, Any]) -> C:
     """A validated copy of `config` with other values.
 
     Raises:
         KdflowError: one is invalid.
     """
-    return validated(DistillConfig, config.model_dump() | values)
+    return validated(type(config), config.model_dump() | values)

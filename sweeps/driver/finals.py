@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 from kdflow.errors import KdflowError
 from kdflow.evaluate.compare import Comparison, compare, holm
 from kdflow.sources import code_of
-from kdflow.steps.baseline import beside
 from kdflow.steps.compare import metrics_of
 from kdflow.tracking.run import Run
 from sweeps.driver import storage, trial_queue
-from sweeps.driver.trials import Final, Order, final_config, in_words, training_of
+from sweeps.driver.report import OF_CONTROL
+from sweeps.driver.trials import Final, Order, baseline_of, in_words, training_of
 
 HELD = "finals"  # on a study: the names of all finals that it has had
 
@@ -43,7 +43,7 @@ def trainings(order: Order, settings: list[dict[str, Any]], repeats: int) -> tup
     seeds = range(order.config.seed + 1, order.config.seed + 1 + repeats)
     finalists = [Final(values, seed, taught=True) for values in settings for seed in seeds]
     controls = {
-        beside(final_config(order, final)): Final(final.values, final.seed, taught=False)
+        baseline_of(order, final): Final(final.values, final.seed, taught=False)
         for final in finalists
     }
     return (*finalists, *controls.values())
@@ -56,6 +56,8 @@ def name_of(order: Order, finals: tuple[Final, ...]) -> str:
     if order.reuse != "any":
         codes = {code_of(final.step, training_of(order, final)) for final in finals}
         named.append(sorted(codes))
+    if order.control:
+        named.append(order.control)
     described = json.dumps(named)
     return f"{order.name} finals {hashlib.sha256(described.encode()).hexdigest()[:8]}"
 
@@ -77,17 +79,18 @@ def results(order: Order, study: optuna.Study) -> pd.DataFrame:
             " there is no verdict without it"
         )
     alone = {
-        beside(final_config(order, final)): trials[index]
+        baseline_of(order, final): trials[index]
         for index, final in enumerate(order.finals)
         if not final.taught
     }
     rows = []
     for index, final in enumerate(order.finals):
         if final.taught:
-            control = alone[beside(final_config(order, final))]
+            control = alone[baseline_of(order, final)]
             rows.append(
                 {
                     **final.values,
+                    **_of_control(order),
                     "seed": final.seed,
                     "baseline": control.value,
                     "distilled": trials[index].value,
@@ -133,17 +136,27 @@ def count(study: optuna.Study, held: optuna.Study, run: Run) -> None:
         )
 
 
-def log_verdicts(run: Run, settings: list[dict[str, Any]], compared: list[Comparison]) -> None:
+def log_verdicts(
+    run: Run, order: Order, settings: list[dict[str, Any]], compared: list[Comparison]
+) -> None:
     """Print and log the verdict on each finalist: all in a table, that of the best setting as
-    metrics and as a tag too."""
+    metrics and as a tag too. Another tag says whether the control was searched."""
+    searched = f" (searched: {in_words(order.control)})" if order.control else ""
     rows = []
     for values, result in zip(settings, compared, strict=True):
         print(
             f"{in_words(values)}: test accuracy distilled {result.candidate}, from labels alone"
-            f" {result.baseline}, difference {result.difference}, p = {result.p_value:.2g}:"
-            f" {result.verdict}"
+            f"{searched} {result.baseline}, difference {result.difference}, p ="
+            f" {result.p_value:.2g}: {result.verdict}"
         )
-        rows.append({**values, **metrics_of(result), "verdict": result.verdict})
+        figures = metrics_of(result)
+        rows.append({**values, **_of_control(order), **figures, "verdict": result.verdict})
     run.log_text(pd.DataFrame(rows).to_csv(index=False), "verdicts.csv")
     run.log(metrics_of(compared[0]))
-    run.set_tags({"kdflow.verdict": compared[0].verdict})
+    control = f"searched: {', '.join(order.control)}" if order.control else "fixed"
+    run.set_tags({"kdflow.verdict": compared[0].verdict, "kdflow.control": control})
+
+
+def _of_control(order: Order) -> dict[str, Any]:
+    """What a row of a table says of a searched control."""
+    return {f"{OF_CONTROL}{name}": value for name, value in order.control.items()}

@@ -21,12 +21,13 @@ PLOTS = {
 PAGE = "study.html"
 
 
-def log(run: Run, study: optuna.Study, mapped: list[str]) -> None:
+def log(run: Run, study: optuna.Study, mapped: list[str], prefix: str = "") -> None:
     """Draw a study with at least one complete trial, and log the plots.
 
     Args:
         mapped: the two parameters of the map, which is drawn only if there are two and the trials
             differ.
+        prefix: goes before the names of the files.
     """
     accuracy = {"target_name": "validation accuracy"}
     options: dict[str, dict[str, Any]] = {
@@ -51,9 +52,9 @@ def log(run: Run, study: optuna.Study, mapped: list[str]) -> None:
             axes = getattr(static, PLOTS[name])(study, **given)
             figure = np.ravel(axes)[0].figure
             figure.set_size_inches(max(9, 6 * np.size(axes)), 6)
-            run.log_figure(figure, f"{name}.png")
+            run.log_figure(figure, f"{prefix}{name}.png")
             plt.close(figure)
             interactive = getattr(optuna.visualization, PLOTS[name])(study, **given)
             parts.append(interactive.to_html(full_html=False, include_plotlyjs=not parts))
     title = f"<title>{study.study_name}</title>"
-    run.log_text(f'<meta charset="utf-8">{title}\n' + "\n".join(parts), PAGE)
+    run.log_text(f'<meta charset="utf-8">{title}\n' + "\n".join(parts), f"{prefix}{PAGE}")

@@ -3,34 +3,34 @@ results."""
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.storages import RDBStorage
 
 from kdflow.catalogue.datasets import find_dataset
 from kdflow.catalogue.networks import find_network
 from kdflow.catalogue.networks.own import APPLICATIONS
-from kdflow.config.base import DATASET_OPTIONS, HOW_TO_RUN, canonical, neutral_value
-from kdflow.config.objective import WEIGHTS
+from kdflow.config.base import canonical
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
 from kdflow.naming import run_name
-from kdflow.needs import Found, Need, Planned
+from kdflow.needs import Need
 from kdflow.reuse import Resolver
+from kdflow.steps.baseline import beside
 from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig, layers_of, logits_needed
 from kdflow.steps.estimate import about_how_long
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.tracking import find, runs, store
 from kdflow.tracking.run import Run
-from sweeps.driver import finals, pictures, sharing, storage, trial_queue, workers
+from sweeps.driver import control, description, finals, sharing, storage, trial_queue, workers
 from sweeps.driver.config import SweepConfig, with_values
+from sweeps.driver.report import OF_CONTROL, log_trials
 from sweeps.driver.study import Study
 from sweeps.driver.trials import Order, max_views
 
@@ -52,6 +52,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
             f"trials: expected at most {len(file.points)}, the points of the grid, got"
             f" {config.trials}"
         )
+    file = replace(file, points=file.points[: config.trials])
     url = storage.parsed(config.storage)
     with workers.start_workers(config) as carry_out:
         store.open_store()
@@ -66,23 +67,27 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         if name == "auto":
             name = f"{config.study} {Path(base.dataset).name}"
         opened = storage.open_storage(url, config.heartbeat)
-        study, is_new = sharing.open_study(
-            opened, name, _description(config, file, base, dataset, plans[0]), _added(file, base)
-        )
+        described = description.described(config.heartbeat, file, base, dataset)
+        described |= description.described_teacher(base, plans[0])
+        study, is_new = sharing.open_study(opened, name, described, description.added(file, base))
         with _parent(study, is_new, config, file, base, dataset) as parent:
             print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
             resolver.parent = parent.run_id
-            points = file.points[: config.trials]
+            alone = None
+            if config.control == "searched":
+                given = (config, file, base, dataset)
+                alone = _open_control(opened, f"{name} control", parent, *given)
 
             def make_upstream() -> dict[str, Any]:
                 runs.end_abandoned(parent.run_id, {})  # of a process that died in making it
-                trial_queue.enqueue(study, points)  # before a process that joins reads the queue
+                # before a process that joins reads the queue
+                trial_queue.enqueue(study, file.points)
                 made = {role: resolver.obtain(need).source for role, need in upstream.items()}
                 return {"teacher": made.pop("teacher"), "initial": {"none": "none", **made}}
 
             shared = sharing.agreed(study, UPSTREAM, is_new, make_upstream)
             print(f"logits: {shared['teacher']}; no trial loads a teacher")
-            trial_queue.enqueue(study, points)  # the new ones, of a larger budget than before
+            trial_queue.enqueue(study, file.points)  # the new ones, of a larger budget than before
             order = Order(
                 study=config.study,
                 name=name,
@@ -97,8 +102,9 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
             )
             carry_out(order)
             settings = finals.best_settings(study, config.best)
-            _log_trials(parent, study, file)
-            parent.set_tags({f"best.{key}": canonical(it) for key, it in settings[0].items()})
+            log_trials(parent, study, file, settings[0])
+            if alone:
+                order = _search_control(parent, alone, order, file, carry_out)
             _hold_finals(parent, study, order, config, settings, carry_out)
     return parent.run_id
 
@@ -123,6 +129,37 @@ def _needs(file: Study, base: DistillConfig, dataset: Dataset) -> dict[str, Need
     return needs
 
 
+def _open_control(
+    opened: RDBStorage,
+    name: str,
+    parent: Run,
+    config: SweepConfig,
+    file: Study,
+    base: DistillConfig,
+    dataset: Dataset,
+) -> optuna.Study:
+    """The study of a searched control. Its runs are children of the same parent run."""
+    file, alone = control.study_of(file), beside(base)
+    described = description.described(config.heartbeat, file, alone, dataset)
+    study, _ = sharing.open_study(opened, name, described, description.added(file, alone))
+    study.set_user_attr(trial_queue.PARENT, parent.run_id)
+    count = len(file.points) or config.trials
+    print(f"{name}: {count} trials from labels alone, of {', '.join(file.space)}")
+    return study
+
+
+def _search_control(
+    parent: Run, study: optuna.Study, order: Order, file: Study, carry_out: workers.CarryOut
+) -> Order:
+    """Run the trials of a searched control; returns the order with the best setting in it."""
+    file = control.study_of(file)
+    trial_queue.enqueue(study, file.points)
+    carry_out(replace(order, name=study.study_name, taught=False))
+    [best] = finals.best_settings(study, 1)
+    log_trials(parent, study, file, best, OF_CONTROL)
+    return replace(order, control=best)
+
+
 def _hold_finals(
     parent: Run,
     study: optuna.Study,
@@ -139,38 +176,7 @@ def _hold_finals(
     finals.count(study, held, parent)
     table = finals.results(order, held)
     parent.log_text(table.to_csv(index=False), "finals.csv")
-    finals.log_verdicts(parent, settings, finals.verdicts(table, config.repeats))
-
-
-def _log_trials(parent: Run, study: optuna.Study, file: Study) -> None:
-    """Log the trials as a table and as pictures, and the best result, to the parent run."""
-    table = study.trials_dataframe(
-        attrs=("number", "state", "value", "params", "duration", "user_attrs")
-    )
-    parent.log_text(table.to_csv(index=False), "trials.csv")
-    pictures.log(parent, study, _mapped(file))
-    trials = trial_queue.counted(study)
-    epochs = sum(len(trial.intermediate_values) for trial in trials)
-    states = Counter(trial.state for trial in trials)
-    figures = {
-        "best_val_accuracy": study.best_value,
-        "trials_complete": states[TrialState.COMPLETE],
-        "trials_pruned": states[TrialState.PRUNED],
-        "trials_failed": states[TrialState.FAIL],
-        "epochs_spent": epochs,
-    }
-    parent.log({key: float(value) for key, value in figures.items()})
-    print(
-        f"{study.study_name}: {states[TrialState.COMPLETE]} of {len(trials)} trials are complete,"
-        f" {epochs} epochs; best validation accuracy {study.best_value:.4f} with"
-        f" {', '.join(f'{key}={value}' for key, value in study.best_params.items())}"
-    )
-
-
-def _mapped(file: Study) -> list[str]:
-    """The two parameters to draw a map of: temperature and alpha, or else the first two."""
-    usual = [name for name in ("temp", "alpha") if name in file.space]
-    return usual if len(usual) == 2 else list(file.space)[:2]
+    finals.log_verdicts(parent, order, settings, finals.verdicts(table, config.repeats))
 
 
 @contextlib.contextmanager
@@ -218,42 +224,6 @@ def _parent(
             yield run
         if opened.enter_context(sharing.ownership(study)):  # its owner has ended or died
             opened.enter_context(runs.reopened(first))
-
-
-def _description(
-    config: SweepConfig,
-    file: Study,
-    base: DistillConfig,
-    dataset: Dataset,
-    teacher: Found | Planned,
-) -> dict[str, Any]:
-    """What makes trials of one study comparable: it has to stay the same when it is resumed."""
-    source = teacher.result.source if teacher.result else base.teacher
-    is_folder = source.startswith("sha256:")
-    return {
-        **file.described_space(),
-        **file.described_search(),
-        **_fixed(file, base),
-        "the data set's digest": dataset.digest,
-        "teacher": source if is_folder else base.teacher,
-        "heartbeat": config.heartbeat,  # or one process would mark another's trials failed
-    }
-
-
-def _added(file: Study, base: DistillConfig) -> dict[str, Any]:
-    """The part of a description that an older study may lack: what was not recorded then, and
-    parameters that have been added since, at the value that changes nothing."""
-    neutral = {name: neutral_value(base, name) for name in _fixed(file, base)}
-    known = {name: value for name, value in neutral.items() if value is not None}
-    others = set(WEIGHTS) - set(base.weights)
-    defaults = {name: type(base).model_fields[name].default for name in others}
-    return file.described_search() | defaults | known
-
-
-def _fixed(file: Study, base: DistillConfig) -> dict[str, Any]:
-    """The parameters that all trials share."""
-    named_otherwise = {"dataset", *DATASET_OPTIONS, "teacher", "evaluate_test"}
-    return base.model_dump(exclude=HOW_TO_RUN | named_otherwise | set(file.space))
 
 
 def _taught_by(source: str, base: DistillConfig) -> DistillConfig:

@@ -2,7 +2,7 @@
 ended."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -18,10 +18,11 @@ from kdflow.steps import distill
 from kdflow.steps.baseline import BaselineConfig, beside
 from kdflow.steps.distill import DistillConfig, logits_needed
 from kdflow.steps.run import ALL_STEPS, load
-from kdflow.steps.training import begin, end, kept
+from kdflow.steps.training import begin, end, kept, labels_term
 from kdflow.tracking import runs, store
 from kdflow.tracking.run import PRUNED, TEACHER_TAG, Run
-from sweeps.driver import storage, trial_queue
+from kdflow.training.objective import Objective as Minimised
+from sweeps.driver import control, storage, trial_queue
 from sweeps.driver.config import with_values
 from sweeps.driver.sampling import SeededByTrial
 from sweeps.driver.study import Study
@@ -73,7 +74,10 @@ class Order:
         parent: the id of the run that all runs are children of.
         budget: number of trials; None to run those that are enqueued.
         reuse: which earlier trainings count in the finals.
+        taught: whether trials are of `distill`, or of the baseline: those of a searched control.
         finals: trained instead of trials if there are any.
+        control: the best setting of a searched control, which the finals' baselines have;
+            if empty, each has the setting of its finalist.
     """
 
     study: str
@@ -86,7 +90,9 @@ class Order:
     parent: str
     budget: int | None
     reuse: str
+    taught: bool = True
     finals: tuple[Final, ...] = ()
+    control: dict[str, Any] = field(default_factory=dict)
 
 
 def work(order: Order) -> None:
@@ -94,6 +100,8 @@ def work(order: Order) -> None:
     store.open_store()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
     file = load_study(order.study)
+    if not order.taught:
+        file = control.study_of(file)
     study = optuna.load_study(
         study_name=order.name,
         storage=storage.open_storage(storage.parsed(order.storage), order.heartbeat),
@@ -119,19 +127,16 @@ def work(order: Order) -> None:
 
 
 def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
-    """Train one setting on the teacher's logits, which are read and verified here, once for all
-    trials of this process."""
-    base, views = order.config, max_views(file, order.config)
-    needed = logits_needed(base, views)
-    if resolver.plan(needed).result is None:
-        raise KdflowError(f"teacher: expected logits in {order.config.teacher}, got none")
+    """Train one setting. A teacher's logits are read and verified here, once for all trials of this
+    process."""
+    if order.taught:
+        needed = logits_needed(order.config, max_views(file, order.config))
+        if resolver.plan(needed).result is None:
+            raise KdflowError(f"teacher: expected logits in {order.config.teacher}, got none")
 
     def objective(trial: optuna.Trial) -> float:
-        values = file.suggest(trial)
-        config = with_values(order.config, values)
-        config = with_values(config, {"init": order.initial[config.init]})
-        title = run_name(f"#{trial.number}", config.objective, config.start, "trial", config.lesson)
-        planned = resolver.with_inputs("distill", config)
+        config, title = trial_of(order, file.suggest(trial), trial.number)
+        planned = resolver.with_inputs("distill" if order.taught else "baseline", config)
         with resolver.opened(planned, title, resumes=False) as (run, upstream):
             trial.set_user_attr("run_id", run.run_id)
             accuracy = _trained(trial, run, config, resolver.dataset, title, **upstream)
@@ -142,21 +147,39 @@ def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
     return objective
 
 
+def trial_of(
+    order: Order, values: dict[str, Any], number: int
+) -> tuple[DistillConfig | BaselineConfig, str]:
+    """The parameters of a trial with a setting, and the name of its run."""
+    if not order.taught:
+        alone = with_values(beside(order.config), values)
+        return alone, run_name(f"#{number}", "baseline trial", alone.student_name)
+    config = with_values(order.config, values)
+    config = with_values(config, {"init": order.initial[config.init]})
+    return config, run_name(f"#{number}", config.objective, config.start, "trial", config.lesson)
+
+
 def _trained(
     trial: optuna.Trial,
     run: Run,
-    config: DistillConfig,
+    config: DistillConfig | BaselineConfig,
     dataset: Dataset,
     title: str,
     *,
-    teacher: TeacherLogits,
+    teacher: TeacherLogits | None = None,
     init: TrainedModel | None = None,
 ) -> float | None:
     """The validation accuracy of the epoch that is kept; None if the training stopped early, so
-    that its run ends KILLED: the trial was pruned, or another process has marked it failed."""
-    run.set_tags({TEACHER_TAG: teacher.logits.manifest.network})
-    objective = distill.objective(config, dataset, teacher)
-    network, epochs = begin(run, config, dataset, objective, init.network if init else None)
+    that its run ends KILLED: the trial was pruned, or another process has marked it failed.
+
+    Args:
+        teacher: of a trial of `distill`.
+    """
+    minimised: Minimised = labels_term(config, dataset)
+    if teacher and isinstance(config, DistillConfig):
+        run.set_tags({TEACHER_TAG: teacher.logits.manifest.network})
+        minimised = distill.objective(config, dataset, teacher)
+    network, epochs = begin(run, config, dataset, minimised, init.network if init else None)
     history = []
     for epoch, metrics in epochs:
         run.log(metrics, epoch)
@@ -194,8 +217,12 @@ def _final(order: Order, resolver: Resolver) -> Objective:
 
 def training_of(order: Order, final: Final) -> DistillConfig | BaselineConfig:
     """The parameters of a training of the finals."""
-    config = final_config(order, final)
-    return config if final.taught else beside(config)
+    return final_config(order, final) if final.taught else baseline_of(order, final)
+
+
+def baseline_of(order: Order, final: Final) -> BaselineConfig:
+    """The parameters of the baseline that a finalist is compared with."""
+    return with_values(beside(final_config(order, final)), order.control)
 
 
 def final_config(order: Order, final: Final) -> DistillConfig:

@@ -174,6 +174,31 @@ def check_that_a_killed_worker_costs_no_trial(
     assert len(stored) == 1 + len(children)
 
 
+def check_that_workers_search_the_control_too(
+    studies: RDBStorage, tracking_uri: str, npz: Path, folder: Path
+) -> None:
+    """Run a sweep with a searched control and two Ray workers in a process of its own."""
+    flags = f"--dataset {npz} --teacher {noise(npz, folder / 'n', views=2)} --student pupil"
+    flags += f" --epochs 1 --trials 3 --workers 2 --repeats 2 --storage {studies.url}"
+    ended = subprocess.run(
+        [sys.executable, "-m", "sweeps", "recipe", "--control", "searched", *flags.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},
+        cwd=folder,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for name in ("recipe tiny.npz", "recipe tiny.npz control"):
+        counted = trial_queue.counted(optuna.load_study(study_name=name, storage=studies))
+        assert [trial.state for trial in counted] == [TrialState.COMPLETE] * 3
+    client = mlflow.MlflowClient(tracking_uri)
+    stored = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    made = Counter(run.data.tags["kdflow.step"] for run in stored)
+    assert made == {"sweep": 1, "distill": 3 + 2, "baseline": 3 + 2}
+    assert {run.info.status for run in stored} == {"FINISHED"}
+
+
 def _stopped_in_mid_trial(studies: RDBStorage, name: str) -> FrozenTrial | None:
     """A trial in the middle of its training, whose process stands still."""
     try:

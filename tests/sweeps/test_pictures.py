@@ -32,3 +32,14 @@ def test_a_map_and_importances_are_drawn_where_trials_differ(
     [(page, name)] = [call.args for call in run.log_text.call_args_list]
     assert name == "study.html"
     assert page.count('class="plotly-graph-div"') == len(drawn)
+
+
+def test_a_study_of_one_parameter_has_all_pictures_but_the_map_by_prefixed_names() -> None:
+    run = mock.create_autospec(Run, instance=True)
+    search = optuna.create_study(direction="maximize")
+    search.optimize(lambda trial: trial.suggest_float("learning_rate", 0.001, 0.002), n_trials=3)
+    pictures.log(run, search, ["learning_rate"], "control_")
+    drawn = {call.args[1] for call in run.log_figure.call_args_list}
+    names = ("history", "slice", "importances", "intermediate_values")
+    assert drawn == {f"control_{name}.png" for name in names}
+    assert run.log_text.call_args.args[1] == "control_study.html"

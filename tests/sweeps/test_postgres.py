@@ -11,7 +11,11 @@ from pathlib import Path
 import postgres
 import pytest
 from optuna.storages import RDBStorage
-from sweeping import check_that_a_killed_worker_costs_no_trial, wait_for
+from sweeping import (
+    check_that_a_killed_worker_costs_no_trial,
+    check_that_workers_search_the_control_too,
+    wait_for,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -68,6 +72,12 @@ def test_a_worker_killed_in_mid_trial_costs_no_trial_and_leaves_no_run_open(
     studies: RDBStorage, tracking_server: str, tiny_npz: Path, tmp_path: Path
 ) -> None:
     check_that_a_killed_worker_costs_no_trial(studies, tracking_server, tiny_npz, tmp_path)
+
+
+def test_workers_run_the_trials_of_a_searched_control_too(
+    studies: RDBStorage, tracking_server: str, tiny_npz: Path, tmp_path: Path
+) -> None:
+    check_that_workers_search_the_control_too(studies, tracking_server, tiny_npz, tmp_path)
 
 
 def _answers(address: str) -> bool:

@@ -36,10 +36,8 @@ from kdflow.needs import Found
 from kdflow.steps.distill import DistillConfig
 from kdflow.tracking import store as tracking_store
 from sweeps.__main__ import main
-from sweeps.driver import sharing, storage
-from sweeps.driver.config import SweepConfig
+from sweeps.driver import description, sharing, storage
 from sweeps.driver.study import Study
-from sweeps.driver.sweep import _added, _description
 
 numbers = itertools.count()
 
@@ -282,8 +280,8 @@ def opened(tmp_path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 def described(base: DistillConfig, tiny: Dataset) -> dict[str, Any]:
     teacher = Found(SimpleNamespace(source="sha256:of a folder"))
-    config = SweepConfig(study="earlier", trials=1)  # type: ignore[call-arg]
-    return _description(config, EARLIER, base, tiny, teacher)
+    shared = description.described(20, EARLIER, base, tiny)
+    return shared | description.described_teacher(base, teacher)
 
 
 def test_a_parameter_added_at_its_neutral_value_refuses_no_earlier_study(
@@ -293,10 +291,12 @@ def test_a_parameter_added_at_its_neutral_value_refuses_no_earlier_study(
     sharing.open_study(opened, "s", described(DistillConfig(**base), tiny), {})  # type: ignore[arg-type]
     neutral, other = (LaterConfig(**base, smoothing=value) for value in (1, 2))  # type: ignore[arg-type]
     assert "smoothing" in described(neutral, tiny)
-    _, is_new = sharing.open_study(opened, "s", described(neutral, tiny), _added(EARLIER, neutral))
+    _, is_new = sharing.open_study(
+        opened, "s", described(neutral, tiny), description.added(EARLIER, neutral)
+    )
     assert not is_new
     with pytest.raises(KdflowError, match="began with smoothing=1"):
-        sharing.open_study(opened, "s", described(other, tiny), _added(EARLIER, other))
+        sharing.open_study(opened, "s", described(other, tiny), description.added(EARLIER, other))
 
 
 def test_the_weight_of_a_loss_that_was_added_later_refuses_no_study_of_another_loss(
@@ -306,7 +306,9 @@ def test_the_weight_of_a_loss_that_was_added_later_refuses_no_study_of_another_l
     earlier = described(base, tiny)
     del earlier["dkd_beta"]  # as if dkd had come later
     sharing.open_study(opened, "s", earlier, {})
-    _, is_new = sharing.open_study(opened, "s", described(base, tiny), _added(EARLIER, base))
+    _, is_new = sharing.open_study(
+        opened, "s", described(base, tiny), description.added(EARLIER, base)
+    )
     assert not is_new
 
 
@@ -322,8 +324,10 @@ def test_a_study_from_before_the_sampler_and_the_pruner_were_recorded_is_resumed
     earlier = described(base, tiny)
     del earlier["sampler"], earlier["pruner"]
     sharing.open_study(opened, "s", earlier, {})
-    _, is_new = sharing.open_study(opened, "s", described(base, tiny), _added(EARLIER, base))
+    _, is_new = sharing.open_study(
+        opened, "s", described(base, tiny), description.added(EARLIER, base)
+    )
     assert not is_new
     other = DistillConfig(dataset="digits", epochs=3)  # type: ignore[call-arg]
     with pytest.raises(KdflowError, match="began with epochs=30, got epochs=3"):
-        sharing.open_study(opened, "s", described(other, tiny), _added(EARLIER, other))
+        sharing.open_study(opened, "s", described(other, tiny), description.added(EARLIER, other))

@@ -138,6 +138,12 @@ def test_what_the_user_asks_for_reaches_every_trial_and_the_rest_is_the_studys()
         ("notebook_grid --holdout 0", "holdout: expected more than 0, as a sweep selects on"),
         ("notebook_grid --epochs 0", "epochs: expected greater than or equal to 1, got '0'"),
         ("notebook_grid --repeats 1", "repeats: expected greater than or equal to 2, got '1'"),
+        ("recipe --control both", "control: expected 'fixed' or 'searched', got 'both'"),
+        (
+            "notebook_grid --control searched",
+            "control: expected a study that searches a parameter of the baseline, such as"
+            " learning_rate, got one of temp, alpha; use control=fixed or another study",
+        ),
     ],
 )
 def test_bad_arguments_get_one_line_and_status_2(

@@ -77,6 +77,7 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_is_resumed_under_it(
     low, high = metrics["difference_low"], metrics["difference_high"]
     expected = "BEATS" if low > 0 else "WORSE" if high < 0 else "INCONCLUSIVE"
     assert tags["kdflow.verdict"] == expected
+    assert tags["kdflow.control"] == "fixed"
     logged = runs[parent].data.params.keys()
     assert logged.isdisjoint({"temp", "alpha"})  # each trial has its own
     assert logged.isdisjoint({"ray_address", "cpus_per_trial", "gpus_per_trial", "dkd_beta"})

@@ -13,7 +13,13 @@ import mlflow
 import pytest
 from helpers import command_line, environment
 from optuna.storages import RDBStorage
-from sweeping import all_runs, check_that_a_killed_worker_costs_no_trial, noise, sweep
+from sweeping import (
+    all_runs,
+    check_that_a_killed_worker_costs_no_trial,
+    check_that_workers_search_the_control_too,
+    noise,
+    sweep,
+)
 
 from kdflow.errors import KdflowError
 from kdflow.tracking import store as tracking_store
@@ -273,3 +279,12 @@ def test_no_password_is_left_on_disk_or_shown_by_ps(store: Path, tiny_npz: Path)
     assert any("ray" in str(path) and path.name == "raylet.out" for path in contents)
     assert [path for path, content in contents.items() if b"s3cret" in content] == []
     assert [command for command in shown if b"s3cret" in command] == []
+
+
+@pytest.mark.slow
+def test_workers_on_sqlite_run_the_trials_of_a_searched_control_too(
+    store: Path, tiny_npz: Path
+) -> None:
+    tracking_store.open_store()
+    studies = open_storage(parsed("sqlite:///studies.db"), heartbeat=20)
+    check_that_workers_search_the_control_too(studies, tracking_store.uri(), tiny_npz, store)
