@@ -103,8 +103,9 @@ def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
         ({"alpha": "-0.1"}, "alpha: expected greater than or equal to 0, got '-0.1'"),
         (
             {"student": "giant"},
-            "student: expected 'vgg', 'fast', 'student', 'pupil', 'fitnet', 'dense', 'broad',"
-            " 'compact', 'mini', or one of your own, x.keras, x.py:function or"
+            "student: expected 'vgg', 'fast', 'student', 'pupil', 'fitnet', 'resnet20',"
+            " 'whitened', 'dense', 'broad', 'compact', 'mini', or one of your own, x.keras,"
+            " x.py:function or"
             " applications:MobileNetV3Small, got 'giant'",
         ),
         (

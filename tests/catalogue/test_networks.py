@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -12,6 +13,7 @@ from kdflow.config.training import default_teacher, recipe
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
 from kdflow.network import build, feature_maps, untrained
+from kdflow.size import multiply_adds
 
 PARAMETERS = {"vgg": 12_372_746, "fast": 1_973_944, "student": 268_650, "pupil": 131_882}
 
@@ -43,6 +45,62 @@ def test_the_other_students_have_the_parameters_of_their_layers_and_at_most_2700
     dense = (32 * 32 * 3 + 1) * 80 + (80 + 1) * 80 + (80 + 1) * 10
     for name, parameters in {"fitnet": fitnet, "dense": dense}.items():
         assert on_cifar10(name).count_params() == parameters <= 270_000
+
+
+def trained_parameters(network: keras.Model) -> int:
+    return sum(math.prod(weight.shape) for weight in network.trainable_weights)
+
+
+def test_resnet20_is_the_one_of_he_et_al() -> None:
+    network = on_cifar10("resnet20")
+    # He et al. 2016, section 4.2: a convolution of 16, then 6 of each width: by the
+    # side of the maps, how many pairs of maps have a 3x3 kernel
+    kernels = {32: 3 * 16 + 6 * 16 * 16, 16: 16 * 32 + 5 * 32 * 32, 8: 32 * 64 + 5 * 64 * 64}
+    dense, normalised = 64 * 10, 7 * 16 + 6 * 32 + 6 * 64
+    parameters = 9 * sum(kernels.values()) + dense + 10 + 2 * normalised
+    assert trained_parameters(network) == parameters == 269_722
+    assert network.count_params() == parameters + 2 * normalised
+    convolutions = sum(side**2 * 9 * kernel for side, kernel in kernels.items())
+    assert multiply_adds(network) == convolutions + dense == 40_551_040
+
+
+def test_whitened_has_the_maps_of_jordan_2024_and_three_narrow_groups() -> None:
+    network = on_cifar10("whitened")
+    # the side of the maps, and the channels before and after each convolution
+    layers = [(31, 24, 32), (15, 32, 32), (15, 32, 80), (7, 80, 80), (7, 80, 80), (3, 80, 80)]
+    kernels = sum(9 * before * after for _, before, after in layers)
+    normalised = 2 * (32 + 80 + 80)
+    fixed = 2 * 2 * 3 * 24 + 24
+    # as PyTorch counts, with scales that stay 1 and without moving means and variances
+    assert fixed + kernels + 2 * normalised + 80 * 10 == 213_848
+    assert network.count_params() == 213_848 + normalised
+    assert trained_parameters(network) == kernels + normalised + 80 * 10
+    convolutions = sum(side**2 * 9 * before * after for side, before, after in layers)
+    assert multiply_adds(network) == 31**2 * 2 * 2 * 3 * 24 + convolutions + 80 * 10 == 20_340_800
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 6, 3)])
+def test_a_shortcut_of_resnet20_has_every_second_pixel_and_zeros_for_the_new_channels(
+    shape: tuple[int, int, int],
+) -> None:
+    images = images_of(*shape, count=2)
+    network = build("resnet20", images, 10, seed=0)
+    ends = [network.get_layer(f"block{name}").output for name in ("1_3_relu", "2_1_zeros")]
+    before, after = map(ops.convert_to_numpy, keras.Model(network.input, ends)(images.images))
+    np.testing.assert_array_equal(after[..., :16], before[:, ::2, ::2])
+    assert after.shape[-1] == 32
+    assert not after[..., 16:].any()
+
+
+def test_where_a_block_of_resnet20_halves_its_kernels_are_centred_on_the_shortcuts_pixels() -> None:
+    network = untrained("resnet20", (32, 32, 3), 10)
+    layer = network.get_layer("block2_1_conv1")
+    kernel = np.zeros(layer.kernel.shape, np.float32)
+    kernel[1, 1, 0, 0] = 1  # passes the middle of each window on
+    layer.kernel.assign(kernel)
+    maps = np.random.default_rng(0).normal(size=(1, 32, 32, 16)).astype(np.float32)
+    padded = network.get_layer("block2_1_conv1_pad")(maps)
+    np.testing.assert_array_equal(layer(padded)[..., 0], maps[:, ::2, ::2, 0])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -133,7 +191,7 @@ def test_fitnets_maps_keep_their_mean_square_from_layer_to_layer_of_equal_width(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "epochs"), [("fitnet", 30), ("dense", 40)])
+@pytest.mark.parametrize(("name", "epochs"), [("fitnet", 30), ("dense", 40), ("resnet20", 30)])
 def test_the_other_students_start_to_learn(
     tiny: Dataset, train: Images, name: str, epochs: int
 ) -> None:

@@ -2,15 +2,16 @@
 
 from kdflow.catalogue.networks.compact import BROAD, COMPACT, MINI
 from kdflow.catalogue.networks.dense import DENSE
-from kdflow.catalogue.networks.fast import FAST
+from kdflow.catalogue.networks.fast import FAST, WHITENED
 from kdflow.catalogue.networks.fitnet import FITNET
 from kdflow.catalogue.networks.own import FORMS, own_network
 from kdflow.catalogue.networks.pupil import PUPIL
 from kdflow.catalogue.networks.record import Network
+from kdflow.catalogue.networks.resnet20 import RESNET20
 from kdflow.catalogue.networks.student import STUDENT
 from kdflow.catalogue.networks.vgg import VGG
 
-ALL = (VGG, FAST, STUDENT, PUPIL, FITNET, DENSE, BROAD, COMPACT, MINI)
+ALL = (VGG, FAST, STUDENT, PUPIL, FITNET, RESNET20, WHITENED, DENSE, BROAD, COMPACT, MINI)
 NETWORKS = {network.name: network for network in ALL}
 
 

@@ -38,12 +38,13 @@ def identity_convolution(x: keras.KerasTensor, width: int, name: str) -> keras.K
 
 
 def whitening_convolution(
-    x: keras.KerasTensor, sample: Callable[[int], np.ndarray] | None
+    x: keras.KerasTensor, sample: Callable[[int], np.ndarray] | None, padding: str = "same"
 ) -> keras.KerasTensor:
     """A fixed 2x2 convolution with the filters of `whitening`, each with both signs.
 
     Args:
         sample: see `Spec`; without it the weights are random.
+        padding: as of a convolution of Keras.
     """
     height, width, channels = x.shape[1:]
     filters = 4 * channels
@@ -56,7 +57,7 @@ def whitening_convolution(
             "bias_initializer": lambda shape, dtype=None: np.concatenate([bias, -bias]),
         }
     layer = keras.layers.Conv2D(
-        2 * filters, 2, padding="same", trainable=False, name="whitening", **initializers
+        2 * filters, 2, padding=padding, trainable=False, name="whitening", **initializers
     )
     return _called(layer, x)
 
