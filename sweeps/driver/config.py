@@ -15,10 +15,10 @@ C = TypeVar("C", bound=BaseModel)
 
 # Not a parameter of the sweep: trials never read the test set, and the finals always do.
 NOT_A_USERS = ("evaluate_test",)
-# The parameters that are left out would choose another teacher, other images or a lucky seed, or
-# train one student with settings that suit another.
+# The parameters that are left out would choose another teacher, other images, other views or a
+# lucky seed, or train one student with settings that suit another.
 CHOSEN_ONCE = (
-    *("dataset", "holdout", "seed", "student", "initial_weights"),
+    *("dataset", "holdout", "seed", "student", "initial_weights", "view_set"),
     *BroughtTeacherConfig.model_fields,
     "teacher",
 )

@@ -61,7 +61,7 @@ def test_the_points_of_a_study_are_in_its_space(name: str) -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"tmep": FloatDistribution(1, 2)}, "tmep: expected a study that searches view_set, loss"),
+        ({"tmep": FloatDistribution(1, 2)}, "tmep: expected a study that searches loss"),
         ({"teacher": CategoricalDistribution(["vgg"])}, "teacher: expected a study that searches"),
         ({"evaluate_test": CategoricalDistribution([True])}, "evaluate_test: expected a study"),
         ({"seed": IntDistribution(0, 9)}, "seed: expected a study that searches"),
