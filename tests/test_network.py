@@ -72,6 +72,50 @@ def test_features_are_the_output_of_the_layer_with_the_networks_own_weights() ->
     np.testing.assert_allclose(part(train.images), pooled, atol=1e-5)
 
 
+def with_backbone() -> keras.Model:
+    """A network as transfer learning makes it, of a model for images of any size and new layers."""
+    layers = keras.layers
+    lower = [layers.Conv2D(4, 3, name="a"), layers.Conv2D(5, 3, strides=2, name="b")]
+    inner = keras.Sequential([keras.Input((None, None, 3)), *lower], name="inner")
+    images = keras.Input((9, 9, 3))
+    maps = layers.Conv2D(6, 1, name="c")(inner(layers.Rescaling(1 / 255)(images)))
+    backbone = keras.Model(images, maps, name="backbone")
+    pooled = layers.GlobalAveragePooling2D()(backbone(images))
+    return keras.Model(images, layers.Dense(3)(pooled), name="flowers")
+
+
+def test_layers_of_a_model_within_the_network_are_named_after_it_too() -> None:
+    network = with_backbone()
+    expected = {
+        **{"backbone/inner/a": (7, 7, 4), "backbone/inner/b": (3, 3, 5)},
+        **{"backbone/inner": (3, 3, 5), "backbone/c": (3, 3, 6), "backbone": (3, 3, 6)},
+    }
+    assert feature_maps(network) == expected
+    assert list(feature_maps(network)) == list(expected)
+    shape = network.output_shape
+    images = images_of(9, 9, 3).images
+    first = network.get_layer("backbone").get_layer("inner").get_layer("a")
+    found = features(network, "backbone/inner/a")
+    np.testing.assert_allclose(found(images), first(images / 255), atol=1e-6)
+    assert {id(weight) for weight in found.weights} == {id(weight) for weight in first.weights}
+    whole = features(network, "backbone")(images)
+    np.testing.assert_allclose(features(network, "backbone/c")(images), whole, atol=1e-6)
+    assert network.output_shape == shape
+
+
+def test_a_network_starts_from_a_layer_of_a_model_within_another() -> None:
+    network, other = with_backbone(), with_backbone()
+    before = network.get_weights()
+    start_from(network, features(other, "backbone/inner/a"))
+    same = [
+        np.array_equal(found, lower)
+        for found, lower in zip(network.get_weights(), other.get_weights(), strict=True)
+    ]
+    assert same[:2] == [True, True]  # kernel and bias of `a`
+    for found, own in zip(network.get_weights()[2:], before[2:], strict=True):
+        assert np.array_equal(found, own)
+
+
 def test_a_network_starts_from_the_lower_layers_of_another_and_keeps_its_own_upper_ones() -> None:
     train = images_of(8, 8, 3)
     network, other = (build("student", train, 10, seed=seed) for seed in (0, 1))
