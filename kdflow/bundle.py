@@ -12,10 +12,12 @@ import numpy as np
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.catalogue.networks.record import Spec
 from kdflow.dataset import Dataset
+from kdflow.hardware import Precision
 
 FOLDER = Path(__file__).parent / "bundled"
 LOGITS = FOLDER / "logits"
 VIEWS = 2
+PRECISION: Precision = "float32"  # in which it was trained and exported
 
 
 def described() -> dict[str, Any]:
@@ -35,6 +37,11 @@ def fits(source: str, dataset: Dataset, holdout: float) -> bool:
     """Whether the bundled teacher is what `source` names. Without a holdout there is no validation
     that a teacher could have seen."""
     return is_meant(source, dataset) and holdout in (0, described()["config"]["holdout"])
+
+
+def has_logits(source: str, dataset: Dataset, holdout: float, views: int, view_set: str) -> bool:
+    """Whether the logits of so many views of what `source` names come with kdflow."""
+    return view_set == "shifts" and views <= VIEWS and fits(source, dataset, holdout)
 
 
 def key() -> str:

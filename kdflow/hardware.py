@@ -1,15 +1,68 @@
-"""What the last bits of a training depend on, besides its code."""
+"""What the last bits of a training depend on, besides its code: what Keras computes on, and the
+type that this multiplies in natively."""
 
 import os
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+from typing import Literal
 
-import keras
+from kdflow.late import late
+
+# The backends stand here because Keras does not say which GPU it computes on.
+keras, tensorflow, jax = late("keras"), late("tensorflow"), late("jax")
+
+Precision = Literal["float32", "bfloat16"]
+
+CPUINFO = Path("/proc/cpuinfo")  # of Linux
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of x86, as Linux names them
+BFLOAT16_CAPABILITY = (8, 0)  # of NVIDIA GPUs, from Ampere on
 
 
 def hardware() -> str:
     """The processor that Keras computes on: `gpu`, or `cpu` with the number of its threads. Sums
     are taken in another order with another number of threads, so that the weights differ."""
-    if any(device.startswith("gpu") for device in keras.distribution.list_devices()):
+    if "gpu" in _kinds():
         return "gpu"
     chosen = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"cpu, {chosen or available} threads"
+
+
+@cache
+def native_precision() -> Precision:
+    """bfloat16 where all that Keras computes on multiplies in it natively, else float32."""
+    kinds = _kinds()
+    if "gpu" in kinds:
+        return _precision_of_gpus(_capabilities())
+    if kinds != {"cpu"} or not CPUINFO.exists():
+        return "float32"
+    return _precision_of_cpu(CPUINFO.read_text(encoding="utf-8", errors="replace"))
+
+
+def _kinds() -> set[str]:
+    """What Keras computes on: cpu, gpu or tpu."""
+    return {device.partition(":")[0] for device in keras.distribution.list_devices()}
+
+
+def _precision_of_cpu(cpuinfo: str) -> Precision:
+    """The same of a processor, from the text of `CPUINFO`."""
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    flags = next((it.split() for name, _, it in lines if name.strip() == "flags"), [])
+    return "bfloat16" if BFLOAT16_FLAGS & {*flags} else "float32"
+
+
+def _precision_of_gpus(capabilities: Collection[tuple[int, ...]]) -> Precision:
+    """The same of GPUs, from the compute capability of each: its major and minor number."""
+    return "bfloat16" if min(capabilities, default=()) >= BFLOAT16_CAPABILITY else "float32"
+
+
+def _capabilities() -> list[tuple[int, ...]]:
+    """The compute capability of each GPU; that of a GPU which is not NVIDIA's is empty."""
+    if keras.backend.backend() == "jax":  # as text, 8.0, or gfx90a of an AMD GPU
+        texts = [str(getattr(each, "compute_capability", "")) for each in jax.devices("gpu")]
+        parts = [text.split(".") for text in texts]
+        return [tuple(map(int, each)) if all(map(str.isdigit, each)) else () for each in parts]
+    found = tensorflow.config.list_physical_devices("GPU")
+    details = map(tensorflow.config.experimental.get_device_details, found)
+    return [each.get("compute_capability", ()) for each in details]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kdflow.config.base import Config
 from kdflow.config.brought import Reading
+from kdflow.config.precision import AskedPrecision
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
@@ -36,11 +37,13 @@ class ModelOf(Need):
         holdout: what it has to be trained with; at 0 there is no validation to keep apart.
         reading: how a model that kdflow did not train is read; one that is not to teach may be no
             better than chance.
+        precision: what one that has yet to be trained is trained in.
     """
 
     source: str
     holdout: float
     reading: Reading = field(default=Reading(allow_weak=True), kw_only=True)
+    precision: AskedPrecision = field(default="auto", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class LogitsOf(Need):
         views: how many views are needed; an export may hold more.
         view_set: of which set.
         reading: how a model or a folder is read that is not kdflow's.
+        precision: what the logits, and a model that has yet to be trained, are computed in.
     """
 
     source: str
@@ -60,6 +64,7 @@ class LogitsOf(Need):
     views: int
     view_set: str = "shifts"
     reading: Reading = field(default=Reading(), kw_only=True)
+    precision: AskedPrecision = field(default="auto", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class LayersOf(Need):
         teacher: whose hints, as a step that distils names its teacher.
         holdout: what it has to be trained with.
         reading: how a teacher that kdflow did not train is read.
+        precision: what a hint run that has yet to be made computes in.
     """
 
     source: str
@@ -79,6 +85,7 @@ class LayersOf(Need):
     teacher: str
     holdout: float
     reading: Reading = field(default=Reading(), kw_only=True)
+    precision: AskedPrecision = field(default="auto", kw_only=True)
 
 
 @dataclass(frozen=True)

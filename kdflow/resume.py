@@ -1,17 +1,20 @@
 """When is an interrupted run resumed? A step claims a place in the cache while it runs. The same
 step, run again, finds the claim of a process that was interrupted or killed and continues its run,
-unless other code made it or it builds on other results: then the console says so and it starts
-again. Under `mlflow run`, the run that MLflow has opened continues it and is linked to it.
+unless other code made it, it builds on other results or it computed in another precision: then the
+console says so and it starts again. Under `mlflow run`, the run that MLflow has opened continues it
+and is linked to it.
 """
 
 import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from kdflow.artifacts import unfinished
 from kdflow.artifacts.unfinished import Claim, Unfinished
 from kdflow.cache import cache_folder
+from kdflow.config.precision import other_than
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, Unreachable
 from kdflow.hardware import hardware
@@ -43,13 +46,16 @@ def run_of(
         with _new_run(planned, title, dataset, parent) as run:
             yield run
         return
-    with unfinished.locked(_place_name(planned, dataset)) as place:
+    name = _place_name(planned, dataset, planned.config.used())
+    with unfinished.locked(name) as place:
         if place is None:
             print(
                 f"{title}: an interrupt could not be resumed, since another process runs the same"
                 f" step or {cache_folder()} cannot be written to"
             )
         claim = _claim(planned, title, place, key) if place else None
+        if claim is None:
+            _say_if_in_another_precision(planned, title, dataset)
         is_same = claim is not None and not runs.joins_project_run()
         with (
             runs.resumed(claim.run_id, parent)
@@ -111,6 +117,24 @@ def _claim(
     return None
 
 
-def _place_name(planned: Planned, dataset: Dataset) -> str:
-    described = [planned.step.name, planned.config.used(), dataset.digest, store.uri()]
+def _say_if_in_another_precision(planned: Planned, title: str, dataset: Dataset) -> None:
+    """Say so if the same step was interrupted in another precision; its place is left as it is."""
+    used = planned.config.used()
+    if "precision" not in used:
+        return
+    other = other_than(used["precision"])
+    name = _place_name(planned, dataset, used | {"precision": other})
+    if name not in unfinished.names():
+        return
+    with unfinished.locked(name) as place:
+        claim = place.claim() if place else None
+    if claim and is_unfinished(claim.run_id):
+        print(
+            f"{title}: the interrupted run {claim.run_id} is not resumed, since it computed in"
+            f" {other} (here: {used['precision']})"
+        )
+
+
+def _place_name(planned: Planned, dataset: Dataset, used: dict[str, Any]) -> str:
+    described = [planned.step.name, used, dataset.digest, store.uri()]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]

@@ -27,6 +27,7 @@ SHAPING = (
     "adapt.py",
     "losses.py",
     "network.py",
+    "precision.py",
     "size.py",
     "views.py",
     "catalogue/networks/initial.py",

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.config.base import Config, rarely
+from kdflow.hardware import Precision
 
 Keep = Literal["last", "best_loss", "best_accuracy"]
 
@@ -16,6 +17,7 @@ class Settings(NamedTuple):
         learning_rate: the largest that the schedule gives.
         views, view_set: each image is shown in one of the first `views` of a set of views.
         weight_decay, warmup, clip_norm, ema, keep, patience: see `FittingConfig`.
+        precision: what the layers compute in, see `precision.computing_in`.
     """
 
     optimizer: str
@@ -32,6 +34,7 @@ class Settings(NamedTuple):
     ema: float = 0.0
     keep: Keep = "last"
     patience: int = 0
+    precision: Precision = "float32"
 
 
 class FittingConfig(Config):

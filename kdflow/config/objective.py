@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, create_model, field_validator
 from kdflow.catalogue.losses import LOSSES
 from kdflow.config.base import Config, Seed, canonical, one_of
 from kdflow.config.brought import BroughtTeacherConfig
+from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import Views, ViewSetConfig
 
 LossName = Annotated[str, one_of(LOSSES)]
@@ -99,7 +100,7 @@ class ThenDeployConfig(Config):
     )
 
 
-class SeveralConfig(ObjectiveConfig, ReuseConfig, BroughtTeacherConfig):
+class SeveralConfig(ObjectiveConfig, ReuseConfig, BroughtTeacherConfig, PrecisionConfig):
     """What a step that trains networks one from another takes."""
 
     epochs: int = Field(

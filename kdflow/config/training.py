@@ -20,6 +20,7 @@ from kdflow.config.base import (
     rarely,
 )
 from kdflow.config.fitting import FittingConfig, Settings
+from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import Views, ViewSetConfig
 
 OptimizerName = Literal["adam", "adamw", "sgd", "speedrun"]
@@ -61,7 +62,7 @@ def is_automatic(source: str) -> bool:
     return source == "auto" or (is_network(source) and not source.endswith(".keras"))
 
 
-class TrainingConfig(FittingConfig, ViewSetConfig):
+class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
     """What every step that trains a network takes."""
 
     network_field: ClassVar[str]
@@ -164,6 +165,7 @@ class TrainingConfig(FittingConfig, ViewSetConfig):
             self.ema,
             self.keep,
             self.patience,
+            self.computed_in,
         )
 
 

@@ -61,6 +61,7 @@ def made_by(need: LayersOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         "holdout": need.holdout,
         "student": need.student,
         "teacher": teacher,
+        "precision": need.precision,
         "pixels": need.reading.pixels,
         "allow_weak_teacher": need.reading.allow_weak,
     }

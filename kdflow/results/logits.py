@@ -6,6 +6,7 @@ from typing import Any
 from kdflow import bundle
 from kdflow.artifacts import logits
 from kdflow.artifacts.probabilities import as_logits
+from kdflow.config.precision import AskedPrecision, resolved
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, Unfit
@@ -15,7 +16,7 @@ from kdflow.results import models
 from kdflow.results.brought import check_pixels, is_brought, weak_teacher
 from kdflow.results.records import TeacherLogits, remark
 from kdflow.tracking.artifacts import logits_folder
-from kdflow.tracking.find import FoundRun, find_runs, get_run
+from kdflow.tracking.find import PRECISION_TAG, FoundRun, find_runs, get_run
 
 
 def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
@@ -40,21 +41,28 @@ def candidates(need: LogitsOf, lookup: Lookup) -> list[FoundRun]:
     """The export that the user named, or the exports of the model."""
     if is_brought(need.source):
         source = lookup.plan(_model(need)).result.source
-        return _exports(source, lookup.dataset)
+        return _exports(source, need, lookup.dataset)
     if not is_automatic(need.source) and get_run(need.source).step == "export_logits":
         return [get_run(need.source)]
-    of_models = models.candidates(_model(need), lookup)
-    return [export for run in of_models for export in _exports(run.run_id, lookup.dataset)]
+    of_models = models.runs_of(_model(need), lookup)
+    return [export for run in of_models for export in _exports(run.run_id, need, lookup.dataset)]
 
 
-def _exports(source: str, dataset: Dataset) -> list[FoundRun]:
-    return find_runs(
-        {
-            "kdflow.step": "export_logits",
-            "kdflow.upstream.model": source,
-            "kdflow.dataset_digest": dataset.digest,
-        }
-    )
+def _exports(source: str, need: LogitsOf, dataset: Dataset) -> list[FoundRun]:
+    tags = {
+        "kdflow.step": "export_logits",
+        "kdflow.upstream.model": source,
+        "kdflow.dataset_digest": dataset.digest,
+    }
+    wanted = resolved(_precision(need, dataset))
+    return [run for run in find_runs(tags) if run.tags.get(PRECISION_TAG, "float32") == wanted]
+
+
+def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
+    """What the logits are computed in. Those that come with kdflow are what they are."""
+    counted = need.views, need.view_set
+    is_bundled = bundle.has_logits(need.source, dataset, need.holdout, *counted)
+    return bundle.PRECISION if is_bundled else need.precision
 
 
 def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
@@ -78,6 +86,7 @@ def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         "model": need.source,
         "views": max(need.views, bundle.VIEWS) if is_bundled else need.views,
         "view_set": need.view_set,
+        "precision": need.precision,
         "pixels": need.reading.pixels,
         "allow_weak_teacher": need.reading.allow_weak,
     }
@@ -86,10 +95,10 @@ def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
 def _model(need: LogitsOf) -> ModelOf:
     """The model whose logits they are. A run's model keeps its own holdout."""
     if is_automatic(need.source) or is_brought(need.source):
-        return ModelOf(need.source, need.holdout, reading=need.reading)
+        return ModelOf(need.source, need.holdout, reading=need.reading, precision=need.precision)
     trained_with = float(get_run(need.source).params["holdout"])
     _check_holdout(trained_with, need.holdout)
-    return ModelOf(need.source, trained_with, reading=need.reading)
+    return ModelOf(need.source, trained_with, reading=need.reading, precision=need.precision)
 
 
 def _check_against_chance(taught: TeacherLogits, need: LogitsOf, dataset: Dataset) -> None:

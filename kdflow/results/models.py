@@ -1,9 +1,11 @@
 """Models that classify: kdflow's own, the one that comes with it, and a user's."""
 
+from dataclasses import replace
 from typing import Any
 
 from kdflow import bundle
 from kdflow.config.base import validated
+from kdflow.config.precision import other_than, resolved
 from kdflow.config.training import default_teacher, is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
@@ -26,6 +28,20 @@ def named(need: ModelOf, dataset: Dataset) -> TrainedModel | None:
 
 
 def candidates(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
+    """The runs that hold the model; says so if the only ones are of another precision."""
+    found = runs_of(need, lookup)
+    if not found and is_automatic(need.source):
+        other = replace(need, precision=other_than(need.precision))
+        if others := runs_of(other, lookup):
+            print(
+                f"teacher: {len(others)} earlier run(s) in {other.precision} not used, as this is"
+                f" in {resolved(need.precision)} (precision={other.precision}, or a run's id, uses"
+                " one)"
+            )
+    return found
+
+
+def runs_of(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
     """The runs that hold the model."""
     dataset = lookup.dataset
     if bundle.fits(need.source, dataset, need.holdout):
@@ -46,7 +62,7 @@ def opened(need: ModelOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
 def made_by(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """The bundled teacher is imported; any other is trained at its default settings."""
     if bundle.fits(need.source, dataset, need.holdout):
-        return "bundled", bundle.described()["config"]
+        return "bundled", bundle.described()["config"] | {"precision": bundle.PRECISION}
     if bundle.is_meant(need.source, dataset):
         print(
             "teacher: the one that comes with kdflow was trained with"
@@ -58,7 +74,12 @@ def made_by(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
 
 def _at_default_settings(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     arch = default_teacher(dataset.name) if need.source == "auto" else need.source
-    return "teacher", {**dataset.parameters, "holdout": need.holdout, "arch": arch}
+    return "teacher", {
+        **dataset.parameters,
+        "holdout": need.holdout,
+        "arch": arch,
+        "precision": need.precision,
+    }
 
 
 def _check(run: FoundRun, need: ModelOf, dataset: Dataset) -> None:

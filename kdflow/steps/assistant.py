@@ -74,6 +74,7 @@ def needs(config: AssistantConfig, dataset: Dataset) -> dict[str, Need]:
             config.views,
             config.view_set,
             reading=config.reading,
+            precision=config.precision,
             parameter="chain",
         )
     }
@@ -115,7 +116,7 @@ def run(
 
 def distillation(config: SeveralConfig, student: str, teacher: str) -> DistillConfig:
     """The distillation of one student, with the objective and budget that all have."""
-    shared = {*ObjectiveConfig.model_fields, *BroughtTeacherConfig.model_fields}
+    shared = {*ObjectiveConfig.model_fields, *BroughtTeacherConfig.model_fields, "precision"}
     objective = config.model_dump(include=shared)
     values: dict[str, Any] = {"student": student, "teacher": teacher, **objective, **config.budget}
     return DistillConfig(**values)

@@ -79,13 +79,15 @@ def needs(config: DistillConfig, dataset: Dataset) -> dict[str, Need]:
 def logits_needed(config: DistillConfig, views: int) -> LogitsOf:
     """The teacher's logits, with so many views."""
     teacher = (config.teacher, config.holdout, views, config.view_set)
-    return LogitsOf(*teacher, reading=config.reading, parameter="teacher")
+    return LogitsOf(
+        *teacher, reading=config.reading, precision=config.precision, parameter="teacher"
+    )
 
 
 def layers_of(config: DistillConfig, source: str) -> LayersOf:
     """The student's lower layers, from the hint run that `source` names."""
     layers = (source, config.student, config.teacher, config.holdout)
-    return LayersOf(*layers, reading=config.reading, parameter="init")
+    return LayersOf(*layers, reading=config.reading, precision=config.precision, parameter="init")
 
 
 def objective(config: DistillConfig, dataset: Dataset, teacher: TeacherLogits) -> Distillation:

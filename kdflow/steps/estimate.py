@@ -6,6 +6,7 @@ from functools import cache
 from kdflow import network
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
+from kdflow.hardware import Precision
 from kdflow.needs import Planned
 from kdflow.size import multiply_adds
 from kdflow.steps.hint import HintConfig
@@ -23,10 +24,10 @@ def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
         return multiply_adds(network.untrained(name, dataset.image_shape, dataset.classes))
 
     @cache
-    def seconds_of(name: str, batch_size: int, holdout: float) -> float:
+    def seconds_of(name: str, batch_size: int, holdout: float, precision: Precision) -> float:
         train = Images(dataset.x_train, dataset.y_train, split(dataset.y_train, holdout)[0])
         model = network.build(name, train, dataset.classes, seed=0)
-        return seconds_per_image(model, train, batch_size)
+        return seconds_per_image(model, train, batch_size, precision)
 
     def words(planned: Planned) -> str:
         config = planned.config
@@ -41,8 +42,8 @@ def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
         shown = config.epochs * len(split(dataset.y_train, config.holdout)[0])
         if shown * multiply_adds_of(name) < WORTH_MEASURING:
             return ", under a minute"
-        seconds = shown * seconds_of(name, config.batch_size, config.holdout)
-        return f", about {_rounded(seconds)}"
+        measured = seconds_of(name, config.batch_size, config.holdout, config.computed_in)
+        return f", about {_rounded(shown * measured)}"
 
     return words
 

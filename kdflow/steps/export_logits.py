@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from kdflow.config.brought import BroughtModelConfig
+from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import Views, ViewSetConfig
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 IMAGES_AT_A_TIME = 5000
 
 
-class ExportLogitsConfig(BroughtModelConfig, ViewSetConfig):
+class ExportLogitsConfig(BroughtModelConfig, ViewSetConfig, PrecisionConfig):
     """Log a model's raw logits on every training and test image as a verified artifact."""
 
     model: str = Field(
@@ -54,8 +55,32 @@ def title(config: ExportLogitsConfig) -> str:
 
 
 def needs(config: ExportLogitsConfig, dataset: Dataset) -> dict[str, Need]:
-    model = ModelOf(config.model, config.holdout, reading=config.reading, parameter="model")
+    model = ModelOf(
+        config.model,
+        config.holdout,
+        reading=config.reading,
+        precision=config.precision,
+        parameter="model",
+    )
     return {"model": model}
+
+
+def resolved(
+    config: ExportLogitsConfig, inputs: Mapping[str, Found | Planned], dataset: Dataset
+) -> ExportLogitsConfig:
+    """The config with the precision of the logits that come with kdflow, if it is these."""
+    from kdflow import bundle
+
+    if not _come_with_kdflow(config, dataset):
+        return config
+    return config.model_copy(update={"precision": bundle.PRECISION})
+
+
+def _come_with_kdflow(config: ExportLogitsConfig, dataset: Dataset) -> bool:
+    from kdflow import bundle
+
+    counted = config.views, config.view_set
+    return bundle.has_logits(config.model, dataset, config.holdout, *counted)
 
 
 def check(
@@ -78,11 +103,12 @@ def run(
     from kdflow import bundle
     from kdflow.artifacts import logits
     from kdflow.tracking.artifacts import LOGITS_FOLDER
+    from kdflow.tracking.find import PRECISION_TAG
 
     started = time.perf_counter()
-    comes_with_kdflow = config.view_set == "shifts" and config.views <= bundle.VIEWS
-    if comes_with_kdflow and bundle.fits(config.model, dataset, config.holdout):
-        print("logits: these come with kdflow too")
+    run.set_tags({PRECISION_TAG: config.computed_in})
+    if _come_with_kdflow(config, dataset):
+        print(f"logits: these come with kdflow too, in {config.precision}")
         manifest = logits.read(bundle.LOGITS, dataset, views=bundle.VIEWS).manifest
         run.log_folder(bundle.LOGITS, LOGITS_FOLDER)
     else:
@@ -100,17 +126,21 @@ def _export(
     run: Run, config: ExportLogitsConfig, dataset: Dataset, model: TrainedModel
 ) -> Manifest:
     from kdflow.artifacts import logits
+    from kdflow.precision import predicting_in
     from kdflow.size import size_of
     from kdflow.tracking.artifacts import LOGITS_FOLDER
 
-    exported = partial(
-        logits_per_view,
-        model.network,
-        view_count=config.views,
-        view_set=config.view_set,
-        place=run.place,
-    )
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        predicting_in(config.computed_in, model.network) as network,
+    ):
+        exported = partial(
+            logits_per_view,
+            network,
+            view_count=config.views,
+            view_set=config.view_set,
+            place=run.place,
+        )
         manifest = logits.write(
             folder,
             exported(dataset.x_train, split="train"),
@@ -161,4 +191,6 @@ def logits_per_view(
     return np.concatenate(per_part).reshape(view_count, len(images), -1)
 
 
-EXPORT_LOGITS = Step("export_logits", ExportLogitsConfig, title, run, needs, check, verb="export")
+EXPORT_LOGITS = Step(
+    "export_logits", ExportLogitsConfig, title, run, needs, check, resolved, "export"
+)

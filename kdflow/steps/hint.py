@@ -12,6 +12,7 @@ from pydantic import Field
 from kdflow.config.base import BatchSize, Epochs, LearningRate, Seed, rarely
 from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.fitting import Settings
+from kdflow.config.precision import PrecisionConfig
 from kdflow.config.training import StudentConfig
 from kdflow.errors import about
 from kdflow.naming import run_name
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from kdflow.tracking.run import Run
 
 
-class HintConfig(StudentConfig, BroughtModelConfig):
+class HintConfig(StudentConfig, BroughtModelConfig, PrecisionConfig):
     """Train the student's lower layers to give what a teacher's hint layer gives: FitNets, stage
     one."""
 
@@ -65,7 +66,8 @@ class HintConfig(StudentConfig, BroughtModelConfig):
     @property
     def settings(self) -> Settings:
         """How the layers are trained."""
-        return Settings("adam", self.learning_rate, self.epochs, self.batch_size, self.seed)
+        budget = (self.learning_rate, self.epochs, self.batch_size, self.seed)
+        return Settings("adam", *budget, precision=self.computed_in)
 
 
 def title(config: HintConfig) -> str:
@@ -77,7 +79,13 @@ def needs(config: HintConfig, dataset: Dataset) -> dict[str, Need]:
 
     with about("teacher"):
         source = model_source(config.teacher)
-    teacher = ModelOf(source, config.holdout, reading=config.reading, parameter="teacher")
+    teacher = ModelOf(
+        source,
+        config.holdout,
+        reading=config.reading,
+        precision=config.precision,
+        parameter="teacher",
+    )
     return {"teacher": teacher}
 
 
@@ -119,6 +127,7 @@ def run(
 ) -> dict[str, float]:
     from kdflow import network
     from kdflow.evaluate import plots
+    from kdflow.precision import predicting_in
     from kdflow.steps.training import peak_memory_mb, size_metrics, split_images
     from kdflow.training.hint import fit_hint
 
@@ -131,7 +140,10 @@ def run(
         f" {config.guided_layer} {_size(guided)} of {config.student_name}"
     )
     history = []
-    with _hints(run, config, hinting, _images(config, dataset)) as of_images:
+    with (
+        predicting_in(config.computed_in, hinting) as teaching,
+        _hints(run, config, teaching, _images(config, dataset)) as of_images,
+    ):
         for epoch, metrics in fit_hint(
             guided,
             train,

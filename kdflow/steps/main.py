@@ -49,7 +49,7 @@ def title(config: MainConfig) -> str:
 
 def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
     alone, kd = controls(config, config.student, config.teacher, parameter="student")
-    reading = config.model_dump(include=set(BroughtModelConfig.model_fields))
+    reading = config.model_dump(include={*BroughtModelConfig.model_fields, "precision"})
     shared = reading | config.budget
     hint = training(
         "hint", parameter="student", student=config.student, teacher=config.teacher, **shared
@@ -63,6 +63,7 @@ def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
             config.views,
             config.view_set,
             reading=config.reading,
+            precision=config.precision,
             parameter="teacher",
         ),
         "alone": alone,

@@ -68,7 +68,7 @@ def fit_hint(
         return {"x": _HintBatches(train.images, train_hints, part)}
 
     whole = len(batches(train.indices, settings.batch_size))  # which is read batch by batch
-    loop = Loop(learner, data, len(train.indices), whole, settings, place)
+    loop = Loop(learner, learner, data, len(train.indices), whole, settings, place)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:
         probe = class_means(guided, train.images, train.labels, train.indices)

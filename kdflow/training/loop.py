@@ -15,6 +15,7 @@ from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
 from kdflow.image_file import batches_in_part
+from kdflow.precision import computing_in
 from kdflow.training.objective import Objective
 from kdflow.training.optimizers import make_optimizer
 from kdflow.training.order import epoch_data
@@ -32,6 +33,7 @@ class Loop:
 
     Args:
         learner: compiled.
+        network: what it trains.
         data: from an epoch, the number of its first batch and of the batch to end before to what
             `learner.fit` takes, in its final order.
         images: how many an epoch has.
@@ -45,13 +47,15 @@ class Loop:
     def __init__(
         self,
         learner: keras.Model,
+        network: keras.Model,
         data: Callable[[int, int, int], dict[str, Any]],
         images: int,
         part: int,
         settings: Settings,
         place: Unfinished | None,
     ) -> None:
-        self.learner, self.data, self.images, self.settings = learner, data, images, settings
+        self.learner, self.network, self.data = learner, network, data
+        self.images, self.settings = images, settings
         self.batches = -(-images // settings.batch_size)
         self.part = part
         self.state = State(learner, place)
@@ -76,7 +80,7 @@ class Loop:
             end = min(state.batches + self.part, self.batches)
             data = partial(self.data, epoch, state.batches, end)
             # the data is kept in no variable: the next would need fresh memory, which is slow
-            with interrupts.delayed():
+            with interrupts.delayed(), computing_in(self.settings.precision, self.network):
                 log = self.learner.fit(
                     **data(), shuffle=False, verbose=0, callbacks=[self.progress]
                 )
@@ -151,7 +155,7 @@ def fit(
     batch = data(1, 0, 1)
     part = batches_in_part(batch["x"].nbytes + sum(array.nbytes for array in batch["y"].values()))
     del batch
-    loop = Loop(learner, data, len(train.indices), part, settings, place)
+    loop = Loop(learner, network, data, len(train.indices), part, settings, place)
     averages = Averages(learner)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:
@@ -184,13 +188,14 @@ class _Learner(keras.Model):
         self.means = {name: keras.metrics.Mean(name) for name in ("accuracy", *objective.reported)}
 
     def call(self, images, training=None):  # type: ignore[no-untyped-def]
-        return self.network(images, training=training)
+        logits = self.network(images, training=training)
+        return ops.cast(logits, "float32")  # which a file of one's own may give in another type
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):  # type: ignore[no-untyped-def]
         terms = self.objective.terms(y, y_pred)
         loss = ops.mean(terms.pop("loss"))
         for regulariser in self.losses:
-            loss = loss + regulariser
+            loss = loss + ops.cast(regulariser, loss.dtype)
         correct = ops.equal(ops.argmax(y_pred, axis=-1), y["labels"])
         for name, values in {"accuracy": correct, **terms}.items():
             self.means[name].update_state(values)

@@ -7,6 +7,8 @@ import numpy as np
 
 from kdflow import interrupts
 from kdflow.dataset import Images
+from kdflow.hardware import Precision
+from kdflow.precision import computing_in
 from kdflow.size import multiply_adds
 
 AT_ONCE, WORK_AT_ONCE = 16, 4e9  # batches and multiplications, at most: a fifth of a second
@@ -21,13 +23,15 @@ def batches_at_once(network: keras.Model, batch_size: int) -> int:
     return max(1, min(AT_ONCE, int(WORK_AT_ONCE / max(per_batch, 1))))
 
 
-def seconds_per_image(network: keras.Model, train: Images, batch_size: int) -> float:
+def seconds_per_image(
+    network: keras.Model, train: Images, batch_size: int, precision: Precision = "float32"
+) -> float:
     """How long training takes on this machine, measured on a few batches. This changes the
     network's weights."""
     network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     chosen = np.resize(train.indices, batch_size)
     batch = train.images[chosen], train.labels[chosen]
-    with interrupts.delayed_to_the_end():
+    with interrupts.delayed_to_the_end(), computing_in(precision, network):
         network.train_on_batch(*batch)  # traces the graph
         network.train_on_batch(*batch)
         count, started = 0, time.perf_counter()

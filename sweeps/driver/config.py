@@ -18,7 +18,7 @@ NOT_A_USERS = ("evaluate_test",)
 # The parameters that are left out would choose another teacher, other images, other views or a
 # lucky seed, or train one student with settings that suit another.
 CHOSEN_ONCE = (
-    *("dataset", "holdout", "seed", "student", "initial_weights", "view_set"),
+    *("dataset", "holdout", "seed", "student", "initial_weights", "view_set", "precision"),
     *BroughtTeacherConfig.model_fields,
     "teacher",
 )

@@ -45,7 +45,8 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         base: what all trials have in common.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
-    base = _with_absolute_paths(base)
+    # what auto stands for here: workers may be on other machines
+    base = with_values(_with_absolute_paths(base), {"precision": base.computed_in})
     with_values(base, {"seed": base.seed + config.repeats})  # the finals' last
     if file.points and config.trials > len(file.points):
         raise KdflowError(
