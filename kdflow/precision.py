@@ -3,7 +3,6 @@ Precision Training", section 3.1). bfloat16 has the range of float32, so that no
 
 import contextlib
 from collections.abc import Iterator
-from itertools import dropwhile
 
 import keras
 
@@ -11,6 +10,7 @@ from kdflow.hardware import Precision
 
 # Keras computes in a layer's policy as it traces the layer, and casts what the layer is given.
 MIXED = "mixed_bfloat16"
+PREPROCESSING = "keras.src.layers.preprocessing."  # of pixels, such as Rescaling or RandomRotation
 
 
 @contextlib.contextmanager
@@ -19,8 +19,8 @@ def computing_in(precision: Precision, network: keras.Model) -> Iterator[None]:
     changes. Outside the block it is the same model as before.
 
     In bfloat16 these still compute in float32: the layer that makes the output (the logits) and
-    what follows it, the layers that only prepare pixels, and layers that have a type of their own,
-    as a file of one's own may say. Batch normalisation takes its statistics in float32 by itself.
+    what follows it, and the layers of `_stays`. Batch normalisation takes its statistics in float32
+    by itself.
 
     Args:
         network: functional or sequential.
@@ -50,12 +50,8 @@ def predicting_in(precision: Precision, network: keras.Model) -> Iterator[keras.
 
 def _in_bfloat16(network: keras.Model) -> list[keras.Layer]:
     """The layers that compute in bfloat16, and those that they consist of."""
-    kept = {id(layer) for layer in _making_output(network)}
-    return [
-        layer
-        for layer in dropwhile(_only_prepares, _all_layers(network))
-        if id(layer) not in kept and layer.dtype_policy.name == "float32"
-    ]
+    last = {id(layer) for layer in _making_output(network)}
+    return [it for it in _all_layers(network) if id(it) not in last and not _stays(it)]
 
 
 def _all_layers(network: keras.Model) -> Iterator[keras.Layer]:
@@ -67,9 +63,16 @@ def _all_layers(network: keras.Model) -> Iterator[keras.Layer]:
             yield from layer._flatten_layers()
 
 
-def _only_prepares(layer: keras.Layer) -> bool:
-    """Whether a layer with which a network begins has nothing to learn."""
-    return isinstance(layer, keras.layers.Normalization) or not layer.weights
+def _stays(layer: keras.Layer) -> bool:
+    """Whether a layer keeps its type: it has one of its own, as a file of one's own may say; it is
+    a preprocessing layer, or its outputs are regularised, neither of which TensorFlow can always do
+    in bfloat16; or it is dropout, whose masks would be others there."""
+    return bool(
+        layer.dtype_policy.name != "float32"
+        or PREPROCESSING in type(layer).__module__
+        or layer.activity_regularizer
+        or isinstance(layer, keras.layers.Dropout)
+    )
 
 
 def _making_output(network: keras.Model) -> list[keras.Layer]:

@@ -20,6 +20,7 @@ from mlflow.tracking import fluent
 from sqlalchemy import Engine, event
 
 from kdflow.catalogue.networks import NETWORKS
+from kdflow.config import precision
 from kdflow.dataset import Dataset, Images
 from kdflow.network import build
 
@@ -38,6 +39,14 @@ settings.load_profile("kdflow")
 def _write_without_waiting_for_the_disk(connection: object, _: object) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32() -> Iterator[None]:
+    """precision=auto is float32 on every machine."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(precision, "native_precision", lambda: "float32")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -131,6 +131,10 @@ def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
             "test_share: expected less than or equal to 0.9, got '1'",
         ),
         ({"epochs": "0"}, "epochs: expected greater than or equal to 1, got '0'"),
+        (
+            {"precision": "float16"},
+            "precision: expected 'auto', 'float32' or 'bfloat16', got 'float16'",
+        ),
         ({"views": "163"}, "views: expected less than or equal to 162, got '163'"),
         ({"holdout": "0.6"}, "holdout: expected less than or equal to 0.5, got '0.6'"),
         ({"temp": "1e200"}, "temp: expected less than or equal to 1000, got '1e200'"),
@@ -242,6 +246,27 @@ def test_settings_that_do_not_go_together_are_one_line(
     with pytest.raises(ValidationError) as error:
         parameters(DistillConfig, **values)
     assert first_problem(error.value) == expected
+
+
+def test_every_step_that_trains_or_exports_takes_a_precision_and_logs_what_auto_stands_for() -> (
+    None
+):
+    for name, step in STEPS.items():
+        if name == "deploy":  # which trains with simulated rounding, in float32
+            assert "precision" not in step.config.model_fields
+            continue
+        config = parameters(step.config)
+        assert config.model_dump()["precision"] == "auto"
+        assert config.used()["precision"] == "float32"
+        assert "precision" not in config.keyed()
+        asked = parameters(step.config, precision="bfloat16")
+        assert asked.keyed()["precision"] == asked.used()["precision"] == "bfloat16"
+
+
+def test_trainings_get_the_precision() -> None:
+    assert parameters(DistillConfig).settings.precision == "float32"
+    assert parameters(DistillConfig, precision="bfloat16").settings.precision == "bfloat16"
+    assert parameters(HintConfig, precision="bfloat16").settings.precision == "bfloat16"
 
 
 def test_settings_at_their_defaults_are_neither_logged_nor_in_a_key() -> None:

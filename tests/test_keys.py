@@ -73,6 +73,21 @@ def test_a_parameter_added_at_its_neutral_value_keeps_the_key() -> None:
     assert baseline_key(parameters(_WithOneThatAlwaysCounts, **SMALL), resolver()) != before
 
 
+def test_a_key_has_the_precision_that_auto_stands_for_and_float32_is_neutral(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # or the runs of before the parameter existed, in float32, would be made again, and runs of
+    # another precision taken for them
+    def key(**precision: str) -> str:
+        return baseline_key(parameters(BaselineConfig, **SMALL, **precision), resolver())
+
+    auto, float32, bfloat16 = key(), key(precision="float32"), key(precision="bfloat16")
+    assert auto == float32 != bfloat16
+    monkeypatch.setattr("kdflow.config.precision.native_precision", lambda: "bfloat16")
+    assert key() == key(precision="auto") == bfloat16
+    assert key(precision="float32") == float32
+
+
 def test_the_weights_of_other_losses_are_not_in_a_key() -> None:
     # or a loss that is added to the catalogue would make every earlier run be made again
     keyed = parameters(DistillConfig, dataset="digits").keyed()

@@ -84,6 +84,27 @@ def test_a_training_is_not_resumed_with_other_threads_and_says_so(
     assert expected in capsys.readouterr().out
 
 
+def test_a_run_of_another_precision_is_not_resumed_and_says_so_and_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["baseline", "--dataset", "digits", "--student", "pupil", "--epochs", "2"]
+    rounded = [*argv, "--precision", "bfloat16"]
+    stopped = interrupt(rounded, monkeypatch)
+    (plain,) = made_by(argv)
+    assert plain.data.params["precision"] == "float32"
+    assert steps_of(plain, "val_loss") == [1, 2]
+    expected = (
+        f"the interrupted run {stopped.info.run_id} is not resumed, since it computed in bfloat16"
+        " (here: float32)"
+    )
+    assert expected in capsys.readouterr().out
+    assert made_by(rounded) == []
+    assert f"resumes run {stopped.info.run_id}" in capsys.readouterr().out
+    (again,) = made_by(argv)  # what has ended is no reason to say anything
+    assert "is not resumed" not in capsys.readouterr().out
+    assert again.data.tags["kdflow.weights_sha256"] == plain.data.tags["kdflow.weights_sha256"]
+
+
 def test_a_deleted_run_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = [*DISTILL, "--seed", "34"]
     stopped = interrupt(argv, monkeypatch)

@@ -20,6 +20,7 @@ from kdflow.catalogue.losses import LOSSES
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.base import Config, canonical
 from kdflow.config.fitting import FittingConfig
+from kdflow.config.precision import PrecisionConfig
 from kdflow.steps import STEPS
 from sweeps.driver.config import SweepConfig
 
@@ -48,7 +49,12 @@ def mlproject() -> str:
 
 def _always_used(config: type[Config]) -> dict[str, FieldInfo]:
     used = config.model_validate({}).used()
-    return {name: info for name, info in config.model_fields.items() if name in used}
+    return {
+        name: info
+        for name, info in config.model_fields.items()
+        # MLflow would log a default before the run logs what it stands for on this machine
+        if used.get(name) == info.default
+    }
 
 
 def _entry_point(command: str, fields: dict[str, FieldInfo]) -> dict[str, Any]:
@@ -82,12 +88,9 @@ def tables() -> dict[str, str]:
                 for loss in LOSSES.values()
             ],
         ),
-        "fitting": _table(
-            ("parameter", "default", "what it does"),
-            [
-                (f"`{name}`", f"`{canonical(field.default)}`", str(field.description))
-                for name, field in _own_fields(FittingConfig)
-            ],
+        "fitting": _table(("parameter", "default", "what it does"), list(_defaults(FittingConfig))),
+        "precision": _table(
+            ("parameter", "default", "what it does"), list(_defaults(PrecisionConfig))
         ),
         "datasets": _table(
             ("data set", "teacher, where none is named and none comes with kdflow", "student"),
@@ -99,9 +102,11 @@ def tables() -> dict[str, str]:
     }
 
 
-def _own_fields(config: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
-    """The fields that a config declares itself."""
-    return [(name, config.model_fields[name]) for name in config.__annotations__]
+def _defaults(config: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    """The fields that a config declares itself, with their defaults and help."""
+    for name in config.__annotations__:
+        field = config.model_fields[name]
+        yield f"`{name}`", f"`{canonical(field.default)}`", str(field.description)
 
 
 def _networks() -> Iterator[tuple[str, str, str]]:

@@ -195,7 +195,7 @@ class _Learner(keras.Model):
         terms = self.objective.terms(y, y_pred)
         loss = ops.mean(terms.pop("loss"))
         for regulariser in self.losses:
-            loss = loss + ops.cast(regulariser, loss.dtype)
+            loss = loss + regulariser
         correct = ops.equal(ops.argmax(y_pred, axis=-1), y["labels"])
         for name, values in {"accuracy": correct, **terms}.items():
             self.means[name].update_state(values)

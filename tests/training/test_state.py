@@ -11,6 +11,7 @@ from fitting import without_times
 from kdflow.artifacts.unfinished import Unfinished
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
+from kdflow.hardware import Precision
 from kdflow.network import build, weights_sha256
 from kdflow.training import state
 from kdflow.training.loop import Epoch, fit
@@ -35,36 +36,40 @@ def training(
     validation: Images,
     teacher_logits: np.ndarray,
     place: Unfinished | None,
+    precision: Precision = "float32",
 ) -> tuple[keras.Model, Iterator[Epoch]]:
     network = build(network_name, train, 3, seed=4)
     # a rate that changes with every step, dropout, and views that are drawn for each epoch
     settings = Settings(optimizer, 0.01, EPOCHS, 8, seed=4, schedule="triangular", views=2)
+    settings = settings._replace(precision=precision)
     objective = Distillation(teacher_logits, temp=4, alpha=0.9)
     return network, fit(network, train, validation, objective, settings, place)
 
 
 @pytest.mark.parametrize(
-    ("network_name", "optimizer"),
+    ("network_name", "optimizer", "precision"),
     [
-        pytest.param("student", "adam", marks=pytest.mark.slow),
-        pytest.param("fast", "speedrun", marks=pytest.mark.slow),
-        ("pupil", "sgd"),
+        pytest.param("student", "adam", "float32", marks=pytest.mark.slow),
+        pytest.param("student", "adam", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("fast", "speedrun", "float32", marks=pytest.mark.slow),
+        ("pupil", "sgd", "float32"),
     ],
 )
 def test_between_epochs(
     network_name: str,
     optimizer: str,
+    precision: Precision,
     train: Images,
     validation: Images,
     teacher_logits: np.ndarray,
     place: Unfinished,
 ) -> None:
     given = network_name, optimizer, train, validation, teacher_logits
-    whole, epochs = training(*given, None)
+    whole, epochs = training(*given, None, precision)
     expected = list(epochs)
-    _, epochs = training(*given, place)
+    _, epochs = training(*given, place, precision)
     next(epochs), next(epochs)
-    resumed, epochs = training(*given, place)
+    resumed, epochs = training(*given, place, precision)
     found = list(epochs)
     assert weights_sha256(resumed) == weights_sha256(whole)
     assert [epoch for epoch, _ in found] == [1, 2, 3]

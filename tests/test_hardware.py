@@ -1,0 +1,123 @@
+"""The type that is native to what Keras computes on, from what systems say of themselves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import pytest
+
+from kdflow import hardware
+from kdflow.hardware import native_precision
+
+ZEN_3 = """\
+processor\t: 0
+model name\t: AMD EPYC 7763 64-Core Processor
+flags\t\t: fpu vme sse4_2 avx2 bmi2 sha_ni
+bugs\t\t: sysret_ss_attrs
+
+processor\t: 1
+flags\t\t: fpu vme sse4_2 avx2 bmi2 sha_ni
+"""
+ZEN_4 = ZEN_3.replace("avx2", "avx2 avx512f avx512_bf16")
+SAPPHIRE_RAPIDS = ZEN_3.replace("avx2", "avx2 avx512f amx_tile amx_bf16")
+FP16_ALONE = ZEN_3.replace("avx2", "avx2 avx512f avx512_fp16")
+NAMED_ONLY = ZEN_3.replace("EPYC 7763", "avx512_bf16")
+ARM = "processor\t: 0\nFeatures\t: fp asimd sve bf16\n"
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    native_precision.cache_clear()
+    yield
+    native_precision.cache_clear()
+
+
+def devices(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: list(names))
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        (ZEN_3, "float32"),
+        (ZEN_4, "bfloat16"),
+        (SAPPHIRE_RAPIDS, "bfloat16"),
+        (FP16_ALONE, "float32"),
+        (NAMED_ONLY, "float32"),  # the processor's name is no flag
+        (ARM, "float32"),
+        ("", "float32"),
+        ("flags", "float32"),
+    ],
+)
+def test_a_processor_is_known_by_its_flags(
+    cpuinfo: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    devices(monkeypatch, "cpu:0")
+    assert native_precision() == expected
+
+
+def test_a_system_without_these_flags_computes_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "none")
+    devices(monkeypatch, "cpu:0")
+    assert native_precision() == "float32"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        (["7.5"], "float32"),
+        (["8.0"], "bfloat16"),
+        (["12.0"], "bfloat16"),  # as a text it would be less than 8.0
+        (["9.0", "7.0"], "float32"),  # what one GPU lacks, not all have
+        (["gfx90a"], "float32"),  # of an AMD GPU
+        ([None], "float32"),
+        ([], "float32"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_gpu_is_known_by_its_capability_and_its_processor_does_not_count(
+    backend: str,
+    capabilities: list[str | None],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "cpuinfo").write_text(ZEN_4 if expected == "float32" else ZEN_3)
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    devices(monkeypatch, "cpu:0", "gpu:0")
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(hardware, "tensorflow", tensorflow_with(capabilities))
+    monkeypatch.setattr(hardware, "jax", jax_with(capabilities))
+    assert native_precision() == expected
+
+
+def tensorflow_with(capabilities: list[str | None]) -> SimpleNamespace:
+    """Of a GPU that is not NVIDIA's, TensorFlow gives no capability; else a tuple of numbers."""
+
+    def details(text: str | None) -> dict[str, tuple[int, ...]]:
+        if text is None or text.startswith("gfx"):
+            return {}
+        return {"compute_capability": tuple(map(int, text.split(".")))}
+
+    experimental = SimpleNamespace(get_device_details=details)
+    config = SimpleNamespace(
+        list_physical_devices=lambda kind: capabilities if kind == "GPU" else [],
+        experimental=experimental,
+    )
+    return SimpleNamespace(config=config)
+
+
+def jax_with(capabilities: list[str | None]) -> SimpleNamespace:
+    """JAX gives a text, where it gives any."""
+    gpus = [SimpleNamespace(compute_capability=it) if it else object() for it in capabilities]
+    return SimpleNamespace(devices=lambda kind: gpus if kind == "gpu" else [])
+
+
+def test_a_tpu_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices(monkeypatch, "tpu:0")
+    assert native_precision() == "float32"
