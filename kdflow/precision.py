@@ -71,7 +71,7 @@ def _stays(layer: keras.Layer) -> bool:
         layer.dtype_policy.name != "float32"
         or PREPROCESSING in type(layer).__module__
         or layer.activity_regularizer
-        or isinstance(layer, keras.layers.Dropout)
+        or isinstance(layer, (keras.layers.Dropout, keras.layers.InputLayer))
     )
 
 
