@@ -17,7 +17,6 @@ from kdflow.hardware import Precision
 FOLDER = Path(__file__).parent / "bundled"
 LOGITS = FOLDER / "logits"
 VIEWS = 2
-PRECISION: Precision = "float32"  # in which it was trained and exported
 
 
 def described() -> dict[str, Any]:
@@ -42,6 +41,12 @@ def fits(source: str, dataset: Dataset, holdout: float) -> bool:
 def has_logits(source: str, dataset: Dataset, holdout: float, views: int, view_set: str) -> bool:
     """Whether the logits of so many views of what `source` names come with kdflow."""
     return view_set == "shifts" and views <= VIEWS and fits(source, dataset, holdout)
+
+
+def precision() -> Precision:
+    """What it was trained in, and its logits computed in."""
+    trained_in: Precision = described()["config"]["precision"]
+    return trained_in
 
 
 def key() -> str:

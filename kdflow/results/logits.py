@@ -62,7 +62,7 @@ def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
     """What the logits are computed in. Those that come with kdflow are what they are."""
     counted = need.views, need.view_set
     is_bundled = bundle.has_logits(need.source, dataset, need.holdout, *counted)
-    return bundle.PRECISION if is_bundled else need.precision
+    return bundle.precision() if is_bundled else need.precision
 
 
 def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:

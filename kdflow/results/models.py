@@ -62,7 +62,7 @@ def opened(need: ModelOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
 def made_by(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """The bundled teacher is imported; any other is trained at its default settings."""
     if bundle.fits(need.source, dataset, need.holdout):
-        return "bundled", bundle.described()["config"] | {"precision": bundle.PRECISION}
+        return "bundled", bundle.described()["config"]
     if bundle.is_meant(need.source, dataset):
         print(
             "teacher: the one that comes with kdflow was trained with"

@@ -73,7 +73,7 @@ def resolved(
 
     if not _come_with_kdflow(config, dataset):
         return config
-    return config.model_copy(update={"precision": bundle.PRECISION})
+    return config.model_copy(update={"precision": bundle.precision()})
 
 
 def _come_with_kdflow(config: ExportLogitsConfig, dataset: Dataset) -> bool:

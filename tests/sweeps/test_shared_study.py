@@ -37,7 +37,9 @@ from kdflow.steps.distill import DistillConfig
 from kdflow.tracking import store as tracking_store
 from sweeps.__main__ import main
 from sweeps.driver import description, sharing, storage
+from sweeps.driver.config import SweepConfig
 from sweeps.driver.study import Study
+from sweeps.driver.sweep import run
 
 numbers = itertools.count()
 
@@ -331,3 +333,21 @@ def test_a_study_from_before_the_sampler_and_the_pruner_were_recorded_is_resumed
     other = DistillConfig(dataset="digits", epochs=3)  # type: ignore[call-arg]
     with pytest.raises(KdflowError, match="began with epochs=30, got epochs=3"):
         sharing.open_study(opened, "s", described(other, tiny), description.added(EARLIER, other))
+
+
+def test_what_auto_stands_for_is_settled_once_for_all_workers(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # which may be on other machines, and whose trials are compared
+    class Reached(Exception):
+        pass
+
+    def needs(file: Study, base: DistillConfig, dataset: Dataset) -> dict[str, Any]:
+        raise Reached(base.precision)
+
+    monkeypatch.setattr("sweeps.driver.sweep._needs", needs)
+    config = SweepConfig(study="earlier", trials=1)  # type: ignore[call-arg]
+    for native in ("float32", "bfloat16"):
+        monkeypatch.setattr("kdflow.config.precision.native_precision", lambda it=native: it)
+        with pytest.raises(Reached, match=native):
+            run(config, EARLIER, DistillConfig(dataset="digits"))  # type: ignore[call-arg]
