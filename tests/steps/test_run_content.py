@@ -44,7 +44,13 @@ def test_used_parameters_are_logged_as_resolved_each_with_one_text_per_value(
 ) -> None:
     # neither the weights of other losses nor how the step was run
     assert distilled.data.params == {
-        **{"dataset": "digits", "holdout": "0.1", "seed": "0", "evaluate_test": "true"},
+        **{
+            "dataset": "digits",
+            "holdout": "0.1",
+            "seed": "0",
+            "evaluate_test": "true",
+            "precision": "float32",
+        },
         **{"student": "student", "teacher": "pupil", "init": "none", "temp": "8", "alpha": "0.9"},
         **{"t_squared": "true", "views": "1", "epochs": "2", "batch_size": "32"},
         **{"loss": "kd", "learning_rate": "0.001", "optimizer": "adam", "schedule": "constant"},
@@ -129,6 +135,7 @@ def test_a_hint_run_holds_a_student_and_what_its_guided_features_are_worth(
     assert hinted.data.params == {
         **{"dataset": "digits", "holdout": "0.1", "student": "student", "teacher": "pupil"},
         **{"hint_layer": "pool1", "guided_layer": "pool1", "epochs": "2", "batch_size": "128"},
+        "precision": "float32",
         **{"learning_rate": "0.001", "seed": "0"},
     }
     names = {"hint_loss", "val_hint_loss", "val_probe_accuracy", "learning_rate"}
