@@ -251,6 +251,18 @@ def _within(
     return images, part(given)
 
 
+def untrained_statistics(network: keras.Model, steps: int) -> float:
+    """The share of their initial values that the moving statistics of batch normalisation still
+    have after a training, 0 to 1: of the layer in which they change most slowly."""
+    momenta = [
+        layer.momentum
+        for layer in network._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    share: float = max(momenta, default=0.0) ** steps
+    return share
+
+
 def start_from(network: keras.Model, lower: keras.Model) -> None:
     """Give the lower layers of `network` the weights of `lower`, which `features` made of another
     such network; the layers above keep their own."""

@@ -17,6 +17,7 @@ from kdflow.network import (
     features,
     start_from,
     untrained,
+    untrained_statistics,
     weights_sha256,
 )
 
@@ -101,6 +102,19 @@ def test_layers_of_a_model_within_the_network_are_named_after_it_too() -> None:
     whole = features(network, "backbone")(images)
     np.testing.assert_allclose(features(network, "backbone/c")(images), whole, atol=1e-6)
     assert network.output_shape == shape
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_what_is_left_of_initial_statistics_is_what_their_average_lacks(steps: int) -> None:
+    # the mean of batches of threes, which starts at 0
+    slow, fast = (keras.layers.BatchNormalization(momentum=m) for m in (0.9, 0.5))
+    inner = keras.Sequential([keras.Input((4,)), slow])
+    network = keras.Sequential([keras.Input((4,)), inner, fast])
+    for _ in range(steps):
+        network(np.full((2, 4), 3.0), training=True)
+    reached = float(np.asarray(slow.moving_mean)[0]) / 3
+    assert untrained_statistics(network, steps) == pytest.approx(1 - reached)
+    assert untrained_statistics(keras.Sequential([keras.Input((4,))]), steps) == 0
 
 
 def test_a_network_starts_from_a_layer_of_a_model_within_another() -> None:

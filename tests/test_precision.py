@@ -82,6 +82,7 @@ def test_training_computes_in_it_and_validation_in_float32(
     assert after == ("float32", "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_logits_that_are_minimised_are_float32_and_so_are_weights_and_the_optimisers_state(
     loss: str,
@@ -150,6 +151,7 @@ def test_statistics_of_batches_are_taken_in_float32(validation: Images) -> None:
     assert float(normalised.moving_variance[0]) == pytest.approx(2 / 9, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_at_alpha_0_the_weights_are_the_baselines_bit_for_bit(
     train: Images, validation: Images, teacher_logits: np.ndarray
 ) -> None:
@@ -162,6 +164,7 @@ def test_at_alpha_0_the_weights_are_the_baselines_bit_for_bit(
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_on_the_digits_both_learn_and_end_with_other_weights_nearby() -> None:
     digits = load("digits", 0.1)
     order = np.arange(len(digits.y_train))
@@ -220,6 +223,7 @@ def test_predictions_in_bfloat16_leave_those_of_the_network_itself_as_they_were(
         assert same is small_network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_in_the_catalogue_all_compute_in_it_but_the_pixels_and_the_logits(name: str) -> None:
     network = untrained(name, (32, 32, 3), 10)
@@ -233,6 +237,7 @@ def test_in_the_catalogue_all_compute_in_it_but_the_pixels_and_the_logits(name: 
     assert set(with_kernels) - set(computing) <= {"unscaled_logits", "logits"}
 
 
+@pytest.mark.slow
 def test_it_reaches_networks_within_and_the_layers_that_a_layer_consists_of(
     tiny: Dataset, train: Images, validation: Images
 ) -> None:
@@ -327,6 +332,7 @@ def test_layers_that_learn_hints_compute_in_it_and_hints_are_compared_in_float32
     assert seen == {"float32"}
 
 
+@pytest.mark.slow
 def test_a_regulariser_of_outputs_counts(train: Images, validation: Images) -> None:
     losses = {}
     for weight in (0.0, 1.0):
@@ -348,6 +354,7 @@ def test_a_regulariser_of_outputs_counts(train: Images, validation: Images) -> N
     assert losses[1.0] == pytest.approx(np.log(3) + 2, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

@@ -25,6 +25,7 @@ from kdflow.training.progress import Metrics
 from kdflow.training.selection import best_epoch
 
 SHOWN_WRONG = 24  # images
+LITTLE = 0.1  # of the statistics of batch normalisation
 
 
 def train_network(
@@ -122,7 +123,16 @@ def begin(
     )
     if initial is not None:
         networks.start_from(network, initial)
-    print(f"{record_of(config.network).name}: {size_of(network)}; {len(train.indices):,} images")
+    name = record_of(config.network).name
+    print(f"{name}: {size_of(network)}; {len(train.indices):,} images")
+    steps = config.epochs * -(-len(train.indices) // config.batch_size)
+    untrained = networks.untrained_statistics(network, steps)
+    if untrained > LITTLE and not config.keeps_weights:
+        print(
+            f"{name}: after the {steps:,} steps of this training its batch normalisation still"
+            f" consists of its initial statistics by {untrained:.0%}, so that validation and test"
+            " accuracy will be low; more epochs or a smaller batch_size help"
+        )
     return network, fit(network, train, validation, objective, config.settings, run.place)
 
 

@@ -23,6 +23,11 @@ def small(shape, classes):
     x = L.Conv2D(8, 3, strides=2, activation="relu")(x)
     x = L.Dropout(0.3)(L.Flatten()(x))
     return keras.Model(images, L.Dense(classes, activation="softmax")(x))
+
+def normalised(shape, classes):
+    images = keras.Input(shape)
+    x = L.BatchNormalization(momentum=0.999)(L.Conv2D(8, 3)(images))
+    return keras.Model(images, L.Dense(classes)(L.Flatten()(x)))
 """
 TAUGHT = ["--dataset", "digits", "--teacher", "pupil", "--epochs", "2"]
 
@@ -151,3 +156,16 @@ def test_what_does_not_fit_opens_no_run(
     assert shown.startswith(f"kdflow baseline: {message.format(small=small)}")
     assert shown.count("\n") == 1
     assert len(runs()) == before
+
+
+def test_statistics_that_a_training_is_too_short_for_are_said(
+    small: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = small.replace(":small", ":normalised")
+    argv = ["baseline", "--dataset", "digits", "--epochs", "1", "--student"]
+    made_by([*argv, own])  # 41 steps of 32 images: 0.999 ** 41
+    shown = capsys.readouterr().out
+    assert "after the 41 steps of this training its batch normalisation still consists of" in shown
+    assert "initial statistics by 96%" in shown
+    made_by([*argv, small])
+    assert "batch normalisation" not in capsys.readouterr().out

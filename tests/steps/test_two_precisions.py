@@ -10,7 +10,10 @@ from mlflow.entities import Run
 
 from kdflow.needs import Found, LayersOf, LogitsOf, ModelOf, Need, Planned, training
 
-pytestmark = pytest.mark.usefixtures("all_untrained", "shared_store", "cache")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("all_untrained", "shared_store", "cache"),
+]
 
 SMALL: dict[str, Any] = {"dataset": "digits", "student": "pupil", "epochs": 1}
 BFLOAT16 = ["--precision", "bfloat16"]
