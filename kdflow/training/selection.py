@@ -52,3 +52,7 @@ class Averages:
         optimizer = self.learner.optimizer
         if optimizer.use_ema:
             type(optimizer).finalize_variable_values(optimizer, self.learner.trainable_variables)
+            for (
+                variable
+            ) in self.learner.trainable_variables:  # copies: JAX deletes what it is given
+                variable.assign(keras.ops.convert_to_numpy(variable).copy())

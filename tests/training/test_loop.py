@@ -12,7 +12,7 @@ from kdflow.catalogue.losses import LOSSES
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
-from kdflow.evaluate.metrics import predict_logits
+from kdflow.evaluate.metrics import nll, predict_logits
 from kdflow.network import build, weights_sha256
 from kdflow.training import loop
 from kdflow.training.loop import fit
@@ -333,3 +333,15 @@ def test_a_training_leaves_none_of_its_graphs_in_memory(train: Images, validatio
 
     before = functions_after_a_training()
     assert [functions_after_a_training() for _ in range(3)] == [before] * 3
+
+
+def test_a_training_with_a_moving_average_goes_on_after_it_was_evaluated(
+    train: Images, validation: Images
+) -> None:
+    # JAX deletes the arrays that a training is given: an average that it shared would be gone
+    settings = Settings("adam", 0.01, 3, 16, seed=0, ema=0.5)
+    network = build("pupil", train, 3, seed=0)
+    history = [metrics for _, metrics in fit(network, train, validation, Labels(), settings)]
+    logits = predict_logits(network, validation.images, validation.indices)
+    assert len(history) == 3
+    assert history[-1]["val_loss"] == nll(logits, validation.labels[validation.indices])
