@@ -1,5 +1,5 @@
 """A folder with a tracking store and a cache of its own, the commands that run there, and a server.
-Used by faults.py."""
+Used by faults.py and cut_off.py."""
 
 import contextlib
 import os
@@ -36,18 +36,24 @@ class Sandbox:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(
-        self, arguments: Sequence[str], *, output: int | None = None, **variables: str
+        self,
+        arguments: Sequence[str],
+        *,
+        output: int | None = None,
+        through: Sequence[str] = (),
+        **variables: str,
     ) -> "Process":
         """Start a command.
 
         Args:
             arguments: a module, kdflow or sweeps, and its arguments.
             output: a descriptor for standard output, the log if None.
+            through: a command that starts it.
             variables: of its environment.
         """
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [*through, sys.executable, "-m", *arguments],
                 cwd=self.folder,
                 env=self._environment(variables),
                 stdout=log if output is None else output,
