@@ -122,9 +122,8 @@ def fit_by_rate(*args: Any) -> Iterator[tuple[int, dict[str, float]]]:
 
 
 @pytest.fixture
-def imitated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with imitated_training():
-        monkeypatch.setattr("kdflow.steps.training.fit", fit_by_rate)
+def imitated() -> Iterator[None]:
+    with imitated_training(), mock.patch("kdflow.steps.training.fit", fit_by_rate):
         yield
 
 
