@@ -245,7 +245,7 @@ def test_a_worker_killed_in_mid_trial_on_sqlite_costs_no_trial_and_leaves_no_run
     studies: RDBStorage = open_storage(parsed("sqlite:///studies.db"), heartbeat=5)
     check_that_a_killed_worker_costs_no_trial(studies, tracking_store.uri(), tiny_npz, store)
     assert "workers: one has died and is replaced" in (store / "sweep.log").read_text()
-    assert len(all_runs()) == 1 + 12 + 1 + 4
+    assert len(all_runs()) == 1 + 6 + 1 + 4
 
 
 @pytest.mark.slow
