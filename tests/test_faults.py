@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 # One of each kind that needs no right to mount a disk.
-SHORT = ("killed_distill", "interrupted_server_killed", "server_gone", "terminal", "ascii")
+SHORT = ("killed_distill", "interrupted_server_killed", "server_gone", "ascii")
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ STEPS = {
     ],
 }
 BASELINE = ["kdflow", "baseline", *DIGITS, "--student", "pupil", "--epochs", "1"]
-SLOW = [*DISTILL, "--epochs", "150"]
+SLOW = [*DISTILL, "--epochs", "100"]
 EXIT_LIMIT = 10  # seconds
 
 
@@ -113,7 +113,7 @@ def server_away(how: str, seconds: float) -> Callable[[Sandbox], None]:
     def cause(store: Sandbox) -> None:
         with Server(store) as server:
             process = store.start(SLOW)
-            store.wait_for(lambda: store.shows("epoch   3/150"), process)
+            store.wait_for(lambda: store.shows("epoch   3/100"), process)
             server.go_away(how)
             time.sleep(seconds)
             server.come_back(how)
@@ -127,7 +127,7 @@ def server_gone(store: Sandbox) -> None:
     """The tracking server is killed in mid-training and is back only for `sync`."""
     with Server(store) as server:
         process = store.start(SLOW, KDFLOW_STORE_PATIENCE="5")
-        store.wait_for(lambda: store.shows("epoch   3/150"), process)
+        store.wait_for(lambda: store.shows("epoch   3/100"), process)
         server.go_away("killed")
         expect(process.wait() == 1, "the step does not fail")
         expect("python -m kdflow sync" in store.shown(), "the way out is not shown")
@@ -142,7 +142,7 @@ def interrupted_without_server(how: str) -> Callable[[Sandbox], None]:
     def cause(store: Sandbox) -> None:
         with Server(store) as server:
             process = store.start(SLOW)
-            store.wait_for(lambda: store.shows("epoch   3/150"), process)
+            store.wait_for(lambda: store.shows("epoch   3/100"), process)
             server.go_away(how)
             time.sleep(1)
             process.send_signal(signal.SIGINT)
@@ -164,7 +164,7 @@ def ended_by(number: signal.Signals) -> Callable[[Sandbox], None]:
 
     def cause(store: Sandbox) -> None:
         process = store.start(SLOW)
-        store.wait_for(lambda: store.shows("epoch   3/150"), process)
+        store.wait_for(lambda: store.shows("epoch   3/100"), process)
         process.send_signal(number)
         expect(process.wait() == 130, "the exit status is not 130")
         expect("RUNNING" not in store.statuses(), "a run is RUNNING")
@@ -180,7 +180,7 @@ def full_disk(what: str) -> Callable[[Sandbox], None]:
     def cause(store: Sandbox) -> None:
         with store.small_disk(what) as disk:
             process = store.start(SLOW)
-            store.wait_for(lambda: store.shows("epoch   3/150"), process)
+            store.wait_for(lambda: store.shows("epoch   3/100"), process)
             filler = disk / "filler"
             with filler.open("wb") as file, _until_full():
                 while True:
