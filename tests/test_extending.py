@@ -96,6 +96,7 @@ def test_an_unknown_network_is_refused_with_the_new_one_among_the_choices(extend
     assert "got 'none'" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_parameter_is_in_the_key_only_where_it_changes_something(extended: Path) -> None:
     # a hint run that was made before the parameter existed is found
     code = """if True:

@@ -112,6 +112,7 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
     assert runs() == []
 
 
+@pytest.mark.slow
 def test_the_documented_folder_of_logits_teaches(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

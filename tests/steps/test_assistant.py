@@ -46,6 +46,7 @@ def test_each_hop_learns_from_the_one_before_beside_two_controls(made: list[Run]
     assert {run.data.params["epochs"] for run in trained} == {"2"}
 
 
+@pytest.mark.slow
 def test_the_ledger_holds_what_the_runs_say(made: list[Run]) -> None:
     parent, export, teacher, student, pupil, _, alone, straight = made
     ledger = logged_table("ledger.json", parent)
@@ -73,6 +74,7 @@ def test_the_ledger_holds_what_the_runs_say(made: list[Run]) -> None:
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_what_exists_is_linked_and_not_moved(
     made: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
