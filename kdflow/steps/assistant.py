@@ -14,9 +14,9 @@ from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.objective import ObjectiveConfig, SeveralConfig
 from kdflow.config.training import default_pupil, default_student
 from kdflow.naming import run_name, short_source
-from kdflow.needs import LogitsOf, Need, Step, Training, training
+from kdflow.needs import Need, Step, Training, training
 from kdflow.steps.baseline import beside
-from kdflow.steps.distill import DistillConfig
+from kdflow.steps.distill import DistillConfig, logits_needed
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
@@ -68,15 +68,7 @@ def title(config: AssistantConfig) -> str:
 def needs(config: AssistantConfig, dataset: Dataset) -> dict[str, Need]:
     first, *students = config.networks
     inputs: dict[str, Need] = {
-        "teacher": LogitsOf(
-            first,
-            config.holdout,
-            config.views,
-            config.view_set,
-            reading=config.reading,
-            precision=config.precision,
-            parameter="chain",
-        )
+        "teacher": logits_needed(config, first, config.views, parameter="chain")
     }
     source: str | Training = first
     for number, student in enumerate(students, start=1):

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.catalogue.networks import find_network
 from kdflow.config.brought import BroughtTeacherConfig
-from kdflow.config.objective import ObjectiveConfig, ThenDeployConfig
+from kdflow.config.objective import ObjectiveConfig, SeveralConfig, ThenDeployConfig
 from kdflow.config.training import StudentConfig, TrainingConfig, is_automatic
 from kdflow.naming import run_name
 from kdflow.needs import LayersOf, LogitsOf, Need, Step
@@ -70,17 +70,28 @@ def title(config: DistillConfig) -> str:
 
 
 def needs(config: DistillConfig, dataset: Dataset) -> dict[str, Need]:
-    inputs: dict[str, Need] = {"teacher": logits_needed(config, config.views)}
+    inputs: dict[str, Need] = {"teacher": logits_needed(config, config.teacher, config.views)}
     if config.init != "none":
         inputs["init"] = layers_of(config, config.init)
     return inputs
 
 
-def logits_needed(config: DistillConfig, views: int) -> LogitsOf:
-    """The teacher's logits, with so many views."""
-    teacher = (config.teacher, config.holdout, views, config.view_set)
+def logits_needed(
+    config: DistillConfig | SeveralConfig, teacher: str, views: int, *, parameter: str = "teacher"
+) -> LogitsOf:
+    """A teacher's logits, with so many views.
+
+    Args:
+        teacher: as `parameter` names it.
+    """
     return LogitsOf(
-        *teacher, reading=config.reading, precision=config.precision, parameter="teacher"
+        teacher,
+        config.holdout,
+        views,
+        config.view_set,
+        reading=config.reading,
+        precision=config.precision,
+        parameter=parameter,
     )
 
 

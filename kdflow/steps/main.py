@@ -13,8 +13,9 @@ from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.objective import SeveralConfig, ThenDeployConfig
 from kdflow.config.training import StudentConfig
 from kdflow.naming import run_name
-from kdflow.needs import LogitsOf, Need, Step, training
+from kdflow.needs import Need, Step, training
 from kdflow.steps.assistant import controls, distillation, hop
+from kdflow.steps.distill import logits_needed
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
@@ -57,15 +58,7 @@ def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
     with_hint = distillation(config, config.student, config.teacher).model_dump() | {"init": hint}
     pupil_alone, straight = controls(config, config.pupil, config.teacher, parameter="pupil")
     return {
-        "teacher": LogitsOf(
-            config.teacher,
-            config.holdout,
-            config.views,
-            config.view_set,
-            reading=config.reading,
-            precision=config.precision,
-            parameter="teacher",
-        ),
+        "teacher": logits_needed(config, config.teacher, config.views),
         "alone": alone,
         "hint": hint,
         "kd": kd,

@@ -122,7 +122,7 @@ def _needs(file: Study, base: DistillConfig, dataset: Dataset) -> dict[str, Need
             config = with_values(base, {name: value})
             with about("student"):
                 check_network(config, dataset, {})
-    needed = logits_needed(base, max_views(file, base))
+    needed = logits_needed(base, base.teacher, max_views(file, base))
     needs: dict[str, Need] = {"teacher": needed}
     for value in getattr(file.space.get("init"), "choices", [base.init]):
         if value != "none":

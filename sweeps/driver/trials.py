@@ -130,7 +130,7 @@ def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
     """Train one setting. A teacher's logits are read and verified here, once for all trials of this
     process."""
     if order.taught:
-        needed = logits_needed(order.config, max_views(file, order.config))
+        needed = logits_needed(order.config, order.config.teacher, max_views(file, order.config))
         if resolver.plan(needed).result is None:
             raise KdflowError(f"teacher: expected logits in {order.config.teacher}, got none")
 
