@@ -25,6 +25,7 @@ PACKAGE = Path(__file__).parent
 SHAPING = (
     "dataset.py",
     "adapt.py",
+    "features.py",
     "losses.py",
     "network.py",
     "precision.py",

@@ -8,14 +8,11 @@ import pytest
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Images
 from kdflow.errors import KdflowError
+from kdflow.features import feature_layers, feature_maps, features, start_from
 from kdflow.network import (
     architecture_sha256,
     build,
     check_fit,
-    feature_layers,
-    feature_maps,
-    features,
-    start_from,
     untrained,
     untrained_statistics,
     weights_sha256,

@@ -14,9 +14,10 @@ from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.evaluate.metrics import predict_logits
+from kdflow.features import features
 from kdflow.hardware import Precision
 from kdflow.losses import hint_loss
-from kdflow.network import architecture_sha256, build, features, untrained, weights_sha256
+from kdflow.network import architecture_sha256, build, untrained, weights_sha256
 from kdflow.precision import computing_in, predicting_in
 from kdflow.steps.run import load
 from kdflow.training.hint import fit_hint

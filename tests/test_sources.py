@@ -89,6 +89,8 @@ def test_what_only_finds_records_or_belongs_to_another_network_does_not_count(
         "dataset.py",
         "network.py",
         "views.py",
+        "features.py",
+        "precision.py",
         "training/loop.py",
         "training/objective.py",
         "training/optimizers.py",

@@ -8,6 +8,7 @@ from kdflow.config.base import validated
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
+from kdflow.features import features
 from kdflow.needs import LayersOf, Lookup
 from kdflow.results.brought import is_brought
 from kdflow.results.records import TrainedModel, current_model
@@ -44,7 +45,7 @@ def opened(need: LayersOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
     """The student up to its guided layer. The layers above have the random weights of the hint
     run's seed, which are not for the distillations that start from it."""
     student = current_model(run, need.student, dataset)
-    guided = network.features(student.network, run.tags["kdflow.guided_layer"])
+    guided = features(student.network, run.tags["kdflow.guided_layer"])
     return student._replace(
         network=guided,
         weights_sha256=network.weights_sha256(guided),

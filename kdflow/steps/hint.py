@@ -98,12 +98,13 @@ def resolved(
         KdflowError: a layer is unknown or has no maps.
     """
     from kdflow import network
+    from kdflow.features import feature_layers
 
     teaching = _teaching(inputs["teacher"], dataset)
     with about("student"):
         network.check_fit(config.student, dataset.image_shape, dataset.classes)
     learning = network.untrained(config.student, dataset.image_shape, dataset.classes)
-    hint_layer, guided_layer = network.feature_layers(
+    hint_layer, guided_layer = feature_layers(
         teaching, learning, config.hint_layer, config.guided_layer
     )
     return config.model_copy(update={"hint_layer": hint_layer, "guided_layer": guided_layer})
@@ -111,13 +112,13 @@ def resolved(
 
 def check(config: HintConfig, dataset: Dataset, inputs: Mapping[str, Found | Planned]) -> None:
     """Refuse a disk with too little room."""
-    from kdflow import network
     from kdflow.artifacts import hints
     from kdflow.cache import cache_folder
+    from kdflow.features import feature_maps
 
     if config.hint_values == "recomputed":
         return
-    hint_maps = network.feature_maps(_teaching(inputs["teacher"], dataset))
+    hint_maps = feature_maps(_teaching(inputs["teacher"], dataset))
     hint_shape = hint_maps[config.hint_layer]
     hints.check_room(cache_folder(), sum(map(len, _images(config, dataset))), hint_shape)
 
@@ -127,14 +128,15 @@ def run(
 ) -> dict[str, float]:
     from kdflow import network
     from kdflow.evaluate import plots
+    from kdflow.features import features
     from kdflow.precision import predicting_in
     from kdflow.steps.training import peak_memory_mb, size_metrics, split_images
     from kdflow.training.hint import fit_hint
 
     train, validation = split_images(run, config, dataset)
     student = network.build(config.student, train, dataset.classes, seed=config.seed)
-    guided = network.features(student, config.guided_layer)
-    hinting = network.features(teacher.network, config.hint_layer)
+    guided = features(student, config.guided_layer)
+    hinting = features(teacher.network, config.hint_layer)
     print(
         f"hints: {config.hint_layer} {_size(hinting)} of {teacher.network.name} for"
         f" {config.guided_layer} {_size(guided)} of {config.student_name}"

@@ -16,6 +16,7 @@ from kdflow.config.base import Config
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
 from kdflow.evaluate import classes, metrics, plots
+from kdflow.features import start_from
 from kdflow.network import record_of
 from kdflow.size import Size, size_of
 from kdflow.tracking.run import Run
@@ -122,7 +123,7 @@ def begin(
         keeps_weights=config.keeps_weights,
     )
     if initial is not None:
-        networks.start_from(network, initial)
+        start_from(network, initial)
     name = record_of(config.network).name
     print(f"{name}: {size_of(network)}; {len(train.indices):,} images")
     steps = config.epochs * -(-len(train.indices) // config.batch_size)

@@ -12,7 +12,8 @@ from kdflow.artifacts.hints import TEACHER_BATCH, Recomputed, cached, check_room
 from kdflow.artifacts.unfinished import Unfinished
 from kdflow.dataset import Images
 from kdflow.errors import KdflowError
-from kdflow.network import build, features
+from kdflow.features import features
+from kdflow.network import build
 
 
 class StandIn:

@@ -12,7 +12,8 @@ from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.training import default_teacher, recipe
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
-from kdflow.network import build, feature_maps, untrained
+from kdflow.features import feature_maps
+from kdflow.network import build, untrained
 from kdflow.size import multiply_adds
 
 PARAMETERS = {"vgg": 12_372_746, "fast": 1_973_944, "student": 268_650, "pupil": 131_882}

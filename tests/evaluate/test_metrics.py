@@ -17,7 +17,8 @@ from kdflow.evaluate.metrics import (
     nll,
     predict_logits,
 )
-from kdflow.network import build, features
+from kdflow.features import features
+from kdflow.network import build
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from kdflow.__main__ import main
 from kdflow.artifacts import unfinished
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Images
+from kdflow.features import features
 from kdflow.steps.hint import HintConfig
 from kdflow.steps.run import load
 from kdflow.tracking import journal
@@ -68,7 +69,7 @@ def test_each_image_passes_the_teacher_once_and_its_hints_are_kept_as_its_own(
     # the teacher is in the store from now on
     earlier, *_ = made_by([*HINT, "--holdout", holdout, "--epochs", "1"])
     teacher = mlflow.keras.load_model(f"runs:/{earlier.data.tags['kdflow.upstream.teacher']}/model")
-    reference = networks.features(teacher, "pool1")
+    reference = features(teacher, "pool1")
     passed: list[int] = []
     predict_on_batch, fit_hint = keras.Model.predict_on_batch, training.fit_hint
 

@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestCentroid
 from kdflow import network as networks
 from kdflow.artifacts import logits
 from kdflow.dataset import Images, split
+from kdflow.features import features
 from kdflow.steps.run import load
 
 pytestmark = pytest.mark.usefixtures("shared_store", "cache")
@@ -151,7 +152,7 @@ def test_a_hint_run_holds_a_student_and_what_its_guided_features_are_worth(
     train, validation = split(digits.y_train, 0.1)
     network = mlflow.keras.load_model(f"runs:/{hinted.info.run_id}/model")
     assert networks.weights_sha256(network) == hinted.data.tags["kdflow.weights_sha256"]
-    maps = np.asarray(networks.features(network, "pool1")(digits.x_train), float)
+    maps = np.asarray(features(network, "pool1")(digits.x_train), float)
     maps = maps.reshape(len(maps), -1)
     probe = NearestCentroid().fit(maps[train], digits.y_train[train])
     expected = probe.score(maps[validation], digits.y_train[validation])

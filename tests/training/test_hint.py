@@ -11,7 +11,8 @@ from kdflow.artifacts.hints import Cached, Hints
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
-from kdflow.network import build, features
+from kdflow.features import features
+from kdflow.network import build
 from kdflow.training.hint import fit_hint, regressed_maps
 from kdflow.training.progress import Metrics
 
