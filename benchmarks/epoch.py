@@ -1,68 +1,120 @@
 """What one epoch of distillation costs, against what a user would run instead.
 
-    python benchmarks/epoch.py
+    python benchmarks/epoch.py                    `student`: about eight minutes on two cores
+    python benchmarks/epoch.py whitened fast
 
-In alternation, in one process, on 45,000 random images of CIFAR-10's shape:
+In alternation, in one process, on random images of CIFAR-10's shape:
 
-* plain: `fit` of the same student from labels alone, compiled as in Keras' documentation;
+* plain: `fit` of the same network from labels alone, compiled as in Keras' documentation;
 * kdflow: an epoch of `kdflow.training.loop.fit` from cached logits, everything in it included;
 * augmented: the same in 50 views, mirrored and shifted by up to 2 pixels, each with its own logits;
-* live: `keras.distillation.Distiller`, which runs the teacher `vgg` on every batch, on 2,560 of the
-  images, with its time scaled up to all of them.
+* live: `keras.distillation.Distiller`, which runs the teacher `vgg` on every batch, on few of the
+  images, with its time scaled up to all of them;
+* torch: a loop of PyTorch from cached logits, channels last, where it is installed (extra `torch`);
+  torch bfloat16: the same under autocast.
 
-Each round runs the four in another order, since each run affects the one after it.
-Prints the seconds of each and the ratios round by round. About eight minutes on two cores.
+kdflow and Keras compute in what `precision=auto` stands for here. Each round runs all in another
+order, since each run affects the one after it. Prints the seconds of each and the ratios round by
+round.
 """
 
+import argparse
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import product
 
 import keras
 import numpy as np
 
 from kdflow import network
+from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
+from kdflow.hardware import native_precision
+from kdflow.precision import computing_in
 from kdflow.training.loop import fit
 from kdflow.training.objective import Distillation
 
-IMAGES, BATCH, ROUNDS, VIEWS = 45_000, 64, 15, 50
-LIVE_IMAGES = 40 * BATCH
+VIEWS, TEACHER = 50, "vgg"
 
 
-def plain_student(train: Images) -> keras.Model:
-    student = network.build("student", train, 10, seed=0)
-    student.compile(
+@dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+        images: how many an epoch has.
+        live: how many of them the live teacher sees.
+    """
+
+    images: int
+    live: int
+    rounds: int
+
+
+TASKS = {
+    "student": Task(45_000, 2_560, 15),
+    "whitened": Task(8_192, 1_024, 8),
+    "fast": Task(2_048, 1_024, 5),
+}
+
+
+def plain_fit(name: str, train: Images, batch_size: int) -> Callable[[], float]:
+    model = network.build(name, train, 10, seed=0)
+    model.compile(
         "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
     )
-    return student
+    return lambda: _seconds_of_fit(model, train, batch_size)
 
 
-def live_distiller(train: Images) -> keras.Model:
+def live_distiller(name: str, train: Images, batch_size: int, count: int) -> Callable[[], float]:
     distiller = keras.distillation.Distiller(
-        teacher=network.build("vgg", train, 10, seed=0),
-        student=network.build("student", train, 10, seed=0),
+        teacher=network.build(TEACHER, train, 10, seed=0),
+        student=network.build(name, train, 10, seed=0),
         distillation_losses=keras.distillation.LogitsDistillation(
             temperature=4.0, loss="kl_divergence"
         ),
         student_loss_weight=0.1,
     )
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return distiller
+    few = Images(train.images[:count], train.labels[:count], np.arange(count))
+    return lambda: _seconds_of_fit(distiller, few, batch_size) * len(train.images) / count
 
 
-def distillation(train: Images, view_count: int) -> Callable[[], float]:
-    """A function that trains for one epoch more, and returns the seconds that this took."""
-    shape = (view_count, len(train.images), 10)
-    logits = np.random.default_rng(1).normal(0, 3, shape).astype(np.float32)
+def _seconds_of_fit(model: keras.Model, train: Images, batch_size: int) -> float:
+    started = time.perf_counter()
+    with computing_in(native_precision(), model):
+        model.fit(train.images, train.labels, batch_size=batch_size, verbose=0)
+    return time.perf_counter() - started
+
+
+def distillation(
+    name: str, train: Images, logits: np.ndarray, batch_size: int, rounds: int
+) -> Callable[[], float]:
+    """A function that trains for one epoch more, and returns the seconds that this took.
+
+    Args:
+        logits: (views, images, classes).
+    """
+    recipe = NETWORKS[name].recipe
     epochs = fit(
-        network.build("student", train, 10, seed=0),
+        network.build(name, train, 10, seed=0),
         train,
-        Images(train.images, train.labels, np.arange(BATCH)),
+        Images(train.images, train.labels, np.arange(batch_size)),
         Distillation(logits, temp=4, alpha=0.9),
-        Settings("adam", 0.001, ROUNDS + 1, BATCH, seed=0, views=view_count),
+        Settings(
+            recipe.optimizer,
+            recipe.learning_rate,
+            rounds + 1,
+            batch_size,
+            seed=0,
+            views=len(logits),
+            precision=native_precision(),
+        ),
     )
 
     def seconds() -> float:
@@ -73,29 +125,30 @@ def distillation(train: Images, view_count: int) -> Callable[[], float]:
     return seconds
 
 
-def main() -> None:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (IMAGES, 32, 32, 3), np.uint8)
-    labels = rng.integers(10, size=IMAGES).astype(np.uint8)
-    train = Images(images, labels, np.arange(IMAGES))
-    plain, live = plain_student(train), live_distiller(train)
-
-    def seconds_of_fit(model: keras.Model, count: int) -> float:
-        started = time.perf_counter()
-        model.fit(images[:count], labels[:count], batch_size=BATCH, verbose=0)
-        return (time.perf_counter() - started) * IMAGES / count
-
-    epoch_of: dict[str, Callable[[], float]] = {
-        "plain": lambda: seconds_of_fit(plain, IMAGES),
-        "kdflow": distillation(train, view_count=1),
-        "augmented": distillation(train, view_count=VIEWS),
-        "live": lambda: seconds_of_fit(live, LIVE_IMAGES),
+def epochs_of(name: str, task: Task) -> dict[str, Callable[[], float]]:
+    """By what it is called, a function that trains `name` for one epoch more and returns the
+    seconds that this took."""
+    rng, batch_size = np.random.default_rng(0), NETWORKS[name].recipe.batch_size
+    images = rng.integers(0, 256, (task.images, 32, 32, 3), np.uint8)
+    labels = rng.integers(10, size=task.images).astype(np.uint8)
+    train = Images(images, labels, np.arange(task.images))
+    logits = rng.normal(0, 3, (VIEWS, task.images, 10)).astype(np.float32)
+    epoch_of = {
+        "plain": plain_fit(name, train, batch_size),
+        "kdflow": distillation(name, train, logits[:1], batch_size, task.rounds),
+        "augmented": distillation(name, train, logits, batch_size, task.rounds),
+        "live": live_distiller(name, train, batch_size, task.live),
     }
-    counted = in_alternation(epoch_of, ROUNDS)
-    for name in epoch_of:
-        show(f"{name}, seconds per {IMAGES:,} images", [each[name] for each in counted])
-    for name, other in (("kdflow", "plain"), ("augmented", "plain"), ("kdflow", "live")):
-        show(f"{name} / {other}", [each[name] / each[other] for each in counted])
+    if not find_spec("torch"):
+        print("torch is not installed, so it is left out (pip install -e '.[torch]')")
+        return epoch_of
+    import pytorch
+
+    given = name, images, labels, logits[0], batch_size
+    return epoch_of | {
+        "torch": pytorch.distillation(*given),
+        "torch bfloat16": pytorch.distillation(*given, bfloat16=True),
+    }
 
 
 def in_alternation(
@@ -114,6 +167,24 @@ def in_alternation(
 def show(name: str, values: list[float]) -> None:
     median = statistics.median(values)
     print(f"{name:36} median {median:8.3f}  min {min(values):8.3f}  max {max(values):8.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("networks", nargs="*", help=f"of {', '.join(TASKS)}", default=["student"])
+    parser.add_argument("--rounds", type=int, help="how often each is timed")
+    given = parser.parse_args()
+    for name in given.networks:
+        task = TASKS[name]
+        task = replace(task, rounds=given.rounds or task.rounds)
+        epoch_of = epochs_of(name, task)
+        counted = in_alternation(epoch_of, task.rounds)
+        print(f"{name} in {native_precision()}:")
+        for each in epoch_of:
+            show(f"{each}, seconds of {task.images:,} images", [it[each] for it in counted])
+        for ours, other in product(("kdflow", "augmented"), epoch_of):
+            if other not in ("kdflow", "augmented"):
+                show(f"{ours} / {other}", [each[ours] / each[other] for each in counted])
 
 
 if __name__ == "__main__":

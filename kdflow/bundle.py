@@ -38,9 +38,12 @@ def fits(source: str, dataset: Dataset, holdout: float) -> bool:
     return is_meant(source, dataset) and holdout in (0, described()["config"]["holdout"])
 
 
-def has_logits(source: str, dataset: Dataset, holdout: float, views: int, view_set: str) -> bool:
+def has_logits(
+    source: str, dataset: Dataset, holdout: float, views: int, view_set: str, averaged: bool
+) -> bool:
     """Whether the logits of so many views of what `source` names come with kdflow."""
-    return view_set == "shifts" and views <= VIEWS and fits(source, dataset, holdout)
+    is_held = view_set == "shifts" and not averaged and views <= VIEWS
+    return is_held and fits(source, dataset, holdout)
 
 
 def precision() -> Precision:

@@ -55,6 +55,7 @@ class LogitsOf(Need):
         holdout: as of `ModelOf`.
         views: how many views are needed; an export may hold more.
         view_set: of which set.
+        averaged: whether those of a view are the mean over it and its mirror image.
         reading: how a model or a folder is read that is not kdflow's.
         precision: what the logits, and a model that has yet to be trained, are computed in.
     """
@@ -63,6 +64,7 @@ class LogitsOf(Need):
     holdout: float
     views: int
     view_set: str = "shifts"
+    averaged: bool = False
     reading: Reading = field(default=Reading(), kw_only=True)
     precision: AskedPrecision = field(default="auto", kw_only=True)
 

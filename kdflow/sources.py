@@ -28,6 +28,7 @@ SHAPING = (
     "features.py",
     "losses.py",
     "network.py",
+    "pipeline.py",
     "precision.py",
     "size.py",
     "views.py",

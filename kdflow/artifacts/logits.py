@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdflow.artifacts.alignment import check_order
+from kdflow.config.base import canonical
 from kdflow.dataset import Dataset, sha256
 from kdflow.errors import KdflowError, Unfit, Unreachable
 from kdflow.evaluate.metrics import accuracy
@@ -37,6 +38,7 @@ class Manifest(BaseModel):
         dataset, dataset_digest: the images that the rows belong to.
         holdout: the share of training images that the teacher never trained on, where known.
         views: what the first axis enumerates.
+        averaged: whether the logits of a view are the mean over it and its mirror image.
         dtype: of the stored logits.
         class_names: what the last axis enumerates.
         sha256: of each array's bytes.
@@ -56,6 +58,7 @@ class Manifest(BaseModel):
     dataset_digest: str
     holdout: float | None = None
     views: list[View | PhotoView] = Field(min_length=1)
+    averaged: bool = False
     dtype: Literal["float16", "float32"]
     class_names: list[str]
     sha256: dict[str, str]
@@ -97,6 +100,7 @@ def write(
     holdout: float | None = None,
     in_order: bool = False,
     view_set: str = "shifts",
+    averaged: bool = False,
 ) -> Manifest:
     """Write logits and their manifest into `folder`, which is made.
 
@@ -105,6 +109,7 @@ def write(
             first ones of their set, the images in the data set's own order.
         in_order: whether the order is certain, since kdflow has just made them.
         view_set: a key of `views.VIEW_SETS`.
+        averaged: whether those of a view are the mean over it and its mirror image.
 
     Raises:
         KdflowError: the arrays' shape or type is another one, there are more views than exist, a
@@ -147,6 +152,7 @@ def write(
         dataset_digest=dataset.digest,
         holdout=holdout,
         views=list(VIEW_SETS[view_set][: len(train)]),
+        averaged=averaged,
         dtype=train.dtype.name,  # type: ignore[arg-type]
         class_names=list(dataset.class_names),
         sha256={split: sha256(array) for split, array in arrays.items()},
@@ -174,6 +180,7 @@ def read(
     *,
     views: int = 1,
     view_set: str = "shifts",
+    averaged: bool = False,
     in_order: bool = False,
 ) -> Logits:
     """The logits in `folder`, once they are shown to belong to `dataset`.
@@ -181,10 +188,12 @@ def read(
     Args:
         views: how many views are needed, at least; the folder may hold more.
         view_set: of which set, a key of `views.VIEW_SETS`.
+        averaged: whether those of a view have to be the mean over it and its mirror image.
         in_order: whether the order is certain, since kdflow made them.
 
     Raises:
-        Unfit: the manifest is missing or malformed, or names another data set; an array is
+        Unfit: the manifest is missing or malformed, or names another data set; the logits are of
+            other views, or averaged where they should not be, or the reverse; an array is
             missing, has another shape or type, a changed byte, a value that is not finite, or
             probabilities; the accuracy recomputed from it is not the recorded one; or its rows are
             in another order.
@@ -205,6 +214,12 @@ def read(
             + f" (export them with views={views}"
             + ("" if view_set == "shifts" else f" view_set={view_set}")
             + ")"
+        )
+    if manifest.averaged != averaged:
+        asked, found = canonical(averaged), canonical(manifest.averaged)
+        raise Unfit(
+            f"logits in {folder}: expected averaged={asked}, as this run, got averaged={found}"
+            f" (export them with averaged={asked})"
         )
     train, test = (_read_array(folder, manifest, dataset, split) for split in SPLITS)
     if not in_order:

@@ -7,6 +7,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from kdflow.config.base import Config, rarely
 from kdflow.hardware import Precision
 
+DECAYING = ("adamw", "muon")  # the optimisers that take `weight_decay`
+
 Keep = Literal["last", "best_loss", "best_accuracy"]
 
 
@@ -44,8 +46,8 @@ class FittingConfig(Config):
         0,
         ge=0,
         le=1,
-        description="of optimizer=adamw: share of each weight that is taken off per step and unit"
-        " of learning rate, except of biases and normalisation",
+        description="of optimizer=adamw or muon: share of each weight that is taken off per step"
+        " and unit of learning rate, except of biases and normalisation",
         json_schema_extra=rarely(0),
     )
     warmup: int = Field(

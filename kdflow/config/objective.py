@@ -8,7 +8,7 @@ from kdflow.catalogue.losses import LOSSES
 from kdflow.config.base import Config, Seed, canonical, one_of
 from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.precision import PrecisionConfig
-from kdflow.config.views import Views, ViewSetConfig
+from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
 
 LossName = Annotated[str, one_of(LOSSES)]
 ReusePolicy = Literal["same_code", "any", "never"]
@@ -51,7 +51,7 @@ WeightsConfig = create_model(
 """The loss and the parameters that one loss alone has, a field each."""
 
 
-class ObjectiveConfig(WeightsConfig, ViewSetConfig):  # type: ignore[valid-type,misc]
+class ObjectiveConfig(WeightsConfig, ViewSetConfig, AveragedConfig):  # type: ignore[valid-type,misc]
     """What every step that distils takes."""
 
     temp: float = Field(4, ge=0.01, le=1000, description="temperature T of the soft targets")

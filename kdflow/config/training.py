@@ -19,11 +19,11 @@ from kdflow.config.base import (
     Seed,
     rarely,
 )
-from kdflow.config.fitting import FittingConfig, Settings
+from kdflow.config.fitting import DECAYING, FittingConfig, Settings
 from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import Views, ViewSetConfig
 
-OptimizerName = Literal["adam", "adamw", "sgd", "speedrun"]
+OptimizerName = Literal["adam", "adamw", "muon", "sgd", "speedrun"]
 ScheduleName = Literal["constant", "cosine", "triangular"]
 
 
@@ -71,8 +71,8 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
     batch_size: BatchSize
     learning_rate: LearningRate
     optimizer: OptimizerName = Field(
-        description="adam, adamw (see weight_decay), sgd with Nesterov momentum 0.9, or speedrun:"
-        " sgd as in Jordan 2024, for networks with batch normalisation"
+        description="adam, adamw or muon (see weight_decay), sgd with Nesterov momentum 0.9, or"
+        " speedrun: sgd as in Jordan 2024, for networks with batch normalisation"
     )
     schedule: ScheduleName = Field(
         description="how the learning rate goes on from learning_rate, its largest value: constant,"
@@ -118,7 +118,7 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.weight_decay and self.optimizer != "adamw":
+        if self.weight_decay and self.optimizer not in DECAYING:
             raise ValueError(
                 f"weight_decay: expected 0 with optimizer={self.optimizer}, got {self.weight_decay}"
             )

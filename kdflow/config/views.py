@@ -36,3 +36,14 @@ class ViewSetConfig(Config):
     def view_count(self) -> int:
         """How many views of the set are shown."""
         return int(getattr(self, self.views_field))
+
+
+class AveragedConfig(Config):
+    """Whether a teacher is asked about mirror images too."""
+
+    averaged: bool = Field(
+        False,
+        description="the teacher's logits of each view are the mean of those of the view and of its"
+        " mirror image (true), which most teachers are more often right with, or its own (false)",
+        json_schema_extra=rarely(False),
+    )

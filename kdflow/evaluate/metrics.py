@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 
 from kdflow import interrupts, views
 from kdflow.image_file import Pixels, batches_in_part
+from kdflow.pipeline import in_batches
 
 PREDICT_BATCH = 250
 ECE_BINS = 15
@@ -39,7 +40,9 @@ def predict_logits(
             shown = views.apply(images, np.full(len(part), view), part, view_set)
         with interrupts.delayed():
             logits = model.predict(
-                shown, batch_size=PREDICT_BATCH, verbose=0, callbacks=[_Interruptible()]
+                **in_batches(shown, batch_size=PREDICT_BATCH),
+                verbose=0,
+                callbacks=[_Interruptible()],
             )
         parts.append(logits)
     return np.concatenate(parts).astype(np.float32, copy=False)

@@ -16,7 +16,7 @@ from kdflow.results import models
 from kdflow.results.brought import check_pixels, is_brought, weak_teacher
 from kdflow.results.records import TeacherLogits, remark
 from kdflow.tracking.artifacts import logits_folder
-from kdflow.tracking.find import PRECISION_TAG, FoundRun, find_runs, get_run
+from kdflow.tracking.find import AVERAGED_TAG, PRECISION_TAG, FoundRun, find_runs, get_run
 
 
 def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
@@ -30,7 +30,9 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
     folder = Path(need.source)
     if is_probabilities:
         folder = as_logits(folder, dataset)
-    read = logits.read(folder, dataset, views=need.views, view_set=need.view_set)
+    read = logits.read(
+        folder, dataset, views=need.views, view_set=need.view_set, averaged=need.averaged
+    )
     _check_holdout(read.manifest.holdout, need.holdout)
     taught = TeacherLogits(f"sha256:{read.manifest_sha256}", read, need.views)
     _check_against_chance(taught, need, dataset)
@@ -54,13 +56,19 @@ def _exports(source: str, need: LogitsOf, dataset: Dataset) -> list[FoundRun]:
         "kdflow.upstream.model": source,
         "kdflow.dataset_digest": dataset.digest,
     }
-    wanted = resolved(_precision(need, dataset))
-    return [run for run in find_runs(tags) if run.tags.get(PRECISION_TAG, "float32") == wanted]
+    wanted = resolved(_precision(need, dataset)), need.view_set, need.averaged
+    return [run for run in find_runs(tags) if _how(run) == wanted]
+
+
+def _how(run: FoundRun) -> tuple[str, str, bool]:
+    """What an export computed in, which set its views are of, and whether it averaged."""
+    precision = run.tags.get(PRECISION_TAG, "float32")
+    return precision, run.params.get("view_set", "shifts"), AVERAGED_TAG in run.tags
 
 
 def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
     """What the logits are computed in. Those that come with kdflow are what they are."""
-    counted = need.views, need.view_set
+    counted = need.views, need.view_set, need.averaged
     is_bundled = bundle.has_logits(need.source, dataset, need.holdout, *counted)
     return bundle.precision() if is_bundled else need.precision
 
@@ -68,7 +76,12 @@ def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
 def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
     """The logits of an export, verified; one with more views than needed serves."""
     read = logits.read(
-        logits_folder(run), dataset, views=need.views, view_set=need.view_set, in_order=True
+        logits_folder(run),
+        dataset,
+        views=need.views,
+        view_set=need.view_set,
+        averaged=need.averaged,
+        in_order=True,
     )
     _check_holdout(read.manifest.holdout, need.holdout)
     taught = TeacherLogits(run.run_id, read, need.views, remark(run))
@@ -79,13 +92,15 @@ def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
 def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """An export of the model. The bundled logits come with all their views."""
     model = _model(need)
-    is_bundled = need.view_set == "shifts" and bundle.fits(need.source, dataset, model.holdout)
+    counted = min(need.views, bundle.VIEWS), need.view_set, need.averaged
+    is_bundled = bundle.has_logits(need.source, dataset, model.holdout, *counted)
     return "export_logits", {
         **dataset.parameters,
         "holdout": model.holdout,
         "model": need.source,
         "views": max(need.views, bundle.VIEWS) if is_bundled else need.views,
         "view_set": need.view_set,
+        "averaged": need.averaged,
         "precision": need.precision,
         "pixels": need.reading.pixels,
         "allow_weak_teacher": need.reading.allow_weak,

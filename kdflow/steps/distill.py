@@ -89,6 +89,7 @@ def logits_needed(
         config.holdout,
         views,
         config.view_set,
+        config.averaged,
         reading=config.reading,
         precision=config.precision,
         parameter=parameter,

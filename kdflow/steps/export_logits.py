@@ -15,7 +15,7 @@ from pydantic import Field
 
 from kdflow.config.brought import BroughtModelConfig
 from kdflow.config.precision import PrecisionConfig
-from kdflow.config.views import Views, ViewSetConfig
+from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 IMAGES_AT_A_TIME = 5000
 
 
-class ExportLogitsConfig(BroughtModelConfig, ViewSetConfig, PrecisionConfig):
+class ExportLogitsConfig(BroughtModelConfig, ViewSetConfig, AveragedConfig, PrecisionConfig):
     """Log a model's raw logits on every training and test image as a verified artifact."""
 
     model: str = Field(
@@ -51,7 +51,8 @@ class ExportLogitsConfig(BroughtModelConfig, ViewSetConfig, PrecisionConfig):
 
 
 def title(config: ExportLogitsConfig) -> str:
-    return run_name(f"views={config.views}", "export_logits", short_source(config.model))
+    averaged = "averaged" if config.averaged else ""
+    return run_name(f"views={config.views}", averaged, "export_logits", short_source(config.model))
 
 
 def needs(config: ExportLogitsConfig, dataset: Dataset) -> dict[str, Need]:
@@ -79,7 +80,7 @@ def resolved(
 def _come_with_kdflow(config: ExportLogitsConfig, dataset: Dataset) -> bool:
     from kdflow import bundle
 
-    counted = config.views, config.view_set
+    counted = config.views, config.view_set, config.averaged
     return bundle.has_logits(config.model, dataset, config.holdout, *counted)
 
 
@@ -103,10 +104,11 @@ def run(
     from kdflow import bundle
     from kdflow.artifacts import logits
     from kdflow.tracking.artifacts import LOGITS_FOLDER
-    from kdflow.tracking.find import PRECISION_TAG
+    from kdflow.tracking.find import AVERAGED_TAG, PRECISION_TAG
 
     started = time.perf_counter()
-    run.set_tags({PRECISION_TAG: config.computed_in})
+    averaged = {AVERAGED_TAG: "true"} if config.averaged else {}
+    run.set_tags({PRECISION_TAG: config.computed_in} | averaged)
     if _come_with_kdflow(config, dataset):
         print(f"logits: these come with kdflow too, in {config.precision}")
         manifest = logits.read(bundle.LOGITS, dataset, views=bundle.VIEWS).manifest
@@ -139,6 +141,7 @@ def _export(
             network,
             view_count=config.views,
             view_set=config.view_set,
+            averaged=config.averaged,
             place=run.place,
         )
         manifest = logits.write(
@@ -153,6 +156,7 @@ def _export(
             holdout=model.holdout,
             in_order=True,
             view_set=config.view_set,
+            averaged=config.averaged,
         )
         run.log_folder(Path(folder), LOGITS_FOLDER)
     return manifest
@@ -165,9 +169,11 @@ def logits_per_view(
     place: Unfinished | None = None,
     split: str = "",
     view_set: str = "shifts",
+    averaged: bool = False,
 ) -> np.ndarray:
-    """(views, images, classes) float32. Only a part of the images is copied at a time; the parts
-    that `place` keeps of this split, from before an interrupt, are not computed again."""
+    """(views, images, classes) float32, each view's own or the mean over it and its mirror image.
+    Only a part of the images is copied at a time; the parts that `place` keeps of this split, from
+    before an interrupt, are not computed again."""
     import numpy as np
     from tqdm import tqdm
 
@@ -185,10 +191,15 @@ def logits_per_view(
         return logits
 
     parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))
-    jobs = list(product(range(view_count), parts))
+    computed_views = view_count + view_count % 2 if averaged else view_count  # whole pairs
+    jobs = list(product(range(computed_views), parts))
     with tqdm(jobs, unit="part", disable=None, leave=False) as bar:
         per_part = [computed(view, part) for view, part in bar]
-    return np.concatenate(per_part).reshape(view_count, len(images), -1)
+    logits = np.concatenate(per_part).reshape(computed_views, len(images), -1)
+    if averaged:  # a view of an odd number is the mirror image of the one before it
+        means = (logits[0::2] + logits[1::2]) / 2
+        logits = np.repeat(means, 2, axis=0)[:view_count]
+    return logits
 
 
 EXPORT_LOGITS = Step(

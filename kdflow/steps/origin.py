@@ -19,7 +19,7 @@ def upstream_needs(source: str) -> dict[str, Need]:
     """The `logits` that taught the run `source` and their `teacher`, as far as they are runs in the
     store."""
     from kdflow.results.brought import is_brought
-    from kdflow.tracking.find import get_run
+    from kdflow.tracking.find import AVERAGED_TAG, get_run
 
     if is_automatic(source) or is_brought(source):
         return {}
@@ -30,7 +30,8 @@ def upstream_needs(source: str) -> dict[str, Need]:
             distilled = get_run(source).params
             holdout, views = float(distilled["holdout"]), int(distilled["views"])
             view_set = distilled.get("view_set", "shifts")
-            needs["logits"] = LogitsOf(logits, holdout, views, view_set)
+            averaged = AVERAGED_TAG in get_run(logits).tags
+            needs["logits"] = LogitsOf(logits, holdout, views, view_set, averaged)
         if teacher := upstream.get(TEACHER):
             needs["teacher"] = ModelOf(teacher, float(get_run(teacher).params["holdout"]))
     except KdflowError as error:

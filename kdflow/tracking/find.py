@@ -16,6 +16,7 @@ from kdflow.tracking.store import address, patiently
 SOURCES = "auto, a network's name, a run id or the path of logits or of a model"
 CODE_TAG, HARDWARE_TAG = "kdflow.code_sha256", "kdflow.hardware"
 PRECISION_TAG = "kdflow.precision"  # of exports; those of before it existed are in float32
+AVERAGED_TAG = "kdflow.averaged"  # of exports whose logits are means over mirror images
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 from tqdm import tqdm
 
@@ -15,6 +16,7 @@ from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
 from kdflow.image_file import batches_in_part
+from kdflow.pipeline import in_batches
 from kdflow.precision import computing_in
 from kdflow.training.objective import Objective
 from kdflow.training.optimizers import make_optimizer
@@ -139,22 +141,17 @@ def fit(
         steps_per_execution=batches_at_once(network, settings.batch_size),
     )
 
-    def data(epoch: int, first: int, end: int) -> dict[str, Any]:
+    def arrays(epoch: int, first: int, end: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         part = slice(first * settings.batch_size, end * settings.batch_size)
-        images, targets = epoch_data(
-            train,
-            objective,
-            settings.views,
-            settings.seed,
-            epoch,
-            part,
-            settings.view_set,
-        )
-        return {"x": images, "y": targets, "batch_size": settings.batch_size}
+        shown = settings.views, settings.seed, epoch, part, settings.view_set
+        return epoch_data(train, objective, *shown)
 
-    batch = data(1, 0, 1)
-    part = batches_in_part(batch["x"].nbytes + sum(array.nbytes for array in batch["y"].values()))
-    del batch
+    def data(epoch: int, first: int, end: int) -> dict[str, Any]:
+        return in_batches(*arrays(epoch, first, end), batch_size=settings.batch_size)
+
+    images, targets = arrays(1, 0, 1)
+    part = batches_in_part(images.nbytes + sum(array.nbytes for array in targets.values()))
+    del images, targets
     loop = Loop(learner, network, data, len(train.indices), part, settings, place)
     averages = Averages(learner)
     yield from enumerate(loop.history, start=1)

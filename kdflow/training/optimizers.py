@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kdflow.config.fitting import Settings
+from kdflow.config.fitting import DECAYING, Settings
 from kdflow.training.schedules import schedule
 
 WEIGHT_DECAY = 0.0178  # per step and unit of learning rate
@@ -49,8 +49,41 @@ class SpeedrunSGD(keras.optimizers.SGD):
         self.assign(variable, ops.where(due, between, fast))
 
 
+class Muon(keras.optimizers.Muon):
+    """Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"): the
+    step of a kernel, as a matrix of (values that enter an output, outputs), is made orthogonal.
+    Keras leaves the kernels of convolutions to AdamW, here they are such matrices too. Left to
+    AdamW are biases, normalisation, depthwise kernels and the last kernel, which gives the logits.
+    """
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        kernels = [index for index, each in enumerate(variables) if len(each.shape) > 1]
+        self.last_kernel = kernels[-1] if kernels else None
+        super().build(variables)
+
+    def _should_use_adamw(self, variable: Any) -> bool:
+        is_last = self._get_variable_index(variable) == self.last_kernel
+        # a depthwise kernel has one output for each input: there is nothing to be orthogonal to
+        return is_last or len(variable.shape) not in (2, 4) or variable.shape[-1] == 1
+
+    def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
+        matrix = ops.reshape(x, (-1, x.shape[-1]))
+        return ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), x.shape)
+
+    def lr_adjust(self, x: Any) -> Any:
+        return ops.reshape(super().lr_adjust(ops.reshape(x, (-1, x.shape[-1]))), x.shape)
+
+
+def _muon(rate: Any, steps: int, weight_decay: float = 0, **options: Any) -> keras.Optimizer:
+    optimizer = Muon(rate, weight_decay=weight_decay, adam_weight_decay=weight_decay, **options)
+    return _decaying_kernels_alone(optimizer)
+
+
 def _adamw(rate: Any, steps: int, **options: Any) -> keras.Optimizer:
-    optimizer = keras.optimizers.AdamW(rate, **options)
+    return _decaying_kernels_alone(keras.optimizers.AdamW(rate, **options))
+
+
+def _decaying_kernels_alone(optimizer: keras.Optimizer) -> keras.Optimizer:
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
 
@@ -60,6 +93,7 @@ def _adamw(rate: Any, steps: int, **options: Any) -> keras.Optimizer:
 OPTIMIZERS: dict[str, Callable[..., keras.Optimizer]] = {
     "adam": lambda rate, steps, **options: keras.optimizers.Adam(rate, **options),
     "adamw": _adamw,
+    "muon": _muon,
     "sgd": lambda rate, steps, **options: keras.optimizers.SGD(
         rate, momentum=0.9, nesterov=True, **options
     ),
@@ -76,7 +110,7 @@ def make_optimizer(settings: Settings, steps_per_epoch: int) -> keras.Optimizer:
     steps = settings.epochs * steps_per_epoch
     rate = schedule(settings, steps_per_epoch)
     options: dict[str, Any] = {}
-    if settings.optimizer == "adamw":
+    if settings.optimizer in DECAYING:
         options["weight_decay"] = settings.weight_decay
     if settings.clip_norm:
         options["global_clipnorm"] = settings.clip_norm

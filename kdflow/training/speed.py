@@ -1,6 +1,7 @@
 """How long a network's work takes on this machine."""
 
 import time
+from functools import cache
 
 import keras
 import numpy as np
@@ -11,16 +12,32 @@ from kdflow.hardware import Precision
 from kdflow.precision import computing_in
 from kdflow.size import multiply_adds
 
-AT_ONCE, WORK_AT_ONCE = 16, 4e9  # batches and multiplications, at most: a fifth of a second
+CALL_SECONDS = 0.1  # at the speed of a large matrix product, so a few times as long in fact
+BATCH_SECONDS = 0.002  # that a batch takes however small the network and fast the machine
+SIDE, PRODUCTS = 1024, 10  # of the matrices that are multiplied to measure that speed; how often
 SAMPLED_SECONDS = 1.0
 
 
 def batches_at_once(network: keras.Model, batch_size: int) -> int:
     """How many batches are trained on in one call from Python: many of a small network, since a
     call then takes a tenth of the time; one of a large network, since only between calls the
-    progress bar moves and Ctrl-C is handled."""
-    per_batch = multiply_adds(network) * batch_size
-    return max(1, min(AT_ONCE, int(WORK_AT_ONCE / max(per_batch, 1))))
+    progress bar moves and Ctrl-C is handled. The weights do not depend on it."""
+    multiplications = 3 * multiply_adds(network) * batch_size  # forwards, and twice backwards
+    seconds = max(multiplications / multiplications_per_second(), BATCH_SECONDS)
+    return max(1, int(CALL_SECONDS / seconds))
+
+
+@cache
+def multiplications_per_second(dtype: Precision = "float32") -> float:
+    """How fast Keras multiplies large matrices on this machine: more than any network reaches."""
+    matrix = keras.ops.ones((SIDE, SIDE), dtype)
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix))
+        return time.perf_counter() - started
+
+    return SIDE**3 / min(seconds() for _ in range(PRODUCTS))
 
 
 def seconds_per_image(

@@ -15,10 +15,11 @@ C = TypeVar("C", bound=BaseModel)
 
 # Not a parameter of the sweep: trials never read the test set, and the finals always do.
 NOT_A_USERS = ("evaluate_test",)
-# The parameters that are left out would choose another teacher, other images, other views or a
-# lucky seed, or train one student with settings that suit another.
+# The parameters that are left out would choose another teacher, other images, other views, other
+# logits or a lucky seed, or train one student with settings that suit another.
 CHOSEN_ONCE = (
-    *("dataset", "holdout", "seed", "student", "initial_weights", "view_set", "precision"),
+    *("dataset", "holdout", "seed", "student", "initial_weights", "precision"),
+    *("view_set", "averaged"),
     *BroughtTeacherConfig.model_fields,
     "teacher",
 )

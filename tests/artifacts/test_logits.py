@@ -223,6 +223,22 @@ def test_views_of_another_set_are_refused(folder: Path, tiny: Dataset, tmp_path:
         logits.read(tmp_path / "photos", tiny)
 
 
+def test_means_over_mirror_images_are_not_taken_for_a_views_own_logits(
+    folder: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        KdflowError, match="expected averaged=true, as this run, got averaged=false"
+    ):
+        logits.read(folder, tiny, averaged=True)
+    arrays = made_for(tiny)
+    logits.write(tmp_path / "means", *arrays, tiny, teacher="abc", network="vgg", averaged=True)
+    assert logits.read(tmp_path / "means", tiny, averaged=True).manifest.averaged
+    with pytest.raises(
+        KdflowError, match="expected averaged=false, as this run, got averaged=true"
+    ):
+        logits.read(tmp_path / "means", tiny)
+
+
 def test_a_changed_byte_is_refused(folder: Path, tiny: Dataset) -> None:
     path = folder / "test_logits.npy"
     content = bytearray(path.read_bytes())

@@ -4,6 +4,7 @@ import pytest
 
 from kdflow import views
 from kdflow.dataset import Images
+from kdflow.evaluate import metrics
 from kdflow.network import build
 from kdflow.steps import export_logits
 from kdflow.steps.export_logits import logits_per_view
@@ -40,17 +41,32 @@ def test_each_image_has_the_logits_of_each_of_its_views_however_many_parts_there
     assert distances[~np.eye(4 * 23, dtype=bool)].min() > 2e-5
 
 
+@pytest.mark.parametrize("view_count", [1, 3, 4])
+def test_averaged_logits_are_means_over_a_view_and_its_mirror_image(
+    images: np.ndarray, network: keras.Model, monkeypatch: pytest.MonkeyPatch, view_count: int
+) -> None:
+    monkeypatch.setattr(export_logits, "IMAGES_AT_A_TIME", 7)
+    found = logits_per_view(network, images, view_count, averaged=True)
+    assert found.shape == (view_count, 23, 4)
+    for view in range(view_count):
+        shown = views.apply(images, np.full(23, view))
+        mirrored = views.apply(images, np.full(23, view + 1 if view % 2 == 0 else view - 1))
+        both = [np.asarray(network(each, training=False)) for each in (shown, mirrored)]
+        np.testing.assert_allclose(found[view], np.mean(both, axis=0), atol=1e-5)
+
+
 def test_no_part_is_larger_than_may_be_copied_at_a_time(
     images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
 
     class StandIn:
-        def predict(self, shown: np.ndarray, **_: object) -> np.ndarray:
-            sizes.append(len(shown))
-            return shown.reshape(len(shown), -1)[:, :3].astype(np.float32)
+        def predict(self, x: np.ndarray, **_: object) -> np.ndarray:
+            sizes.append(len(x))
+            return x.reshape(len(x), -1)[:, :3].astype(np.float32)
 
     monkeypatch.setattr(export_logits, "IMAGES_AT_A_TIME", 7)
+    monkeypatch.setattr(metrics, "in_batches", lambda images, **_: {"x": images})
     stand_in: keras.Model = StandIn()
     found = logits_per_view(stand_in, images, 2)
     assert max(sizes) <= 7

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from kdflow import views
 from kdflow.artifacts import logits
-from kdflow.evaluate.metrics import predict_logits
+from kdflow.evaluate.metrics import final_metrics, predict_logits
 from kdflow.steps.run import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store")]
@@ -65,6 +65,25 @@ def test_crops_and_colours_are_taught_with_logits_of_their_own(tiny_npz: Path) -
     network = mlflow.keras.load_model(f"runs:/{teacher.info.run_id}/model")
     shown = views.apply(load(str(tiny_npz), 0.1).x_train, np.full(60, 17), view_set="photos")
     assert read.train[17] == pytest.approx(predict_logits(network, shown), abs=1e-4)
+
+
+def test_a_teacher_may_be_asked_about_mirror_images_too(exported: Run, teacher: Run) -> None:
+    averaged = [*DISTILL, "--epochs", "1", "--averaged", "true"]
+    run, means = made_by(averaged)  # the export of the teacher's own logits does not serve
+    assert means.data.params["averaged"] == run.data.params["averaged"] == "true"
+    dataset = load("digits", 0.1)
+    own = logits.read(artifact(exported, "logits"), dataset)
+    read = logits.read(artifact(means, "logits"), dataset, averaged=True)
+    network = mlflow.keras.load_model(f"runs:/{teacher.info.run_id}/model")
+    mirrored = predict_logits(network, dataset.x_test, view=1)
+    assert read.test[0] == pytest.approx((own.test[0] + mirrored) / 2, abs=1e-4)
+    figures = final_metrics(np.load(artifact(run, "test_logits.npy")), dataset.y_test, read.test[0])
+    assert run.data.metrics["teacher_agreement"] == figures["teacher_agreement"]
+    (plain,) = made_by([*DISTILL, "--epochs", "1"])
+    assert plain.data.tags["kdflow.upstream.teacher"] == exported.info.run_id
+    assert per_epoch(plain)["train_loss"] != per_epoch(run)["train_loss"]
+    (again,) = made_by([*averaged, "--temp", "2"])  # which finds the means
+    assert again.data.tags["kdflow.upstream.teacher"] == means.info.run_id
 
 
 def test_alpha_0_is_the_baseline_with_every_setting_of_a_training(first: list[Run]) -> None:

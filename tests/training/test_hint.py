@@ -13,6 +13,7 @@ from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
 from kdflow.features import features
 from kdflow.network import build
+from kdflow.training import hint
 from kdflow.training.hint import fit_hint, regressed_maps
 from kdflow.training.progress import Metrics
 
@@ -152,6 +153,20 @@ def test_the_probe_is_scikit_learns_nearest_centroid_on_the_guided_features(
     expected = probe.score(maps[validation], labels[validation])
     assert 0.1 < expected < 0.7
     assert history[-1]["val_probe_accuracy"] == pytest.approx(expected)
+
+
+def test_the_probe_takes_equally_many_images_of_each_class_and_all_of_a_rare_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hint, "PROBED", 90)
+    labels = np.repeat([0, 1, 2], [400, 60, 7])
+    train = Images(np.zeros((467, 1, 1, 1), np.uint8), labels, np.arange(467)[::-1][:460])
+    probed = hint.some_of_each_class(train)  # without the first 7 images
+    assert set(np.unique(probed)) <= set(train.indices)
+    assert np.bincount(labels[probed]).tolist() == [30, 30, 7]
+    assert np.array_equal(probed, np.unique(probed))
+    assert np.array_equal(probed, hint.some_of_each_class(train))
+    assert probed[:30].max() > 200  # drawn over the whole class
 
 
 @pytest.mark.slow

@@ -219,6 +219,21 @@ def test_an_epoch_in_parts_gives_the_weights_of_an_epoch_in_one(
         assert one == pytest.approx(other, rel=1e-5)
 
 
+def test_the_weights_do_not_depend_on_how_many_batches_a_call_trains_on(
+    train: Images,
+    validation: Images,
+    teacher_logits: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = []
+    for count in (1, 4, 50):
+        monkeypatch.setattr(loop, "batches_at_once", lambda *_, count=count: count)
+        objective = Distillation(teacher_logits, temp=4, alpha=0.5)
+        trained.append(fitted(train, validation, objective, network_name="student", views=2)[0])
+    assert equal_weights(trained[0], trained[1])
+    assert equal_weights(trained[0], trained[2])
+
+
 def test_a_batch_that_spoils_the_loss_is_counted_from_the_epochs_beginning(
     train: Images,
     validation: Images,
@@ -293,9 +308,11 @@ def test_a_loss_that_is_no_number_stops_the_run_in_its_epoch(
     train: Images,
     validation: Images,
     teacher_logits: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
     bad_batch: int,
     seen_by: int,
 ) -> None:
+    monkeypatch.setattr(loop, "batches_at_once", lambda *_: 16)
     order, _ = epoch_order(train.indices, seed=0, epoch=2)
     spoiled = teacher_logits.astype(np.float32)
     network = build("pupil", train, 3, seed=0)

@@ -9,13 +9,31 @@ from kdflow.network import untrained
 from kdflow.training import speed
 
 
-def test_python_has_its_turn_several_times_a_second_and_not_after_each_small_batch() -> None:
+def test_python_has_its_turn_several_times_a_second_and_not_after_each_small_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed, "multiplications_per_second", lambda: 1e11)
     networks = {name: untrained(name, (32, 32, 3), 10) for name in ("student", "fitnet", "vgg")}
+
     # the student multiplies 1.9 million times for an image, fitnet 30 million, vgg 300 million
-    assert speed.batches_at_once(networks["student"], 64) == 16
-    assert speed.batches_at_once(networks["student"], 512) == 4
-    assert speed.batches_at_once(networks["fitnet"], 64) == 2
-    assert speed.batches_at_once(networks["vgg"], 128) == 1
+    def at_once(name: str, batch_size: int) -> int:
+        return speed.batches_at_once(networks[name], batch_size)
+
+    assert at_once("student", 64) == 27  # 0.1 s / (3 * 64 * 1.9e6 / 1e11)
+    assert at_once("student", 512) == 3
+    assert at_once("fitnet", 64) == 1
+    assert at_once("vgg", 128) == 1
+    monkeypatch.setattr(speed, "multiplications_per_second", lambda: 1e13)  # a GPU
+    assert at_once("student", 64) == 50  # a call of each batch takes two milliseconds
+    assert at_once("fitnet", 64) == 50
+    assert at_once("vgg", 128) == 8
+
+
+def test_the_speed_is_that_of_a_matrix_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "PRODUCTS", 3)
+    ticks = iter([0, 5, 10, 12, 20, 24])  # of 5, 2 and 4 seconds
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    assert speed.multiplications_per_second.__wrapped__() == 1024**3 / 2
 
 
 def test_the_time_of_an_image_is_that_of_the_batches_after_the_first_two(

@@ -51,6 +51,7 @@ def training(
     [
         pytest.param("student", "adam", "float32", marks=pytest.mark.slow),
         pytest.param("student", "adam", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("student", "muon", "float32", marks=pytest.mark.slow),
         pytest.param("fast", "speedrun", "float32", marks=pytest.mark.slow),
         ("pupil", "sgd", "float32"),
     ],
