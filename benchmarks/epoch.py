@@ -19,6 +19,7 @@ round.
 """
 
 import argparse
+import math
 import random
 import statistics
 import time
@@ -144,6 +145,10 @@ def epochs_of(name: str, task: Task) -> dict[str, Callable[[], float]]:
         return epoch_of
     import pytorch
 
+    trained = network.build(name, train, 10, seed=0).trainable_weights
+    counts = sum(math.prod(it.shape) for it in trained), pytorch.trained_parameters(name)
+    if counts[0] != counts[1]:
+        raise SystemExit(f"torch: expected {counts[0]:,} trained parameters, got {counts[1]:,}")
     given = name, images, labels, logits[0], batch_size
     return epoch_of | {
         "torch": pytorch.distillation(*given),

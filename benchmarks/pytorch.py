@@ -38,12 +38,24 @@ def _groups(widths: Sequence[int], classes: int, padding: str) -> nn.Module:
     layers, channels = [whitening, nn.GELU()], 24
     for width in widths:
         layers += [nn.Conv2d(channels, width, 3, padding="same", bias=False), nn.MaxPool2d(2)]
-        layers += [nn.BatchNorm2d(width), nn.GELU()]
+        layers += [_normalisation(width), nn.GELU()]
         layers += [nn.Conv2d(width, width, 3, padding="same", bias=False)]
-        layers += [nn.BatchNorm2d(width), nn.GELU()]
+        layers += [_normalisation(width), nn.GELU()]
         channels = width
     head = [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, classes, bias=False)]
     return nn.Sequential(*layers, *head)
+
+
+def _normalisation(width: int) -> nn.Module:
+    layer = nn.BatchNorm2d(width)
+    layer.weight.requires_grad_(False)
+    return layer
+
+
+def trained_parameters(name: str, classes: int = 10) -> int:
+    """How many numbers a training of `name`, a key of `NETWORKS`, changes."""
+    weights = NETWORKS[name](classes).parameters()
+    return sum(weight.numel() for weight in weights if weight.requires_grad)
 
 
 def distillation(

@@ -1,0 +1,43 @@
+import keras
+import numpy as np
+import pytest
+
+from kdflow.pipeline import in_batches
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 2, 1), np.uint8)
+TARGETS = {"labels": np.arange(7, dtype=np.uint8), "teacher_logits": np.ones((7, 3), np.float32)}
+
+
+class Recorder(keras.Model):
+    """Returns the first pixel of each image, and remembers what it was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+
+    def call(self, images):  # type: ignore[no-untyped-def]
+        return keras.ops.cast(images[:, 0, 0, :], "float32")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):  # type: ignore[no-untyped-def]
+        arrays = {name: keras.ops.convert_to_numpy(each) for name, each in y.items()}
+        self.seen.append((keras.ops.convert_to_numpy(x), arrays))
+        return keras.ops.mean(y_pred)
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_a_training_sees_images_and_targets_in_their_order_a_batch_at_a_time() -> None:
+    recorder = Recorder()
+    recorder.compile("sgd", run_eagerly=True)
+    recorder.fit(**in_batches(IMAGES, TARGETS, batch_size=3), shuffle=False, verbose=0)
+    batches = recorder.seen[-3:]  # what comes before only builds the model
+    assert [len(images) for images, _ in batches] == [3, 3, 1]
+    assert np.array_equal(np.concatenate([images for images, _ in batches]), IMAGES)
+    for name, expected in TARGETS.items():
+        found = np.concatenate([targets[name] for _, targets in batches])
+        assert np.array_equal(found, expected)
+        assert found.dtype == expected.dtype
+
+
+def test_predictions_are_in_the_order_of_the_images() -> None:
+    found = Recorder().predict(**in_batches(IMAGES, batch_size=3), verbose=0)
+    assert np.array_equal(found, IMAGES[:, 0, 0])
