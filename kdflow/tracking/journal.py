@@ -3,7 +3,9 @@ line per entry, and the files that entries deliver. It is locked by the process 
 is removed when the store has every entry of a run that has ended."""
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -57,14 +59,18 @@ class Journal:
         self._count = len(self._lines())
 
     def add(self, kind: str, content: dict[str, Any]) -> Entry:
-        """Write an entry.
+        """Write an entry, whole or not at all.
 
         Raises:
             KdflowError: the disk is full, or the cache cannot be written to.
         """
         entry = Entry(self._count, kind, content)
-        with writing_to(self.folder), (self.folder / ENTRIES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps([kind, content]) + "\n")
+        line = f"{json.dumps([kind, content])}\n".encode()
+        with writing_to(self.folder), (self.folder / ENTRIES).open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) < len(line):  # the next entry would be in the same line
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._count += 1
         return entry
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,23 @@ def test_a_line_that_a_kill_cut_off_is_not_an_entry() -> None:
         file.write(json.dumps(["tags", {"b": "2"}])[:-3])
     with journal.left_over() as journals:
         assert [entry.content for entry in journals[0].waiting()] == [{"a": "1"}]
+
+
+def test_an_entry_that_the_disk_has_no_room_for_leaves_nothing_of_itself() -> None:
+    written = of_a_process_that_ended("run")
+    written.add("tags", {"a": "1"})
+    size = (written.folder / "entries.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # a write beyond the limit writes what fits, as one to a full disk does
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))
+    try:
+        with pytest.raises(KdflowError, match="expected a folder with room to write to"):
+            written.add("tags", {"b": "2"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert written.add("tags", {"c": "3"}).number == 1
+    with journal.left_over() as journals:
+        assert [entry.content for entry in journals[0].waiting()] == [{"a": "1"}, {"c": "3"}]
 
 
 def test_a_journal_that_another_process_writes_is_left_alone() -> None:
