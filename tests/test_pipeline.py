@@ -5,7 +5,10 @@ import pytest
 from kdflow.pipeline import in_batches
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 2, 1), np.uint8)
-TARGETS = {"labels": np.arange(7, dtype=np.uint8), "teacher_logits": np.ones((7, 3), np.float32)}
+TARGETS: dict[str, np.ndarray] = {
+    "labels": np.arange(7, dtype=np.uint8),
+    "teacher_logits": np.ones((7, 3), np.float32),
+}
 
 
 class Recorder(keras.Model):

@@ -19,6 +19,7 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.time import get_current_time_millis
@@ -128,8 +129,17 @@ DELIVERY = Delivery()
 
 
 def deliver(journal: Journal, entry: Entry) -> None:
-    """Deliver an entry to the tracking store. What the store raises, this raises."""
-    DELIVER[entry.kind](journal, entry)
+    """Deliver an entry to the tracking store. What the store raises, this raises.
+
+    An entry that is refused is delivered again, once: between MLflow's look whether a row exists
+    and its insertion, another process may have inserted the same one, such as a data set.
+    """
+    try:
+        DELIVER[entry.kind](journal, entry)
+    except MlflowException as error:
+        if store.is_away(error):
+            raise
+        DELIVER[entry.kind](journal, entry)
 
 
 def _metrics(journal: Journal, entry: Entry) -> None:

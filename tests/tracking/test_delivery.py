@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import wait_for_it
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import BAD_REQUEST, MlflowException
 
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError, Unreachable
@@ -179,6 +179,25 @@ def test_a_model_is_where_its_run_is_whatever_the_default_experiment(
         run.log_model(build("pupil", train, 3, seed=0), tiny.class_names)
     (logged,) = mlflow.MlflowClient().search_logged_models([experiment])
     assert logged.source_run_id == run.run_id
+
+
+def test_two_processes_that_log_one_data_set_at_once_both_succeed(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_inputs = mlflow.MlflowClient.log_inputs
+
+    def after_another_process(*given: Any) -> None:
+        monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", log_inputs)
+        # what MLflow makes of two insertions of one row
+        raise MlflowException("UNIQUE constraint failed: datasets.digest", BAD_REQUEST)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", after_another_process)
+    with open_run("second", "distill", tiny, {}) as run:
+        pass
+    assert mlflow.MlflowClient.log_inputs is log_inputs
+    (logged,) = ended(run.run_id).inputs.dataset_inputs
+    assert logged.dataset.digest == tiny.digest[:36]
+    assert ended(run.run_id).info.status == "FINISHED"
 
 
 def test_a_run_that_was_deleted_takes_nothing_and_says_so(tiny: Dataset) -> None:
