@@ -115,6 +115,12 @@ def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:
                 after_a_crash(study, trial)
 
 
+def send_heartbeat(study: optuna.Study, trial: optuna.Trial) -> None:
+    """Send a heartbeat of a trial before its process is named in it: Optuna's own first one may
+    come later, and a process that dies before it is noticed only as long as it is not named."""
+    study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+
+
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that count towards the budget: neither surplus nor retried as another trial."""
     trials = study.get_trials(deepcopy=False)
@@ -162,6 +168,7 @@ def work_off(
 
     def watched(trial: optuna.Trial) -> float:
         begun.append(trial.number)
+        send_heartbeat(study, trial)
         trial.set_user_attr(PROCESS, [socket.gethostname(), os.getpid()])
         if is_surplus(study, trial.number, budget):
             trial.set_user_attr(SURPLUS, True)

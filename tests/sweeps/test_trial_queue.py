@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, _heartbeat
 from optuna.trial import TrialState
 from sweeping import STUDIES, new_studies, without_waiting
 
@@ -73,6 +73,31 @@ def test_the_trial_of_a_dead_process_is_marked_failed_and_retried(
     assert dead.params["x"] in [trial.value for trial in counted(study)]
     assert client.get_run(orphan).info.status == "FAILED"
     assert client.get_run(other).info.status == "RUNNING"
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_trial_of_a_process_that_died_as_soon_as_it_was_named_is_retried(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Died(BaseException):
+        pass
+
+    def named(trial: optuna.Trial, name: str, value: object) -> None:
+        study._storage.set_trial_user_attr(trial._trial_id, name, value)
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_heartbeat.HeartbeatThread, "start", lambda _: None)  # it is late
+        patch.setattr(_heartbeat.HeartbeatThread, "join", lambda _: None)
+        patch.setattr(optuna.Trial, "set_user_attr", named)
+        patch.setattr(
+            RDBStorage, "set_trial_state_values", lambda *_, **__: True
+        )  # nothing ends it
+        with pytest.raises(Died):
+            work_off(study, lambda trial: trial.suggest_float("x", 0, 1), budget=1)
+    assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+    work_off(study, lambda trial: trial.suggest_float("x", 0, 1), budget=1)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_a_trial_that_a_crash_ended_is_retried_when_the_study_is_resumed(
@@ -325,6 +350,7 @@ def enqueued_anew(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 def quiet_queue() -> Iterator[None]:
     with (
         mock.patch.object(trial_queue, "end_stale"),  # storage in memory has no heartbeats
+        mock.patch.object(trial_queue, "send_heartbeat"),
         mock.patch.object(trial_queue, "LOOK_EVERY", 0),
     ):
         yield
