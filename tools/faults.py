@@ -228,7 +228,9 @@ def ascii_output(store: Sandbox) -> None:
 
 def check_whole(store: Sandbox, expected: dict[str, str]) -> None:
     """Every training is FINISHED with the weights of an undisturbed one, each metric once."""
-    expect(store.statuses() <= {"FINISHED", "KILLED"}, f"the runs are {store.statuses()}")
+    for run in store.runs():  # a trial that was killed has failed, and is retried as another one
+        allowed = {"FINISHED", "FAILED" if "kdflow.trial" in run.data.tags else "KILLED"}
+        expect(run.info.status in allowed, f"a run is {run.info.status}")
     found = store.weights()
     differing = [key for key, weights in expected.items() if found.get(key) != weights]
     expect(not differing, f"{len(differing)} of {len(expected)} trainings have other weights")
