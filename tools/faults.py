@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -182,7 +182,7 @@ def full_disk(what: str) -> Callable[[Sandbox], None]:
             process = store.start(SLOW)
             store.wait_for(lambda: store.shows("epoch   3/100"), process)
             filler = disk / "filler"
-            with filler.open("wb") as file, _until_full():
+            with filler.open("wb") as file, suppress(OSError):  # until it is full
                 while True:
                     file.write(bytes(2**16))
                     file.flush()
@@ -197,14 +197,6 @@ def full_disk(what: str) -> Callable[[Sandbox], None]:
             check_epochs(store)
 
     return cause
-
-
-@contextmanager
-def _until_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        return
 
 
 def closed_output(store: Sandbox) -> None:
