@@ -84,7 +84,7 @@ def fit_hint(
 
 def some_of_each_class(train: Images) -> np.ndarray:
     """The training images whose class means are the probe, ascending indices: about `PROBED`, drawn
-    at random, always the same ones. All of them would take a quarter of the epoch's time."""
+    at random, always the same ones. All of them would pass the guided layers once more an epoch."""
     drawn = np.random.default_rng(SPLIT_SEED).permutation(train.indices)
     labels = pd.Series(train.labels[drawn])
     per_class = max(PROBED // labels.nunique(), FEWEST)
