@@ -271,6 +271,8 @@ def main() -> int:
     parser.add_argument("faults", nargs="*", help=f"the first letters of: {', '.join(FAULTS)}")
     parser.add_argument("--times", type=int, help="how often each is tried")
     given = parser.parse_args()
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup: commands would inherit it
+        signal.signal(signal.SIGHUP, lambda *_: None)
     chosen = {n: f for n, f in FAULTS.items() if n.startswith(tuple(given.faults or [""]))}
     for name, fault in chosen.items():
         fault.times = given.times or fault.times

@@ -27,12 +27,12 @@ class BroughtModelConfig(Config):
 
     pixels: PixelRange = Field(
         "0..255",
-        description="what a teacher of your own expects of a pixel; imagenet is its mean and"
+        description="what a model of your own expects of a pixel; imagenet is its mean and"
         " standard deviation per channel",
         json_schema_extra=rarely("0..255"),
     )
     allow_weak_teacher: bool = Field(
-        False, description="learn from a teacher that is no better than chance, too"
+        False, description="take a model that is no better than chance, too"
     )
 
     @property

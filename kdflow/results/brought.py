@@ -141,7 +141,7 @@ def _check_against_chance(
         if other != pixels and not (other == "imagenet" and dataset.image_shape[-1] != 3):
             read_so = _compared(adapt.from_pixels(model, other), dataset, sampled)
             others.append(f"{read_so.accuracy:.4f} with {other}")
-    raise weak_teacher(
+    raise no_better_than_chance(
         result,
         source,
         "the pixels that it expects (on a sample of the images its accuracy is"
@@ -160,11 +160,11 @@ def _compared(model: keras.Model, dataset: Dataset, indices: np.ndarray) -> Agai
     return against_chance(predicted, dataset.y_train[indices])
 
 
-def weak_teacher(result: AgainstChance, source: str, causes: str) -> KdflowError:
-    """The refusal of a teacher that is no better than chance."""
+def no_better_than_chance(result: AgainstChance, source: str, causes: str) -> KdflowError:
+    """The refusal of a model that is no better than chance."""
     return KdflowError(
-        f"expected a teacher that is better than chance, got {source} with an accuracy of"
+        f"expected a model that is better than chance, got {source} with an accuracy of"
         f" {result.accuracy:.4f} on the training images, where the most frequent class alone gives"
         f" {result.majority:.4f} (p = {result.p_value:.2g}); likely causes: {causes};"
-        " allow_weak_teacher=true learns from it all the same"
+        " allow_weak_teacher=true takes it all the same"
     )

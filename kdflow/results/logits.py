@@ -13,7 +13,7 @@ from kdflow.errors import KdflowError, Unfit
 from kdflow.evaluate.chance import against_chance
 from kdflow.needs import LogitsOf, Lookup, ModelOf
 from kdflow.results import models
-from kdflow.results.brought import check_pixels, is_brought, weak_teacher
+from kdflow.results.brought import check_pixels, is_brought, no_better_than_chance
 from kdflow.results.records import TeacherLogits, remark
 from kdflow.tracking.artifacts import logits_folder
 from kdflow.tracking.find import AVERAGED_TAG, PRECISION_TAG, FoundRun, find_runs, get_run
@@ -123,7 +123,7 @@ def _check_against_chance(taught: TeacherLogits, need: LogitsOf, dataset: Datase
     result = against_chance(taught.logits.train[0].argmax(axis=-1), dataset.y_train)
     if not result.is_better:
         causes = "it has not learnt, or its logits are of other images, classes or another order"
-        raise weak_teacher(result, taught.logits.manifest.network, causes)
+        raise no_better_than_chance(result, taught.logits.manifest.network, causes)
 
 
 def _check_holdout(trained_with: float | None, holdout: float) -> None:

@@ -78,7 +78,7 @@ def test_a_teacher_that_expects_other_pixels_is_refused_with_what_would_fit(
     ):
         assert main([*argv, str(flowers)]) == 1
         shown = capsys.readouterr().err
-        assert "expected a teacher that is better than chance, got" in shown
+        assert "expected a model that is better than chance, got" in shown
         assert "likely causes: the pixels that it expects" in shown
         assert " with -1..1" in shown
         assert shown.count("\n") == 1
@@ -87,7 +87,7 @@ def test_a_teacher_that_expects_other_pixels_is_refused_with_what_would_fit(
     (run,) = made_by([*argv, "--allow_weak_teacher", "true"])
     assert run.data.metrics["train_accuracy"] < 0.2
     assert main(["distill", *SHORT, "--teacher", run.info.run_id]) == 1
-    assert "teacher: expected a teacher that is better than chance" in capsys.readouterr().err
+    assert "teacher: expected a model that is better than chance" in capsys.readouterr().err
 
 
 def test_it_gives_hints(taught: list[Run], flowers: Path) -> None:
