@@ -11,6 +11,8 @@ from kdflow.late import late
 
 # The backends stand here because Keras does not say which GPU it computes on.
 keras, tensorflow, jax = late("keras"), late("tensorflow"), late("jax")
+# TensorFlow has no public name for what it was imported with.
+tensorflow_build = late("tensorflow.python.util._pywrap_util_port")
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -20,13 +22,15 @@ BFLOAT16_CAPABILITY = (8, 0)  # of NVIDIA GPUs, from Ampere on
 
 
 def hardware() -> str:
-    """The processor that Keras computes on: `gpu`, or `cpu` with the number of its threads. Sums
-    are taken in another order with another number of threads, so that the weights differ."""
+    """The processor that Keras computes on: `gpu`, or `cpu` with the number of its threads, and
+    whether TensorFlow lacks oneDNN there. Sums are taken in another order with another number of
+    threads, or without oneDNN, so that the weights differ."""
     if "gpu" in _kinds():
         return "gpu"
     chosen = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"cpu, {chosen or available} threads"
+    is_without = keras.backend.backend() == "tensorflow" and not tensorflow_build.IsMklEnabled()
+    return f"cpu, {chosen or available} threads" + (", without oneDNN" if is_without else "")
 
 
 @cache

@@ -23,6 +23,7 @@ PACKAGE = Path(__file__).parent
 
 # Relative to the package. What only finds, records or shows results is not among them.
 SHAPING = (
+    "__init__.py",
     "dataset.py",
     "adapt.py",
     "features.py",
