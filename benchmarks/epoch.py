@@ -28,6 +28,9 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 
+import kdflow  # noqa: F401 - first, since TensorFlow reads the variables that it sets
+
+# isort: split
 import keras
 import numpy as np
 

@@ -13,6 +13,9 @@ import argparse
 import time
 from collections.abc import Callable
 
+import kdflow  # noqa: F401 - first, since TensorFlow reads the variables that it sets
+
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf

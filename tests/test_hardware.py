@@ -1,5 +1,8 @@
-"""The type that is native to what Keras computes on, from what systems say of themselves."""
+"""What Keras computes on, from what systems say of themselves."""
 
+import os
+import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,3 +124,32 @@ def jax_with(capabilities: list[str | None]) -> SimpleNamespace:
 def test_a_tpu_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     devices(monkeypatch, "tpu:0")
     assert native_precision() == "float32"
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" or platform.machine() not in {"x86_64", "AMD64"},
+    reason="oneDNN is a part of TensorFlow's packages for these processors",
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="and for Linux")
+def test_tensorflow_computes_with_onednn() -> None:
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    assert hardware.tensorflow_build.IsMklEnabled()
+
+
+@pytest.mark.parametrize(
+    ("backend", "has_onednn", "expected"),
+    [
+        ("tensorflow", True, "cpu, 3 threads"),
+        ("tensorflow", False, "cpu, 3 threads, without oneDNN"),
+        ("jax", False, "cpu, 3 threads"),
+    ],
+)
+def test_the_hardware_says_whether_tensorflow_lacks_onednn(
+    backend: str, has_onednn: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices(monkeypatch, "cpu:0")
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    build = SimpleNamespace(IsMklEnabled=lambda: has_onednn)
+    monkeypatch.setattr(hardware, "tensorflow_build", build)
+    assert hardware.hardware() == expected
