@@ -23,6 +23,7 @@ from kdflow.sources import code_of
 from kdflow.tracking import runs, store
 from kdflow.tracking.find import CODE_TAG, HARDWARE_TAG, is_unfinished
 from kdflow.tracking.run import Run
+from kdflow.tracking.sync import deliver_left_over
 
 
 @contextlib.contextmanager
@@ -54,7 +55,9 @@ def run_of(
                 f" step or {cache_folder()} cannot be written to"
             )
         claim = _claim(planned, title, place, key) if place else None
-        if claim is None:
+        if claim:  # what its process has logged comes first
+            deliver_left_over()
+        else:
             _say_if_in_another_precision(planned, title, dataset)
         is_same = claim is not None and not runs.joins_project_run()
         with (
@@ -136,5 +139,6 @@ def _say_if_in_another_precision(planned: Planned, title: str, dataset: Dataset)
 
 
 def _place_name(planned: Planned, dataset: Dataset, used: dict[str, Any]) -> str:
-    described = [planned.step.name, used, dataset.digest, store.uri()]
+    step = planned.step  # what imports the bundled teacher has its step's name and another verb
+    described = [step.name, step.verb, used, dataset.digest, store.uri()]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]

@@ -86,10 +86,10 @@ def _manifest(source: Path) -> dict[str, Any]:
                     f"expected {name} with SHA-256 {described['sha256']}, got {found}"
                 )
         _, height, width, channels = manifest["pixels"]["shape"]
-    except (OSError, ValueError, KeyError) as error:
+        why = "; ".join(manifest["not_made"].values()) or "it was made with onnx=false"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise KdflowError(f"expected deploy.json and files in {source}, got {error!r}") from error
     if not files:
-        why = "; ".join(manifest["not_made"].values()) or "it was made with onnx=false"
         raise KdflowError(f"expected ONNX files, which browsers run, got none: {why}")
     if height != width or channels not in (1, 3):
         raise KdflowError(

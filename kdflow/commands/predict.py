@@ -115,6 +115,7 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
         raise KdflowError(
             "calibrate: expected the id of a run as model, whose validation images fit"
         )
+    from kdflow.config.base import validated
     from kdflow.dataset import split
     from kdflow.evaluate.metrics import fitting_temperature, predict_logits
     from kdflow.steps import STEPS
@@ -122,7 +123,8 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
     from kdflow.tracking.artifacts import read_json
 
     used = read_json(model.run, "config.json")
-    step = STEPS[model.run.step].config(**used)
+    with about("calibrate"):
+        step = validated(STEPS[model.run.step].config, used)
     dataset = load(step.dataset, step.holdout, step.dataset_options)
     if dataset.digest != model.run.tags["kdflow.dataset_digest"]:
         raise KdflowError(f"calibrate: expected the images of run {model.run.run_id}, got others")

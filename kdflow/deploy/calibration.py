@@ -13,7 +13,7 @@ def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) 
 
     Args:
         holdout: the share of the training images that are validation images.
-        count: how many; all of them if there are fewer.
+        count: how many; all of them if there are fewer, or hardly more.
         seed: the sample follows from it.
 
     Returns:
@@ -23,16 +23,21 @@ def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) 
         KdflowError: the sample cannot hold images of every class.
     """
     indices, _ = split(dataset.y_train, holdout)
-    if count < len(indices):
+    if count < min(dataset.classes, len(indices)):
+        raise KdflowError(
+            f"calibration_images: expected {dataset.classes} or more, so that every class is among"
+            f" them, or all {len(indices)} training images, got {count}"
+        )
+    if count <= len(indices) - dataset.classes:  # every class is among those left out, too
         labels = dataset.y_train[indices]
         try:
             drawn, _ = train_test_split(
                 indices, train_size=count, stratify=labels, random_state=seed
             )
-        except ValueError as error:
+        except ValueError as error:  # a class of one image
             raise KdflowError(
-                f"calibration_images: expected {dataset.classes} or more, so that every class is"
-                f" among them, or all {len(indices)} training images, got {count} ({error})"
+                f"calibration_images: expected all {len(indices)} training images, since no sample"
+                f" can be drawn from each class ({error}), got {count}"
             ) from error
         indices = np.sort(drawn)
     return np.asarray(dataset.x_train[indices], dtype=np.float32)

@@ -65,14 +65,10 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
     if not reading.allow_weak:
         _check_against_chance(plain, model, source, dataset, reading.pixels)
     weights_sha256 = network.weights_sha256(plain)
-    digest = weights_sha256
-    if plain is not loaded:  # another network with these weights is another teacher
-        digest = _sha256(weights_sha256, network.architecture_sha256(plain))
+    # another network with these weights is another teacher
+    described = f"{weights_sha256} {network.architecture_sha256(plain)}"
+    digest = hashlib.sha256(described.encode()).hexdigest()
     return TrainedModel(f"sha256:{digest}", plain, weights_sha256, None, source)
-
-
-def _sha256(*parts: str) -> str:
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _giving_logits(loaded: keras.Model, source: str, dataset: Dataset) -> keras.Model:

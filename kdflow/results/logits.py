@@ -57,7 +57,8 @@ def _exports(source: str, need: LogitsOf, dataset: Dataset) -> list[FoundRun]:
         "kdflow.dataset_digest": dataset.digest,
     }
     wanted = resolved(_precision(need, dataset)), need.view_set, need.averaged
-    return [run for run in find_runs(tags) if _how(run) == wanted]
+    has_views = [run for run in find_runs(tags) if int(run.params.get("views", 1)) >= need.views]
+    return [run for run in has_views if _how(run) == wanted]
 
 
 def _how(run: FoundRun) -> tuple[str, str, bool]:
@@ -92,13 +93,13 @@ def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
 def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """An export of the model. The bundled logits come with all their views."""
     model = _model(need)
-    counted = min(need.views, bundle.VIEWS), need.view_set, need.averaged
+    counted = need.views, need.view_set, need.averaged
     is_bundled = bundle.has_logits(need.source, dataset, model.holdout, *counted)
     return "export_logits", {
         **dataset.parameters,
         "holdout": model.holdout,
         "model": need.source,
-        "views": max(need.views, bundle.VIEWS) if is_bundled else need.views,
+        "views": bundle.VIEWS if is_bundled else need.views,
         "view_set": need.view_set,
         "averaged": need.averaged,
         "precision": need.precision,

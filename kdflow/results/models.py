@@ -14,9 +14,7 @@ from kdflow.results import brought
 from kdflow.results.brought import check_pixels, is_brought
 from kdflow.results.records import TrainedModel, verified_model
 from kdflow.tracking.find import FoundRun, find_runs, get_run
-
-# The steps whose model classifies; a hint run's upper layers are untrained.
-CLASSIFIES = ("teacher", "baseline", "distill")
+from kdflow.tracking.models import check_classifies
 
 
 def named(need: ModelOf, dataset: Dataset) -> TrainedModel | None:
@@ -83,11 +81,7 @@ def _at_default_settings(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str
 
 
 def _check(run: FoundRun, need: ModelOf, dataset: Dataset) -> None:
-    if run.step not in CLASSIFIES:
-        raise KdflowError(
-            f"expected a run that logged a model that classifies, got the {run.step} run"
-            f" {run.run_id}"
-        )
+    check_classifies(run)
     if run.tags["kdflow.dataset_digest"] != dataset.digest:
         raise KdflowError(
             f"expected a model of {dataset.name} (digest {dataset.digest}), got run {run.run_id} on"

@@ -20,7 +20,7 @@ class TrainedModel(NamedTuple):
     """A network, and where it is from.
 
     Attributes:
-        source: the id of its run, or `sha256:` and the hash of its weights.
+        source: the id of its run, or `sha256:` and the hash of its weights and architecture.
         weights_sha256: verified.
         holdout: the share of training images that it was not trained on, where known.
         words: what the console calls it.
@@ -36,8 +36,8 @@ class TrainedModel(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """What names it in keys."""
-        return self.weights_sha256
+        """What names it in keys. The weights of a run are those of the network that its run has."""
+        return self.source if self.source.startswith("sha256:") else self.weights_sha256
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,11 @@ def run(
 ) -> dict[str, float]:
     from kdflow.evaluate import plots
     from kdflow.evaluate.compare import compare
+    from kdflow.steps.training import KEPT_ACCURACY
 
-    metric = "test_accuracy" if config.evaluate_test else "val_accuracy"
+    # of the epoch that was kept, as the test accuracy is
+    validated = "val_accuracy" if config.keep == "last" else KEPT_ACCURACY
+    metric = "test_accuracy" if config.evaluate_test else validated
     baselines = [trainings[f"baseline_{seed}"] for seed in config.all_seeds]
     students = [trainings[f"distill_{seed}"] for seed in config.all_seeds]
     alone, taught = ([result.metrics[metric] for result in side] for side in (baselines, students))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdflow.config.brought import Reading
 from kdflow.config.deploy import DeployConfig
 from kdflow.errors import KdflowError, about
 from kdflow.naming import run_name, short_source
@@ -34,9 +35,13 @@ def title(config: DeployConfig) -> str:
 
 
 def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
+    from kdflow.results.brought import is_brought
+
     with about("model"):
         source = _last_distillation(config, dataset) if config.model == "auto" else config.model
-    model = ModelOf(source, config.holdout, reading=config.reading, parameter="model")
+    reads_teacher = is_brought(config.teacher)
+    reading = config.reading if is_brought(source) or not reads_teacher else Reading()
+    model = ModelOf(source, config.holdout, reading=reading, parameter="model")
     inputs: dict[str, Need] = {"model": model}
     upstream = upstream_needs(source)
     if config.quantised_epochs and "logits" in upstream:
@@ -44,7 +49,13 @@ def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
     if config.teacher == "auto" and "teacher" in upstream:
         inputs["teacher"] = upstream["teacher"]
     elif config.teacher not in ("auto", "none"):
-        inputs["teacher"] = ModelOf(config.teacher, config.holdout, parameter="teacher")
+        pixels = config.pixels if reads_teacher else "0..255"
+        inputs["teacher"] = ModelOf(
+            config.teacher,
+            config.holdout,
+            reading=Reading(pixels, allow_weak=True),
+            parameter="teacher",
+        )
     return inputs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdflow.config.brought import Reading
 from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError
 from kdflow.needs import LogitsOf, ModelOf, Need
@@ -31,7 +32,8 @@ def upstream_needs(source: str) -> dict[str, Need]:
             holdout, views = float(distilled["holdout"]), int(distilled["views"])
             view_set = distilled.get("view_set", "shifts")
             averaged = AVERAGED_TAG in get_run(logits).tags
-            needs["logits"] = LogitsOf(logits, holdout, views, view_set, averaged)
+            reading = Reading(allow_weak=True)  # they have taught it already
+            needs["logits"] = LogitsOf(logits, holdout, views, view_set, averaged, reading=reading)
         if teacher := upstream.get(TEACHER):
             needs["teacher"] = ModelOf(teacher, float(get_run(teacher).params["holdout"]))
     except KdflowError as error:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from kdflow.config.deploy import DeployConfig
 
 BATCH_SIZE, LEARNING_RATE = 64, 1e-3
+# Of a distillation: what does not say how its student is taught. It may name a file that has moved.
+OF_THE_NETWORK = {"student", "teacher", "initial_weights", "dropout"}
 
 
 class Lessons(NamedTuple):
@@ -120,7 +122,8 @@ def _lessons(
         own = predict_logits(model.network, dataset.x_train)[np.newaxis]
         return Lessons(Distillation(own, temp=1, alpha=1), 1, "shifts", "its own logits")
     values = artifacts.read_json(get_run(model.source), "config.json")
-    distilled = validated(distill.DistillConfig, values)
+    taught_by = {name: value for name, value in values.items() if name not in OF_THE_NETWORK}
+    distilled = validated(distill.DistillConfig, taught_by | dataset.parameters)
     taught = distill.objective(distilled, dataset, logits)
     words = f"the logits of {logits.logits.manifest.network}"
     return Lessons(taught, distilled.views, distilled.view_set, words)

@@ -26,6 +26,7 @@ from kdflow.training.progress import Metrics
 from kdflow.training.selection import best_epoch
 
 SHOWN_WRONG = 24  # images
+KEPT_ACCURACY = "kept_val_accuracy"
 LITTLE = 0.1  # of the statistics of batch normalisation
 
 
@@ -85,13 +86,15 @@ def _teachers_size(student: keras.Model, teacher: Manifest) -> str:
 
 
 def kept(run: Run, config: TrainingConfig, history: list[Metrics]) -> Metrics:
-    """The metrics of the epoch whose weights a training ends with; logs which it is, unless it is
-    always the last one."""
+    """The metrics of the epoch whose weights a training ends with; logs which it is and how well it
+    does on validation images, unless it is always the last one."""
     if config.keep == "last":
         return history[-1]
     epoch = best_epoch(history, config.keep)
-    run.log({"kept_epoch": float(epoch)})
-    return history[epoch - 1]
+    metrics = history[epoch - 1]
+    of_the_epoch = {"kept_epoch": float(epoch), KEPT_ACCURACY: metrics["val_accuracy"]}
+    run.log(of_the_epoch)
+    return metrics | of_the_epoch
 
 
 def labels_term(config: TrainingConfig, dataset: Dataset) -> Labels:

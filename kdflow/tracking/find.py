@@ -39,18 +39,26 @@ def find_runs(tags: dict[str, str]) -> list[FoundRun]:
         Unreachable: the store does not answer.
     """
     described = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
-    client = mlflow.MlflowClient()
+    matching = " and ".join([*described, f"attributes.status = '{FINISHED}'"])
+    return [_found(run) for run in patiently("tracking store", lambda: search(matching))]
 
-    def search() -> list[StoredRun]:
-        experiments = mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)
-        found: list[StoredRun] = client.search_runs(
-            [experiment.experiment_id for experiment in experiments],
-            " and ".join([*described, f"attributes.status = '{FINISHED}'"]),
-            order_by=["attributes.start_time ASC"],
-        )
-        return found
 
-    return [_found(run) for run in patiently("tracking store", search)]
+def search(matching: str, experiment_id: str | None = None) -> list[StoredRun]:
+    """The runs that are not deleted, however many, oldest first. What a silent store raises, this
+    raises.
+
+    Args:
+        matching: a filter in MLflow's words.
+        experiment_id: where they are; None for any experiment that is not deleted.
+    """
+    experiments = mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+    found: list[StoredRun] = mlflow.search_runs(  # a client's search ends after 1,000
+        [experiment_id] if experiment_id else [each.experiment_id for each in experiments],
+        matching,
+        order_by=["attributes.start_time ASC"],
+        output_format="list",
+    )
+    return found
 
 
 def get_run(run_id: str, expected: str = SOURCES) -> FoundRun:

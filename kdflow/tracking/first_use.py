@@ -44,21 +44,30 @@ def fault(path: Path, *, whole: bool) -> str:
     Args:
         whole: read the whole file, and not only what it says of its tables.
     """
-    verdict, tables = "ok", set[str]()
+    verdict, tables, runs = "ok", set[str](), 0
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if "runs" in tables:
+                (runs,) = database.execute("SELECT count(*) FROM runs").fetchone()
             if whole:
                 (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:  # it may be sound
+        return f"{path}, which cannot be read now ({error}); try again"
     except sqlite3.DatabaseError as error:
         verdict = str(error)
     if verdict != "ok":
         return f"{path} is damaged ({verdict}); restore it from a copy, or move it away"
-    if not tables or any(name.startswith("_alembic_tmp_") for name in tables):
+    if tables and not any(name.startswith("_alembic_tmp_") for name in tables):
+        return ""
+    if runs:
         return (
-            f"{path} was left half made by an interrupted first use; it holds no runs: move it away"
+            f"{path}, which holds {runs} runs and whose upgrade to another version of MLflow is"
+            " running or was interrupted; try again, and restore it from a copy if that does not"
+            " help"
         )
-    return ""
+    return f"{path} was left half made by an interrupted first use; it holds no runs: move it away"
 
 
 def _is_there(path: Path) -> bool:

@@ -8,10 +8,12 @@ import keras
 import mlflow
 
 from kdflow.adapt import functional, without_softmax
+from kdflow.errors import KdflowError
 from kdflow.tracking.artifacts import load_keras, load_model
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.run import MODEL_NAME
 
+CLASSIFIES = ("teacher", "baseline", "distill")  # steps
 SOURCES = "a run's id, runs:/..., models:/... or a .keras file"
 
 
@@ -43,7 +45,17 @@ def find_model(source: str) -> NamedModel:
     if source.startswith(("runs:/", "models:/")):
         return NamedModel(_giving_logits(source), _class_names(source), None)
     run = get_run(source, SOURCES)
+    check_classifies(run)
     return NamedModel(load_model(run), _class_names(f"runs:/{run.run_id}/{MODEL_NAME}"), run)
+
+
+def check_classifies(run: FoundRun) -> None:
+    """Refuse a run without a model that classifies: a hint run's upper layers are untrained."""
+    if run.step not in CLASSIFIES:
+        raise KdflowError(
+            f"expected a run that logged a model that classifies, got the {run.step} run"
+            f" {run.run_id}"
+        )
 
 
 def _giving_logits(source: str) -> keras.Model:

@@ -23,6 +23,7 @@ from kdflow.errors import KdflowError, Unfit, Unreachable
 from kdflow.naming import run_name
 from kdflow.tracking import experiment, saved_views, store
 from kdflow.tracking.delivery import HEARTBEAT_TAG
+from kdflow.tracking.find import search
 from kdflow.tracking.run import DIED, ENDED_TAG, FAILED, INTERRUPTED, KILLED, RUNNING, Run
 
 HOST_TAG = "kdflow.host"
@@ -238,11 +239,7 @@ def _end_as_died(run_id: str) -> None:
 def end_silent(host: str) -> list[str]:
     """Mark KILLED the runs of a host that are RUNNING and have sent no heartbeat for long; returns
     their ids."""
-    client = mlflow.MlflowClient()
-    experiments = [each.experiment_id for each in mlflow.search_experiments()]
-    running = client.search_runs(
-        experiments, f"tags.`{HOST_TAG}` = '{host}' and attributes.status = '{RUNNING}'"
-    )
+    running = search(f"tags.`{HOST_TAG}` = '{host}' and attributes.status = '{RUNNING}'")
     now = get_current_time_millis()
     silent = [
         run.info.run_id
@@ -273,9 +270,9 @@ def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
     """Mark FAILED the children of `parent` that carry `tags` and are RUNNING although their process
     has ended, and what they had open themselves."""
     client = mlflow.MlflowClient()
-    running = client.search_runs(
-        [client.get_run(parent).info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
+    running = search(
+        f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = '{RUNNING}'",
+        client.get_run(parent).info.experiment_id,
     )
     for run in running:
         if tags.items() <= run.data.tags.items():

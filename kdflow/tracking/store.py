@@ -1,5 +1,6 @@
 """Reach the tracking store, wait for one that does not answer, and name it without its password."""
 
+import math
 import os
 import textwrap
 import time
@@ -11,6 +12,7 @@ import mlflow
 from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.uri import resolve_uri_if_local
 from sqlalchemy.engine import make_url
 
 from kdflow import interrupts
@@ -33,6 +35,7 @@ def open_store() -> None:
         KdflowError: it does not answer.
     """
     file = _sqlite_file()
+    patience()  # refuses what is no number
     try:
         if file:
             first_use.make_whole(file, _make_store)
@@ -50,10 +53,8 @@ def open_store() -> None:
 
 def _sqlite_file() -> Path | None:
     """The file of the store, if it is one of sqlite's."""
-    if not uri().startswith("sqlite:"):
-        return None
-    database = make_url(uri()).database
-    return Path(database).absolute() if database and database != ":memory:" else None
+    url = make_url(uri()) if uri().startswith("sqlite:") else None
+    return Path(url.database) if url and url.database and url.database != ":memory:" else None
 
 
 def _make_store(path: Path) -> None:
@@ -69,8 +70,15 @@ def address() -> str:
 
 
 def uri() -> str:
-    """The tracking URI as another process needs it, with its password."""
-    return str(mlflow.get_tracking_uri())
+    """The tracking URI as another process needs it, in whatever folder: with its password, and with
+    an absolute path if it is local."""
+    given = resolve_uri_if_local(str(mlflow.get_tracking_uri()))  # leaves sqlite's as it is
+    if not given.startswith("sqlite:"):
+        return str(given)
+    url = make_url(given)
+    if url.database and url.database != ":memory:":
+        url = url.set(database=str(Path(url.database).absolute()))
+    return url.render_as_string(hide_password=False)
 
 
 def logged_models(experiment_id: str, run_id: str, name: str) -> list[LoggedModel]:
@@ -98,8 +106,19 @@ def failure(what: str, error: Exception) -> KdflowError:
 
 
 def patience() -> float:
-    """How many seconds a step waits for a store that has stopped answering."""
-    return float(os.environ.get("KDFLOW_STORE_PATIENCE") or PATIENCE)
+    """How many seconds a step waits for a store that has stopped answering.
+
+    Raises:
+        KdflowError: the user's own value is no number of seconds.
+    """
+    given = os.environ.get("KDFLOW_STORE_PATIENCE") or str(PATIENCE)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < math.inf:
+        raise KdflowError(f"KDFLOW_STORE_PATIENCE: expected a number of seconds, got {given!r}")
+    return seconds
 
 
 def patiently(what: str, call: Callable[[], T]) -> T:

@@ -30,18 +30,23 @@ def deliver_left_over() -> list[Journal]:
 
 def _deliver_all(left: Journal) -> None:
     waiting, run_id = left.waiting(), left.opened.run_id
-    try:
-        for entry in waiting:
+    refused = []
+    for entry in waiting:
+        try:
             deliver(left, entry)
-            left.set_delivered(entry)
-        if left.opened.ends_run and not left.has_ended():
-            with contextlib.suppress(Unfit):  # the run is deleted for good
-                store.patiently(f"run {run_id}", lambda: runs.end_killed(run_id))
-    except Exception as error:  # what a silent server raises depends on the store
-        if store.is_away(error):
-            raise store.failure(f"run {run_id}", error) from error
-        print(f"sync: run {run_id} does not take what was logged to it: {reason(error)}")
-    else:
-        if waiting:
-            print(f"sync: delivered {len(waiting)} entries that run {run_id} had kept")
+        except Exception as error:  # what a silent server raises depends on the store
+            if store.is_away(error):
+                raise store.failure(f"run {run_id}", error) from error
+            refused.append(reason(error))
+        left.set_delivered(entry)
+    if left.opened.ends_run and not left.has_ended():
+        with contextlib.suppress(Unfit):  # the run is deleted for good
+            store.patiently(f"run {run_id}", lambda: runs.end_killed(run_id))
+    if refused:
+        print(
+            f"sync: run {run_id} does not take {len(refused)} of {len(waiting)} entries that were"
+            f" logged to it: {refused[0]}"
+        )
+    elif waiting:
+        print(f"sync: delivered {len(waiting)} entries that run {run_id} had kept")
     left.remove()

@@ -51,11 +51,13 @@ def trainings(order: Order, settings: list[dict[str, Any]], repeats: int) -> tup
 
 def name_of(order: Order, finals: tuple[Final, ...]) -> str:
     """The name of the finals in Optuna's storage. Other finalists have other finals, and unless
-    `reuse` is any, so has other code."""
+    `reuse` is any, so has other code; those of `never` are not those of another `reuse`."""
     named: list[Any] = [[final.values, final.seed, final.taught] for final in finals]
     if order.reuse != "any":
         codes = {code_of(final.step, training_of(order, final)) for final in finals}
         named.append(sorted(codes))
+    if order.reuse == "never":
+        named.append(order.reuse)
     if order.control:
         named.append(order.control)
     described = json.dumps(named)

@@ -17,7 +17,7 @@ from kdflow.catalogue.networks.own import APPLICATIONS
 from kdflow.config.base import canonical
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, about
+from kdflow.errors import KdflowError, about, without_passwords
 from kdflow.naming import run_name
 from kdflow.needs import Need
 from kdflow.reuse import Resolver
@@ -28,6 +28,7 @@ from kdflow.steps.estimate import about_how_long
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.tracking import find, runs, store
 from kdflow.tracking.run import Run
+from kdflow.tracking.sync import deliver_left_over
 from sweeps.driver import control, description, finals, sharing, storage, trial_queue, workers
 from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.report import OF_CONTROL, log_trials
@@ -57,6 +58,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
     url = storage.parsed(config.storage)
     with workers.start_workers(config) as carry_out:
         store.open_store()
+        deliver_left_over()
         dataset = load(base.dataset, base.holdout, base.dataset_options)
         resolver = Resolver(ALL_STEPS, dataset, config.reuse)
         upstream = _needs(file, base, dataset)
@@ -197,7 +199,7 @@ def _parent(
     hidden = {"evaluate_test", *file.space}
     of_trials = {name: value for name, value in base.used().items() if name not in hidden}
     values = config.used() | of_trials
-    values["storage"] = str(storage.parsed(config.storage))  # without a password
+    values["storage"] = without_passwords(str(storage.parsed(config.storage)))
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as opened:
         is_owner = opened.enter_context(sharing.ownership(study))
@@ -224,6 +226,7 @@ def _parent(
         with runs.joined(first) as run:
             yield run
         if opened.enter_context(sharing.ownership(study)):  # its owner has ended or died
+            deliver_left_over()
             opened.enter_context(runs.reopened(first))
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 
 from kdflow import interrupts
 from kdflow.errors import KdflowError, reason
-from kdflow.tracking import store as tracking
-from sweeps.driver import storage
+from kdflow.tracking import store
 from sweeps.driver.config import SweepConfig
 from sweeps.driver.trials import Order, work
 
@@ -76,10 +75,10 @@ def _check_resources(config: SweepConfig) -> None:
                 f"{name.lower()}s_per_trial: expected at most {largest:.0f}, all that the largest"
                 f" machine has, got {count}"
             )
-    for store, url in (("storage", config.storage), ("tracking store", tracking.uri())):
+    for what, url in (("storage", config.storage), ("tracking store", store.uri())):
         if len(nodes) > 1 and url.startswith("sqlite:"):
             raise KdflowError(
-                f"{store}: expected a server, which all {len(nodes)} machines of the cluster"
+                f"{what}: expected a server, which all {len(nodes)} machines of the cluster"
                 " reach, got sqlite"
             )
     room = sum(
@@ -147,8 +146,5 @@ def _environment(cpus: int) -> dict[str, str]:
 
 def _inherited() -> dict[str, str]:
     """The driver's stores and passwords, which reach a worker as an argument: Ray logs none."""
-    store = tracking.uri()
-    if store.startswith("sqlite:"):
-        store = storage.text_of(storage.parsed(store))
     own = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
-    return {**own, "MLFLOW_TRACKING_URI": store}
+    return {**own, "MLFLOW_TRACKING_URI": store.uri()}

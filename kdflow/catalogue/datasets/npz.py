@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import stat
@@ -33,6 +34,7 @@ NAMES = {
 }
 CLASS_NAMES = "class_names"
 CHUNK = 2**20  # bytes
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Member(NamedTuple):
@@ -82,6 +84,8 @@ def load_npz(name: str) -> Dataset:
         except KdflowError:
             raise
         except Exception as error:  # a damaged or strangely packed file fails in many ways
+            if getattr(error, "errno", None) in NO_ROOM:  # of the cache
+                raise
             raise _no_npz(path, error) from error
 
     return stored(name, hashlib.sha256(f"npz 1 {sha256}".encode()).hexdigest(), write)
