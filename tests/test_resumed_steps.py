@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from kdflow import sources
 from kdflow.__main__ import main
 from kdflow.artifacts import unfinished
+from kdflow.tracking import journal, store, sync
 from kdflow.training.loop import Loop
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "first")]
@@ -182,3 +183,19 @@ def test_under_mlflow_run_the_new_run_continues_the_old_one(
     assert steps_of(run, "val_loss") == [1, 2, 3]
     # the interrupt came after the epoch's state was kept, and before its metrics were logged
     assert steps_of(mlflow.get_run(stopped.info.run_id), "val_loss") == []
+
+
+def test_what_the_interrupted_process_could_not_deliver_is_delivered_before_its_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    argv = [*DISTILL, "--epochs", "3", "--seed", "39"]
+    stopped = interrupt(argv, monkeypatch)
+    left = journal.new(stopped.info.run_id, store.address(), ends_run=True)
+    left.add("status", {"status": "KILLED", "timestamp": 5})
+    left._lock.release()
+    # as in a sweep, whose workers resume what others have left while it runs
+    monkeypatch.setattr("kdflow.steps.run.deliver_left_over", lambda: [])
+    made_by(argv)
+    monkeypatch.undo()
+    assert sync.deliver_left_over() == []
+    assert mlflow.get_run(stopped.info.run_id).info.status == "FINISHED"

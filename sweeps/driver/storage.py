@@ -36,6 +36,11 @@ def text_of(url: URL) -> str:
     return url.render_as_string(hide_password=False)
 
 
+def shown(url: URL) -> str:
+    """The URL without a password, wherever it has one."""
+    return without_passwords(str(url))
+
+
 def open_storage(url: URL, heartbeat: int) -> RDBStorage:
     """The storage at `url`; creates the tables of a new one.
 
@@ -55,8 +60,7 @@ def open_storage(url: URL, heartbeat: int) -> RDBStorage:
             return _connected(url, heartbeat)
     except (SQLAlchemyError, OptunaError, ImportError, OSError) as error:
         raise KdflowError(
-            f"storage: expected one that answers at {without_passwords(str(url))}, got"
-            f" {reason(error)}"
+            f"storage: expected one that answers at {shown(url)}, got {reason(error)}"
         ) from error
 
 

@@ -17,7 +17,7 @@ from kdflow.catalogue.networks.own import APPLICATIONS
 from kdflow.config.base import canonical
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, about, without_passwords
+from kdflow.errors import KdflowError, about
 from kdflow.naming import run_name
 from kdflow.needs import Need
 from kdflow.reuse import Resolver
@@ -199,7 +199,7 @@ def _parent(
     hidden = {"evaluate_test", *file.space}
     of_trials = {name: value for name, value in base.used().items() if name not in hidden}
     values = config.used() | of_trials
-    values["storage"] = without_passwords(str(storage.parsed(config.storage)))
+    values["storage"] = storage.shown(storage.parsed(config.storage))
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as opened:
         is_owner = opened.enter_context(sharing.ownership(study))

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import struct
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from kdflow.catalogue.datasets import find_dataset
+from kdflow.catalogue.datasets.stored import NewDataset
 from kdflow.dataset import ARRAYS, Dataset
 from kdflow.errors import KdflowError
 from kdflow.image_file import ImageFile
@@ -236,3 +238,14 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_unpacked(
     with pytest.raises(KdflowError, match=r"^cache: expected 0.0 MB of room in .* got 0.0 MB;"):
         load(str(tiny_npz))
     assert [file for file in (cache / "datasets").iterdir() if file.suffix != ".lock"] == []
+
+
+def test_a_cache_that_is_full_is_no_fault_of_the_file(
+    tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(NewDataset, "write", write)
+    with pytest.raises(KdflowError, match=r"^cache: expected a folder with room.*KDFLOW_CACHE"):
+        load(str(tiny_npz))

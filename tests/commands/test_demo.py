@@ -137,3 +137,12 @@ def test_an_output_that_is_there_is_left_alone(
 ) -> None:
     line = refused(capsys, "--run", str(deployment), "--output", str(tmp_path))
     assert line == f"kdflow demo: output: expected a folder that is not there yet, got {tmp_path}\n"
+
+
+@pytest.mark.parametrize("written", ["[]", '{"files": null}', '{"files": {}}'])
+def test_a_manifest_of_another_form_is_refused(
+    written: str, deployment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (deployment / "deploy.json").write_text(written)
+    line = refused(capsys, "--run", str(deployment), "--output", str(tmp_path / "demo"))
+    assert f"expected deploy.json and files in {deployment}, got " in line

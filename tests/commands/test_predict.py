@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import keras
+import mlflow
 import numpy as np
 import pytest
 from mlflow.entities import Run
@@ -165,3 +166,14 @@ def test_what_cannot_work_is_one_line(
     assert status in (1, 2)
     assert refused.startswith(f"kdflow predict: {expected}")
     assert refused.count("\n") == 1
+
+
+def test_a_hint_run_cannot_predict_since_its_upper_layers_are_untrained(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = mlflow.MlflowClient()
+    run_id = client.create_run("0", tags={"kdflow.step": "hint"}).info.run_id
+    client.set_terminated(run_id)
+    assert main(["predict", "--model", run_id, "--images", str(photos)]) == 1
+    expected = "model: expected a run that logged a model that classifies, got the hint run"
+    assert f"{expected} {run_id}" in capsys.readouterr().err

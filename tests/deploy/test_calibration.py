@@ -49,3 +49,13 @@ def test_pixels_stay_as_they_are_and_become_float32(tiny: Dataset) -> None:
 def test_too_few_for_all_classes_are_refused(tiny: Dataset) -> None:
     with pytest.raises(KdflowError, match="calibration_images: expected 3 or more"):
         calibration_images(tiny, 0.1, 2, 0)
+
+
+@pytest.mark.parametrize("count", range(3, 70))
+def test_any_number_from_one_of_each_class_on_gives_each_class_its_images(
+    numbered: Dataset, count: int
+) -> None:
+    train, _ = split(numbered.y_train, 0.1)
+    drawn = numbers(calibration_images(numbered, 0.1, count, 0))
+    assert len(drawn) == (count if count <= len(train) - 3 else len(train))
+    assert set(numbered.y_train[drawn]) == {0, 1, 2}

@@ -11,8 +11,10 @@ from helpers import ROOT, runs
 
 from kdflow.__main__ import main
 from kdflow.artifacts import logits
+from kdflow.config.brought import Reading
 from kdflow.dataset import ARRAYS, Dataset
 from kdflow.network import weights_sha256
+from kdflow.results import brought
 from kdflow.steps.run import load
 
 DOCS = ROOT / "docs"
@@ -41,6 +43,11 @@ def last_run() -> mlflow.entities.Run:
     return runs()[-1]
 
 
+def named(tiny_npz: Path) -> str:
+    """What names own.keras in tags."""
+    return brought.read("own.keras", load(str(tiny_npz), 0.1), Reading(allow_weak=True)).source
+
+
 @pytest.mark.slow
 def test_the_logits_of_a_keras_file_teach(
     own: keras.Model, tiny: Dataset, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
@@ -48,8 +55,8 @@ def test_the_logits_of_a_keras_file_teach(
     argv = ["--dataset", str(tiny_npz), "--allow_weak_teacher", "true"]  # its weights are random
     assert main(["export_logits", *argv, "--model", "own.keras", "--views", "2"]) == 0
     export = last_run()
-    source = f"sha256:{weights_sha256(own)}"
-    assert export.data.tags["kdflow.upstream.model"] == source
+    source = export.data.tags["kdflow.upstream.model"]
+    assert source == named(tiny_npz)
     read = logits.read(Path(export.info.artifact_uri) / "logits", load(str(tiny_npz), 0.1), views=2)
     np.testing.assert_allclose(read.train[0], own.predict(tiny.x_train, verbose=0), atol=1e-5)
     mirrored = own.predict(tiny.x_test[:, :, ::-1], verbose=0)
@@ -79,8 +86,7 @@ def test_a_logged_and_a_registered_model_are_the_same_teacher(
     for source in (f"runs:/{run.info.run_id}/any_name", "models:/own@best"):
         argv = ["--dataset", str(tiny_npz), "--model", source, "--allow_weak_teacher", "true"]
         assert main(["export_logits", *argv]) == 0
-        upstream = last_run().data.tags["kdflow.upstream.model"]
-        assert upstream == f"sha256:{weights_sha256(own)}"
+        assert last_run().data.tags["kdflow.upstream.model"] == named(tiny_npz)
 
 
 def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
@@ -134,3 +140,21 @@ def test_the_documented_folder_of_logits_teaches(
     model = mlflow.keras.load_model(f"runs:/{last_run().info.run_id}/model")
     taught = model.predict(tiny.x_test, verbose=0).argmax(axis=1)
     assert agreement == pytest.approx((taught == outputs[60:].argmax(axis=1)).mean())
+
+
+def test_what_names_a_model_is_its_weights_and_what_it_computes_with_them(
+    own: keras.Model, tiny_npz: Path
+) -> None:
+    dataset = load(str(tiny_npz), 0.1)
+    other = network(keras.layers.Dense(3), keras.layers.ReLU())
+    other.set_weights(own.get_weights())
+    other.save("other.keras")
+    read = [
+        brought.read(name, dataset, Reading(pixels, allow_weak=True))
+        for name in ("own.keras", "other.keras")
+        for pixels in ("0..255", "0..1")
+    ]
+    assert {model.weights_sha256 for model in read} == {weights_sha256(own)}
+    assert len({model.digest for model in read}) == 4
+    again = brought.read("own.keras", dataset, Reading(allow_weak=True))
+    assert again.digest == again.source == read[0].digest

@@ -109,3 +109,22 @@ def test_a_comparison_reads_its_teacher_and_its_hint_run_once(
     # `auto` verifies the hint run, and the teacher whose hints those are
     assert read.count("logits") == 1
     assert read.count("model") == (0 if init == "none" else 2)
+
+
+def test_without_the_test_set_it_compares_the_epochs_that_were_kept_fresh_or_found(
+    first: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["compare", *ARGV, "--epochs", "4", "--seeds", "2", "--seed", "60"]
+    argv += ["--keep", "best_accuracy", "--evaluate_test", "false"]
+    fresh, *children = made_by(argv)
+    (found,) = made_by(argv)
+    client = mlflow.MlflowClient()
+    best = [
+        max(m.value for m in client.get_metric_history(run.info.run_id, "val_accuracy"))
+        for run in children
+    ]
+    assert [run.data.metrics["kept_val_accuracy"] for run in children] == best
+    baselines = [v for v, run in zip(best, children, strict=True) if "temp" not in run.data.params]
+    assert fresh.data.metrics["baseline_mean"] == pytest.approx(np.mean(baselines))
+    for name in ("baseline_mean", "distilled_mean", "difference_mean"):
+        assert found.data.metrics[name] == fresh.data.metrics[name]

@@ -9,10 +9,13 @@ import keras
 import mlflow
 import numpy as np
 import pytest
-from helpers import artifact, needs_deploy, runs
+from helpers import artifact, needs_deploy, parameters, runs
 
 from kdflow.__main__ import main
+from kdflow.config.deploy import DeployConfig
+from kdflow.dataset import Dataset
 from kdflow.deploy import make
+from kdflow.steps import deploy
 
 UNTRAINED = ["--dataset", "digits", "--allow_weak_teacher", "true"]
 
@@ -192,3 +195,27 @@ def test_a_network_of_a_users_own_is_deployed_without_a_teacher(
     assert np.isfinite(list(metrics.values())).all()
     page = artifact(run, "report.html").read_text()
     assert f"{files['sound']} is a model that no run of kdflow trained" in page
+
+
+@pytest.mark.parametrize(
+    ("model", "teacher", "of_model", "of_teacher"),
+    [
+        ("own.keras", "none", "0..1", None),
+        ("a run", "own.keras", "0..255", "0..1"),
+        ("own.keras", "other.keras", "0..1", "0..1"),
+        ("a run", "none", "0..1", None),  # which is refused: kdflow's own take 0 to 255
+    ],
+)
+def test_what_a_model_of_ones_own_expects_of_a_pixel_is_said_of_the_teacher_too(
+    model: str,
+    teacher: str,
+    of_model: str,
+    of_teacher: str | None,
+    tiny: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deploy, "upstream_needs", lambda _: {})
+    config = parameters(DeployConfig, dataset="digits", model=model, teacher=teacher, pixels="0..1")
+    needed = deploy.needs(config, tiny)
+    read = {role: need.reading.pixels for role, need in needed.items()}  # type: ignore[attr-defined]
+    assert read == {"model": of_model} | ({"teacher": of_teacher} if of_teacher else {})

@@ -4,8 +4,9 @@ import keras
 import mlflow
 import pytest
 
+from kdflow.needs import LogitsOf
 from kdflow.results.records import TrainedModel
-from kdflow.steps.origin import lineage, origin
+from kdflow.steps.origin import lineage, origin, upstream_needs
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -47,6 +48,19 @@ def test_a_student_is_traced_to_its_logits_and_their_teacher() -> None:
         "kdflow.upstream.logits": logits,
         "kdflow.upstream.teacher": teacher,
     }
+
+
+def test_the_logits_that_taught_a_student_may_teach_it_again_however_weak() -> None:
+    logits = made("export_logits", {})
+    student = made("distill", DISTILLED | {"holdout": "0.1", "views": "2"}, teacher=logits)
+    need = upstream_needs(student)["logits"]
+    assert isinstance(need, LogitsOf)
+    assert (need.source, need.holdout, need.views, need.reading.allow_weak) == (
+        logits,
+        0.1,
+        2,
+        True,
+    )
 
 
 def test_brought_logits_have_no_known_teacher() -> None:

@@ -29,6 +29,7 @@ ORDER = Order(
     budget=None,
     reuse="same_code",
 )
+REUSES = ("any", "same_code", "never")
 DKD, KD = ({"loss": loss, "temp": 2.0} for loss in ("dkd", "kd"))
 
 
@@ -158,3 +159,9 @@ def test_over_studies_of_noise_a_finalist_beats_in_at_most_5_percent(best: int) 
         beaten += any(result.verdict == BEATS for result in verdicts)
     # two-sided tests at 5 % should give 2.5 %, 10 of 400; 20 would be 3 standard deviations more
     assert 0 < beaten <= 0.05 * studies
+
+
+def test_finals_that_reuse_nothing_have_a_name_of_their_own() -> None:
+    trained = finals.trainings(ORDER, [{"temp": 2.0}], repeats=2)
+    names = {finals.name_of(replace(ORDER, reuse=it), trained) for it in REUSES}
+    assert len(names) == len(REUSES)

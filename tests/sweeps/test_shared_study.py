@@ -34,6 +34,7 @@ from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
 from kdflow.needs import Found
 from kdflow.steps.distill import DistillConfig
+from kdflow.tracking import journal
 from kdflow.tracking import store as tracking_store
 from sweeps.__main__ import main
 from sweeps.driver import description, sharing, storage
@@ -199,6 +200,8 @@ def test_the_death_of_the_owner_lets_the_next_process_take_over(
     assert main(["notebook_grid", *flags]) == 130
     assert f"resumes run {parent}" in capsys.readouterr().out
     assert mlflow.get_run(parent).info.status == "KILLED"
+    with journal.left_over() as waiting:  # what came later could end a run that goes on
+        assert waiting == []
 
 
 @pytest.mark.slow

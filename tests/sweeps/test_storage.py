@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from sweeping import all_runs, noise, sweep
 
 from kdflow.errors import KdflowError
-from sweeps.driver.storage import open_storage, parsed, text_of
+from sweeps.driver.storage import open_storage, parsed, shown, text_of
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,15 @@ def test_a_storage_that_does_not_answer_is_one_line(url: str, message: str) -> N
     assert "secret" not in line
     assert "sec@ret" not in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:secret@host/studies", "postgresql://host/studies?user=me&password=secret"],
+)
+def test_no_password_is_shown(url: str) -> None:
+    assert "secret" in text_of(parsed(url))
+    assert "secret" not in shown(parsed(url))
 
 
 def test_a_sweep_whose_storage_does_not_answer_makes_no_run(

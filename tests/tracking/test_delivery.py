@@ -16,7 +16,7 @@ from mlflow.exceptions import BAD_REQUEST, MlflowException
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError, Unreachable
 from kdflow.network import build, weights_sha256
-from kdflow.tracking import artifacts, delivery, find, journal, runs, sync
+from kdflow.tracking import artifacts, delivery, find, journal, runs, store, sync
 from kdflow.tracking.runs import open_run
 
 pytestmark = pytest.mark.usefixtures("shared_store", "cache")
@@ -221,6 +221,40 @@ def test_the_run_of_a_killed_process_is_ended_by_the_next_command(tiny: Dataset)
     sync.deliver_left_over()
     assert ended(running).info.status == "KILLED"
     assert history(running, "loss") == [(1, 1)]
+
+
+def test_what_is_left_over_is_delivered_but_for_what_the_store_refuses(
+    tiny: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = mlflow.MlflowClient().create_run("0").info.run_id
+    written = journal.new(running, store.address(), ends_run=True)
+    written.add("metrics", {"values": {"?": 1.0}, "step": 1, "timestamp": 5})  # no name of one
+    written.add("metrics", {"values": {"loss": 1.0}, "step": 1, "timestamp": 5})
+    written._lock.release()
+    assert sync.deliver_left_over() == []
+    assert history(running, "loss") == [(1, 1)]
+    assert ended(running).info.status == "KILLED"
+    expected = f"sync: run {running} does not take 1 of 2 entries that were logged to it: "
+    assert capsys.readouterr().out.startswith(expected)
+
+
+def test_a_relative_store_is_another_one_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "sqlite:///mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    assert store.address() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://me:secret@there:5000")
+    assert store.uri() == "http://me:secret@there:5000"
+
+
+@pytest.mark.parametrize("given", ["10m", "-1", "nan", "inf"])
+def test_a_patience_that_is_no_number_of_seconds_is_refused(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDFLOW_STORE_PATIENCE", given)
+    with pytest.raises(KdflowError, match=f"expected a number of seconds, got '{given}'"):
+        store.open_store()
 
 
 def test_what_another_store_is_to_have_waits_for_it(tiny: Dataset) -> None:

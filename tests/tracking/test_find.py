@@ -1,8 +1,11 @@
 """Finished runs are found by their tags and by their ids."""
 
+from typing import Any
+
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, Unreachable
@@ -34,6 +37,19 @@ def test_runs_are_found_by_tags_when_finished_in_any_experiment_oldest_first(
     assert [run.run_id for run in find_runs(both)] == made
     assert find_runs({"kdflow.key": "wanted", "kdflow.step": "distill"}) == []
     assert find_runs({"kdflow.key": "unheard of"}) == []
+
+
+def test_runs_are_found_however_many_the_store_gives_at_once(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [run_with_key(tiny, "one of many") for _ in range(3)]
+    searched = SqlAlchemyStore.search_runs
+
+    def two_at_a_time(self: SqlAlchemyStore, **given: Any) -> Any:
+        return searched(self, **given | {"max_results": 2})
+
+    monkeypatch.setattr(SqlAlchemyStore, "search_runs", two_at_a_time)
+    assert [run.run_id for run in find_runs({"kdflow.key": "one of many"})] == made
 
 
 def test_deleted_runs_are_not_found_and_refused_by_name(tiny: Dataset) -> None:

@@ -1,5 +1,6 @@
 """A sqlite store is made whole or not at all."""
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -54,16 +55,19 @@ def test_a_store_whose_making_failed_is_made_the_next_time(tmp_path: Path) -> No
     [
         ("half made", r"was left half made by an interrupted first use; .*: move it away"),
         ("damaged", r"is damaged \(.*\); restore it from a copy, or move it away"),
+        ("half upgraded", r"holds 1 runs and whose upgrade .* is running or was interrupted"),
     ],
 )
 def test_an_unusable_store_is_named_with_what_to_do(
     content: str, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mlflow.db"
-    if content == "half made":
+    if content.startswith("half"):
         with sqlite3.connect(path) as database:
             database.execute("CREATE TABLE _alembic_tmp_params (a INTEGER)")
-            database.execute("CREATE TABLE params (a INTEGER)")
+            database.execute("CREATE TABLE runs (a INTEGER)")
+            if content == "half upgraded":
+                database.execute("INSERT INTO runs VALUES (1)")
         database.close()
     else:
         path.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
@@ -83,3 +87,27 @@ def test_four_processes_at_once_make_one_store(tmp_path: Path) -> None:
     started = [subprocess.Popen(command, cwd=tmp_path, env=environment) for _ in range(4)]
     assert [process.wait(120) for process in started] == [0] * 4
     assert first_use.fault(tmp_path / "mlflow.db", whole=True) == ""
+
+
+def sound(path: Path) -> Path:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE runs (a INTEGER)")
+    return path
+
+
+def test_a_sound_store_has_no_fault_in_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "c#?%20 d"
+    folder.mkdir()
+    assert first_use.fault(sound(folder / "mlflow.db"), whole=True) == ""
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.slow  # SQLite waits five seconds for the lock
+def test_a_locked_store_is_not_called_damaged(tmp_path: Path) -> None:
+    path = sound(tmp_path / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert first_use.fault(path, whole=False) == (
+            f"{path}, which cannot be read now (database is locked); try again"
+        )
+    assert first_use.fault(path, whole=False) == ""

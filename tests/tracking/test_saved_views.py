@@ -79,7 +79,8 @@ def test_the_ui_of_the_installed_mlflow_knows_what_a_view_is_made_of(ui: str) ->
         ),
         (
             "sqlite:///mlflow.db",
-            "mlflow ui --backend-store-uri sqlite:///mlflow.db and http://127.0.0.1:5000/#",
+            f"mlflow ui --backend-store-uri sqlite:///{Path.cwd()}/mlflow.db and"
+            " http://127.0.0.1:5000/#",
         ),
     ],
 )
