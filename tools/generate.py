@@ -21,10 +21,12 @@ from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.base import Config, canonical
 from kdflow.config.fitting import FittingConfig
 from kdflow.config.precision import PrecisionConfig
+from kdflow.config.training import recipe
 from kdflow.steps import STEPS
 from sweeps.driver.config import SweepConfig
 
 ROOT = Path(__file__).parent.parent
+RECIPE = ["optimizer", "learning_rate", "batch_size", "epochs", "schedule", "augment", "dropout"]
 HEADER = """\
 # Written by `python tools/generate.py` from the parameters that the steps declare.
 # Declared here is what every run of a step uses and has one default for. Any other parameter that
@@ -81,6 +83,7 @@ def tables() -> dict[str, str]:
             + [("`sweep`", _one_line(SweepConfig))],
         ),
         "networks": _table(("network", "what it is", "parameters"), list(_networks())),
+        "recipes": _table(("network", *RECIPE), list(_recipes())),
         "losses": _table(
             ("loss", "the soft term", "its own weights"),
             [
@@ -113,6 +116,21 @@ def _networks() -> Iterator[tuple[str, str, str]]:
     for name, record in NETWORKS.items():
         built = network.untrained(name, (32, 32, 3), 10)
         yield f"`{name}`", record.summary, f"{built.count_params():,}"
+
+
+def _recipes() -> Iterator[tuple[str, ...]]:
+    """A row per network: its default of each parameter on CIFAR-10, and on the digits if it is
+    another one there."""
+    for name, record in NETWORKS.items():
+        usual, on_digits = (recipe(dataset, name)._asdict() for dataset in ("cifar10", "digits"))
+        dropout = {"dropout": "-" if record.dropout is None else record.dropout}
+        usual, on_digits = usual | dropout, on_digits | dropout
+        cells = (
+            f"{usual[each]}"
+            + ("" if on_digits[each] == usual[each] else f" (digits: {on_digits[each]})")
+            for each in RECIPE
+        )
+        yield f"`{name}`", *cells
 
 
 def _one_line(config: type[BaseModel]) -> str:
