@@ -16,7 +16,9 @@ from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.needs import LogitsOf, ModelOf, Planned
 from kdflow.network import weights_sha256
+from kdflow.resume import _place_name
 from kdflow.reuse import Resolver
+from kdflow.steps.bundled import BUNDLED
 from kdflow.steps.estimate import about_how_long
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.steps.teacher import TeacherConfig
@@ -138,3 +140,12 @@ def test_on_an_empty_store_distill_imports_it_as_runs_and_finds_them_again(
     assert main(["distill", "--temp", "4", "--epochs", "1", "--views", "2"]) == 0
     assert f"  found   logits of fast, {export.info.run_id}," in capsys.readouterr().out
     assert len(runs()) == 4
+
+
+def test_an_interrupted_training_of_the_same_teacher_is_not_taken_over(stand_in: Dataset) -> None:
+    config = parameters(TeacherConfig, arch="fast", learning_rate=0.75)
+    imported, trained = (
+        _place_name(Planned(step, config), stand_in, config.used())
+        for step in (BUNDLED, ALL_STEPS["teacher"])
+    )
+    assert imported != trained

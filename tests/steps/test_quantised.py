@@ -1,5 +1,6 @@
 """A network whose int8 file loses too much learns again."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from helpers import parameters
 
 from kdflow.config.deploy import DeployConfig
 from kdflow.config.fitting import Settings
@@ -113,3 +115,17 @@ def test_within_the_margin_or_without_epochs_nothing_is_trained(
     assert note is None
     assert set(logged) == {"quantised_lost_before"}
     assert (tmp_path / "file").read_text() == "plain"
+
+
+def test_the_files_of_a_distillation_may_have_moved_since(
+    model: TrainedModel, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {"dataset": "/gone/", "student": "/gone/net.keras", "teacher": "/gone/t.keras"}
+    values = {**gone, "temp": 8.0, "alpha": 0.5, "views": 2, "holdout": 0.1}
+    monkeypatch.setattr("kdflow.steps.quantised.artifacts.read_json", lambda *_: values)
+    monkeypatch.setattr(quantised, "get_run", lambda _: None)
+    monkeypatch.setattr("kdflow.steps.quantised.distill.objective", lambda config, *_: config)
+    taught: Any = SimpleNamespace(logits=SimpleNamespace(manifest=SimpleNamespace(network="t")))
+    dataset = replace(tiny, name="digits")
+    lessons: Any = quantised._lessons(parameters(DeployConfig), dataset, model, taught)
+    assert (lessons.objective.temp, lessons.objective.alpha, lessons.views) == (8, 0.5, 2)
