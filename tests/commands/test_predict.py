@@ -177,3 +177,18 @@ def test_a_hint_run_cannot_predict_since_its_upper_layers_are_untrained(
     assert main(["predict", "--model", run_id, "--images", str(photos)]) == 1
     expected = "model: expected a run that logged a model that classifies, got the hint run"
     assert f"{expected} {run_id}" in capsys.readouterr().err
+
+
+def test_data_that_have_moved_cannot_calibrate_and_it_says_so_in_one_line(
+    distilled: Run,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moved = {"dataset": "/gone/photos", "holdout": 0.1}
+    monkeypatch.setattr("kdflow.tracking.artifacts.read_json", lambda *_: moved)
+    given = ["--model", distilled.info.run_id, "--images", str(photos), "--calibrate", "true"]
+    assert main(["predict", *given]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("kdflow predict: calibrate: dataset: expected ")
+    assert line.count("\n") == 1
