@@ -51,14 +51,20 @@ def search(matching: str, experiment_id: str | None = None) -> list[StoredRun]:
         matching: a filter in MLflow's words.
         experiment_id: where they are; None for any experiment that is not deleted.
     """
-    experiments = mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+    experiments = [experiment_id] if experiment_id else _experiments()
     found: list[StoredRun] = mlflow.search_runs(  # a client's search ends after 1,000
-        [experiment_id] if experiment_id else [each.experiment_id for each in experiments],
+        experiments,
         matching,
         order_by=["attributes.start_time ASC"],
         output_format="list",
     )
     return found
+
+
+def _experiments() -> list[str]:
+    """The ids of those that are not deleted."""
+    found = mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)
+    return [each.experiment_id for each in found]
 
 
 def get_run(run_id: str, expected: str = SOURCES) -> FoundRun:

@@ -44,12 +44,13 @@ def fault(path: Path, *, whole: bool) -> str:
     Args:
         whole: read the whole file, and not only what it says of its tables.
     """
-    verdict, tables, runs = "ok", set[str](), 0
+    verdict, half_made, runs = "ok", False, 0
     try:
         address = f"{path.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-            if "runs" in tables:
+            half_made = not tables or any(name.startswith("_alembic_tmp_") for name in tables)
+            if half_made and "runs" in tables:
                 (runs,) = database.execute("SELECT count(*) FROM runs").fetchone()
             if whole:
                 (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
@@ -59,7 +60,7 @@ def fault(path: Path, *, whole: bool) -> str:
         verdict = str(error)
     if verdict != "ok":
         return f"{path} is damaged ({verdict}); restore it from a copy, or move it away"
-    if tables and not any(name.startswith("_alembic_tmp_") for name in tables):
+    if not half_made:
         return ""
     if runs:
         return (

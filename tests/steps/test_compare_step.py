@@ -112,7 +112,7 @@ def test_a_comparison_reads_its_teacher_and_its_hint_run_once(
 
 
 def test_without_the_test_set_it_compares_the_epochs_that_were_kept_fresh_or_found(
-    first: list[Run], monkeypatch: pytest.MonkeyPatch
+    first: list[Run],
 ) -> None:
     argv = ["compare", *ARGV, "--epochs", "4", "--seeds", "2", "--seed", "60"]
     argv += ["--keep", "best_accuracy", "--evaluate_test", "false"]
