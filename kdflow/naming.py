@@ -1,10 +1,11 @@
 """What runs are called, in the console and in the MLflow UI, which may show the first
-characters alone."""
+characters alone; and what names a model or logits that no run made."""
 
 import string
 from pathlib import Path
 
 LONGEST = 40  # characters
+_HASH = "sha256:"
 
 
 def run_name(*parts: str) -> str:
@@ -25,3 +26,13 @@ def short_source(source: str) -> str:
     name = Path(source).name
     is_id = len(name) == 32 and set(name) <= set(string.hexdigits)
     return name[:8] if is_id else name
+
+
+def named_by_hash(digest: str) -> str:
+    """What names a model or logits that no run made, by the SHA-256 of their content."""
+    return _HASH + digest
+
+
+def is_hash(source: str) -> bool:
+    """Whether this names a model or logits that no run made."""
+    return source.startswith(_HASH)

@@ -113,7 +113,7 @@ def test_the_weights_give_the_logits(cifar10: Dataset) -> None:
     read = logits.read(bundle.LOGITS, cifar10, views=2)
     assert weights_sha256(network) == read.manifest.weights_sha256
     for images, stored in ((cifar10.x_train, read.train), (cifar10.x_test, read.test)):
-        for view in range(2):
+        for view in range(len(stored)):
             shown = views.apply(images[-500:], np.full(500, view))
             np.testing.assert_allclose(
                 predict_logits(network, shown), stored[view, -500:], atol=0.05

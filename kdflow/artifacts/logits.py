@@ -2,7 +2,7 @@
 manifest that says what they belong to. Nothing is trained on logits that do not verify.
 
 A folder holds `train_logits.npy` and `test_logits.npy`, (views, images, classes), not divided by
-any temperature, and `manifest.json`.
+any temperature, and `manifest.json`. Of the test images only view 0 is used; there may be others.
 """
 
 import hashlib
@@ -37,7 +37,8 @@ class Manifest(BaseModel):
         weights_sha256: of the teacher's weights, where they are known.
         dataset, dataset_digest: the images that the rows belong to.
         holdout: the share of training images that the teacher never trained on, where known.
-        views: what the first axis enumerates.
+        views: what the first axis of the training logits enumerates; that of the test logits
+            enumerates as many of these or fewer.
         averaged: whether the logits of a view are the mean over it and its mirror image.
         dtype: of the stored logits.
         class_names: what the last axis enumerates.
@@ -106,7 +107,8 @@ def write(
 
     Args:
         train, test: (views, images, classes) raw logits, float16 or float32; the views are the
-            first ones of their set, the images in the data set's own order.
+            first ones of their set, the images in the data set's own order. `test` needs view 0
+            alone.
         in_order: whether the order is certain, since kdflow has just made them.
         view_set: a key of `views.VIEW_SETS`.
         averaged: whether those of a view are the mean over it and its mirror image.
@@ -123,15 +125,16 @@ def write(
                 f"logits: expected a NumPy array on the {split} images, got a"
                 f" {type(array).__name__}"
             )
-        expected = (len(train), len(_labels(dataset, split)), dataset.classes)
-        if array.shape != expected or array.dtype.name not in DTYPES:
+        rows = (len(_labels(dataset, split)), dataset.classes)
+        if array.shape[1:] != rows or array.dtype.name not in DTYPES:
             raise KdflowError(
-                f"logits: expected {' or '.join(DTYPES)} {expected} on the {split} images, got"
-                f" {array.dtype} {array.shape}"
+                f"logits: expected {' or '.join(DTYPES)} (views, {rows[0]}, {rows[1]}) on the"
+                f" {split} images, got {array.dtype} {array.shape}"
             )
-        if not 1 <= len(array) <= len(VIEW_SETS[view_set]):
+        most = len(VIEW_SETS[view_set]) if split == "train" else len(train)
+        if not 1 <= len(array) <= most:
             raise KdflowError(
-                f"logits: expected 1 to {len(VIEW_SETS[view_set])} views, got {len(array)}"
+                f"logits: expected 1 to {most} views of the {split} images, got {len(array)}"
             )
         _check_values("logits", array, f"the {split} logits")
     if train.dtype != test.dtype:
@@ -257,7 +260,10 @@ def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) 
         raise Unfit(f"logits in {folder}: expected an array in {name}, got {error}") from error
     except OSError as error:
         raise Unreachable(f"logits in {folder}: {name} cannot be read: {error}") from error
-    shape = (len(manifest.views), len(labels), dataset.classes)
+    views = len(manifest.views)
+    if split == "test" and array.ndim:
+        views = min(max(1, len(array)), views)
+    shape = (views, len(labels), dataset.classes)
     _expect(folder, f"shape of {name}", shape, array.shape)
     _expect(folder, f"dtype of {name}", manifest.dtype, array.dtype.name)
     _expect(folder, f"SHA-256 of {name}", manifest.sha256.get(split), sha256(array))

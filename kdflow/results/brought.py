@@ -17,6 +17,7 @@ from kdflow.errors import KdflowError, reason
 from kdflow.evaluate.chance import AgainstChance, against_chance
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES
+from kdflow.naming import named_by_hash
 from kdflow.results.records import TrainedModel
 from kdflow.tracking import artifacts
 
@@ -68,7 +69,7 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
     # another network with these weights is another teacher
     described = f"{weights_sha256} {network.architecture_sha256(plain)}"
     digest = hashlib.sha256(described.encode()).hexdigest()
-    return TrainedModel(f"sha256:{digest}", plain, weights_sha256, None, source)
+    return TrainedModel(named_by_hash(digest), plain, weights_sha256, None, source)
 
 
 def _giving_logits(loaded: keras.Model, source: str, dataset: Dataset) -> keras.Model:

@@ -9,6 +9,7 @@ from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
 from kdflow.features import features
+from kdflow.naming import is_hash
 from kdflow.needs import LayersOf, Lookup
 from kdflow.results.brought import is_brought
 from kdflow.results.records import TrainedModel, current_model
@@ -81,7 +82,7 @@ def model_source(source: str) -> str:
     if run.step != "export_logits":
         return source
     model = run.tags.get("kdflow.upstream.model", "none")
-    if model == "none" or model.startswith("sha256:"):
+    if model == "none" or is_hash(model):
         raise KdflowError(
             "expected the teacher's model, since hints come from a layer of it; got"
             f" {source}, the export of a model that kdflow does not keep: name its file"

@@ -11,6 +11,7 @@ from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, Unfit
 from kdflow.evaluate.chance import against_chance
+from kdflow.naming import named_by_hash
 from kdflow.needs import LogitsOf, Lookup, ModelOf
 from kdflow.results import models
 from kdflow.results.brought import check_pixels, is_brought, no_better_than_chance
@@ -34,7 +35,7 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
         folder, dataset, views=need.views, view_set=need.view_set, averaged=need.averaged
     )
     _check_holdout(read.manifest.holdout, need.holdout)
-    taught = TeacherLogits(f"sha256:{read.manifest_sha256}", read, need.views)
+    taught = TeacherLogits(named_by_hash(read.manifest_sha256), read, need.views)
     _check_against_chance(taught, need, dataset)
     return taught
 

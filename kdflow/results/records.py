@@ -11,6 +11,7 @@ from kdflow.artifacts import logits
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Dataset
 from kdflow.errors import Unfit
+from kdflow.naming import is_hash
 from kdflow.sources import code_sha256
 from kdflow.tracking import artifacts
 from kdflow.tracking.find import FoundRun, other_code
@@ -37,7 +38,7 @@ class TrainedModel(NamedTuple):
     @property
     def digest(self) -> str:
         """What names it in keys. The weights of a run are those of the network that its run has."""
-        return self.source if self.source.startswith("sha256:") else self.weights_sha256
+        return self.source if is_hash(self.source) else self.weights_sha256
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class ExportLogitsConfig(BroughtModelConfig, ViewSetConfig, AveragedConfig, Prec
     )
     views: Views = Field(
         1,
-        description="how many views of each image: 1 is the image, 2 adds its mirror image,"
-        " more add shifts by up to 4 pixels (see view_set)",
+        description="how many views of each training image: 1 is the image, 2 adds its mirror"
+        " image, more add shifts by up to 4 pixels (see view_set)",
     )
 
 
@@ -92,8 +92,8 @@ def check(
     from kdflow.cache import cache_folder, check_room, writing_to
 
     views.check_fit(config.view_set, dataset.image_shape)
-    images = len(dataset.x_train) + len(dataset.x_test)
-    needed = config.views * images * dataset.classes * 4
+    rows = config.views * len(dataset.x_train) + len(dataset.x_test)
+    needed = rows * dataset.classes * 4
     with writing_to(cache_folder()):  # they are there twice until the store has them
         check_room(cache_folder(), 2 * needed, f"the logits of {config.views} views")
 
@@ -139,15 +139,14 @@ def _export(
         exported = partial(
             logits_per_view,
             network,
-            view_count=config.views,
             view_set=config.view_set,
             averaged=config.averaged,
             place=run.place,
         )
         manifest = logits.write(
             folder,
-            exported(dataset.x_train, split="train"),
-            exported(dataset.x_test, split="test"),
+            exported(dataset.x_train, config.views, split="train"),
+            exported(dataset.x_test, 1, split="test"),
             dataset,
             teacher=model.source,
             network=model.network.name,

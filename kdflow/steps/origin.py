@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kdflow.config.brought import Reading
 from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError
+from kdflow.naming import is_hash
 from kdflow.needs import LogitsOf, ModelOf, Need
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def lineage(source: str) -> dict[str, str]:
     as they are runs."""
     logits, teacher = _upstream(source)
     named = {LOGITS: logits, TEACHER: teacher}
-    return {tag: run_id for tag, run_id in named.items() if run_id and not _is_hash(run_id)}
+    return {tag: run_id for tag, run_id in named.items() if run_id and not is_hash(run_id)}
 
 
 def _upstream(source: str) -> tuple[str | None, str | None]:
@@ -55,20 +56,16 @@ def _upstream(source: str) -> tuple[str | None, str | None]:
     from kdflow.tracking.find import get_run
 
     logits = get_run(source).tags.get("kdflow.upstream.teacher")
-    if logits is None or _is_hash(logits):
+    if logits is None or is_hash(logits):
         return logits, None
     return logits, get_run(logits).tags.get("kdflow.upstream.model")
-
-
-def _is_hash(source: str) -> bool:
-    return source.startswith("sha256:")
 
 
 def origin(model: TrainedModel) -> dict[str, str]:
     """How a network was trained and what taught it, in words, by what it is called on a page."""
     from kdflow.tracking.find import get_run
 
-    if _is_hash(model.source):
+    if is_hash(model.source):
         return {
             "Training": f"{NOT_KNOWN}: {model.words} is a model that no run of kdflow trained",
             "Distilled from": NOT_KNOWN,
@@ -105,7 +102,7 @@ def _in_words(source: str | None) -> str:
 
     if source is None:
         return f"{NOT_KNOWN}: its logits were brought, not made by a run of kdflow"
-    if _is_hash(source):
+    if is_hash(source):
         return f"brought, not made by a run of kdflow: {source}"
     try:
         run = get_run(source)

@@ -8,6 +8,7 @@ from kdflow.dataset import Dataset
 from kdflow.deploy.judge import Judged
 from kdflow.deploy.manifest import sha256
 from kdflow.evaluate.paired import SAME, compare_paired
+from kdflow.naming import is_hash
 from kdflow.steps.origin import lineage
 from kdflow.tracking import registry
 from kdflow.tracking.run import Run
@@ -47,7 +48,7 @@ def log_served(run: Run, config: DeployConfig, dataset: Dataset, served: Served)
         "kdflow.verdict": served.judged.paired.verdict,
         "kdflow.accuracy_difference": str(served.judged.paired),
     }
-    if not served.source.startswith("sha256:"):
+    if not is_hash(served.source):
         tags |= lineage(served.source)
     uri = registry.stored_uri(run)
     version = registry.register(config.register, uri, run.run_id, tags)

@@ -132,7 +132,7 @@ def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset
     [
         (np.zeros((60, 3)), np.zeros((30, 3)), r"train images, got float64 \(60, 3\)"),
         (np.zeros((1, 60, 3), "f8"), np.zeros((1, 30, 3), "f8"), "train images, got float64"),
-        (np.zeros((1, 60, 3), "f4"), np.zeros((2, 30, 3), "f4"), r"test images, .*\(2, 30, 3\)"),
+        (np.zeros((1, 60, 3), "f4"), np.zeros((1, 31, 3), "f4"), r"test images, .*\(1, 31, 3\)"),
     ],
 )
 def test_arrays_of_another_shape_or_type_are_not_written(
@@ -146,9 +146,30 @@ def test_arrays_of_another_shape_or_type_are_not_written(
 @pytest.mark.parametrize("views", [0, 163, 200])
 def test_only_as_many_views_as_exist_are_written(tiny: Dataset, tmp_path: Path, views: int) -> None:
     train, test = made_for(tiny, views)
-    with pytest.raises(KdflowError, match=f"^logits: expected 1 to 162 views, got {views}$"):
+    expected = f"^logits: expected 1 to 162 views of the train images, got {views}$"
+    with pytest.raises(KdflowError, match=expected):
         write(tmp_path / "logits", train, test, tiny)
     assert not (tmp_path / "logits").exists()
+
+
+@pytest.mark.parametrize("views", [0, 3])
+def test_the_test_images_have_view_0_and_no_more_views_than_the_training_images(
+    tiny: Dataset, tmp_path: Path, views: int
+) -> None:
+    train, _ = made_for(tiny)
+    _, test = made_for(tiny, views)
+    expected = f"^logits: expected 1 to 2 views of the test images, got {views}$"
+    with pytest.raises(KdflowError, match=expected):
+        write(tmp_path / "logits", train, test, tiny)
+    assert not (tmp_path / "logits").exists()
+
+
+def test_one_view_of_the_test_images_is_enough(tiny: Dataset, tmp_path: Path) -> None:
+    train, test = made_for(tiny)
+    write(tmp_path / "logits", train, test[:1], tiny)
+    read = logits.read(tmp_path / "logits", tiny, views=2)
+    assert np.array_equal(read.train, train)
+    assert np.array_equal(read.test, test[:1])
 
 
 def test_logits_of_all_views_are_written_and_read(tiny: Dataset, tmp_path: Path) -> None:

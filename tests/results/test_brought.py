@@ -59,8 +59,9 @@ def test_the_logits_of_a_keras_file_teach(
     assert source == named(tiny_npz)
     read = logits.read(Path(export.info.artifact_uri) / "logits", load(str(tiny_npz), 0.1), views=2)
     np.testing.assert_allclose(read.train[0], own.predict(tiny.x_train, verbose=0), atol=1e-5)
-    mirrored = own.predict(tiny.x_test[:, :, ::-1], verbose=0)
-    np.testing.assert_allclose(read.test[1], mirrored, atol=1e-5)
+    mirrored = own.predict(tiny.x_train[:, :, ::-1], verbose=0)
+    np.testing.assert_allclose(read.train[1], mirrored, atol=1e-5)
+    np.testing.assert_allclose(read.test, [own.predict(tiny.x_test, verbose=0)], atol=1e-5)
     assert (read.manifest.teacher, read.manifest.network) == (source, "own")
     assert read.manifest.holdout is None
     assert read.manifest.parameters == 192 * 3 + 3
