@@ -4,6 +4,7 @@ with one input and one output, and without code of its own."""
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import TYPE_CHECKING, Literal, get_args
 
 from kdflow.errors import KdflowError, reason
@@ -167,14 +168,10 @@ def check_needs_no_code(model: keras.Model, what: str) -> None:
     except Exception as error:  # any of its layers can fail
         raise KdflowError(
             f"expected a network of Keras' own layers from {what}, got one that cannot be loaded"
-            f" without its code: {_first_sentence(error)}"
+            f" without its code: {textwrap.shorten(reason(error), 200)}"
         ) from error
     finally:
         registered.update(kept)
-
-
-def _first_sentence(error: Exception) -> str:
-    return reason(error)[:200]
 
 
 def reinitialised(model: keras.Model, seed: int) -> keras.Model:

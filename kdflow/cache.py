@@ -18,9 +18,12 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
+def writing_to(folder: Path, otherwise: str = "") -> Iterator[None]:
     """Make `folder` if need be; a disk that is full or cannot be written to in the block is an
     error that the user can fix.
+
+    Args:
+        otherwise: what else the user can do, as the end of a sentence.
 
     Raises:
         KdflowError: with the reason.
@@ -31,8 +34,20 @@ def writing_to(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise KdflowError(
             f"cache: expected a folder with room to write to, got {folder} ({error});"
-            " KDFLOW_CACHE names another"
+            f" KDFLOW_CACHE names another{otherwise}"
         ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write the file `path` in the block: beside it, with its suffix. At the block's end
+    that file takes the place of `path`. If the block fails, it is removed."""
+    new = path.with_name(f".new.{os.getpid()}.{path.name}")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def check_room(folder: Path, needed: int, what: str, otherwise: str = "") -> None:

@@ -1,11 +1,16 @@
 """The errors that a user can fix. Each is one line: what was expected, what was received."""
 
 import contextlib
+import errno
+import os
 import re
 from collections.abc import Iterator
 
 IN_A_URL = re.compile(r"(://[^\s:/@]*:)[^\s@]+(?=@)")
 IN_A_QUERY = re.compile(r"(?i)\b(password=)[^\s&'\"]+")
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
 
 class KdflowError(Exception):
@@ -29,6 +34,13 @@ def about(parameter: str) -> Iterator[None]:
         if not parameter:
             raise
         raise type(error)(f"{parameter}: {error}") from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this error, of Python or of native code, is that of a full disk or quota."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return True
+    return any(os.strerror(number) in str(error) for number in DISK_FULL)
 
 
 def without_passwords(text: str) -> str:

@@ -20,6 +20,7 @@ else:
     h5py, keras = late("h5py"), late("keras")
 
 MODEL_FILES = (".keras", ".h5")
+MODEL_URIS = ("runs:/", "models:/")  # of MLflow
 # Keras compresses neither kind of file.
 MAX_EXPANSION, ALWAYS_ALLOWED = 20, 2**26  # times the size of the file; bytes
 

@@ -7,6 +7,7 @@ A test fails where a file differs from what this would write.
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def _parameter(info: FieldInfo) -> dict[str, Any]:
     }
 
 
+@cache
 def tables() -> dict[str, str]:
     """The generated tables by name, in Markdown."""
     return {

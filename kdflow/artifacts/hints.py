@@ -24,7 +24,7 @@ from kdflow.image_file import Pixels
 
 TEACHER_BATCH = 100
 FILE_OF = "hints-"  # in the place of a step, with the number of the array
-NO_DISK = ", or hint_values=recomputed needs none"
+OR_RECOMPUTED = ", or hint_values=recomputed needs none"
 
 MapShape = tuple[int, int, int]
 
@@ -99,14 +99,11 @@ def check_room(folder: Path, images: int, shape: MapShape) -> None:
     Raises:
         KdflowError: it cannot be made or written to, or its disk has too little room.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with cache.writing_to(folder, OR_RECOMPUTED):
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise KdflowError(_no_room(folder, images, shape, str(error))) from error
     kept = unfinished.bytes_kept(f"{FILE_OF}*")  # of interrupted steps, of which this may be one
     needed = bytes_needed(images, shape) - kept
-    cache.check_room(folder, needed, f"the hints of {images:,} images", NO_DISK)
+    cache.check_room(folder, needed, f"the hints of {images:,} images", OR_RECOMPUTED)
 
 
 @contextlib.contextmanager
@@ -127,8 +124,8 @@ def cached(
         KdflowError: a hint is not finite in half precision, or the disk is full.
     """
     with contextlib.ExitStack() as files:
-        try:
-            made: list[Cached] = []
+        made: list[Cached] = []
+        with cache.writing_to(folder, OR_RECOMPUTED):
             for index, images in enumerate(arrays):
                 file = (
                     place.open(f"{FILE_OF}{index}")
@@ -136,10 +133,6 @@ def cached(
                     else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `files` closes it
                 )
                 made.append(_cached(teacher, images, files.enter_context(file)))
-        except OSError as error:
-            count = sum(map(len, arrays))
-            reason = _no_room(folder, count, teacher.output_shape[1:], str(error))
-            raise KdflowError(reason) from error
         yield made
 
 
@@ -173,10 +166,3 @@ def _computed(teacher: keras.Model, images: np.ndarray) -> np.ndarray:
             f" 65,504, got {maps.flat[np.argmax(~np.isfinite(halves))]}"
         )
     return halves
-
-
-def _no_room(folder: Path, images: int, shape: MapShape, got: str) -> str:
-    return (
-        f"cache: expected {bytes_needed(images, shape) / 1e6:,.1f} MB of room in {folder} for the"
-        f" hints of {images:,} images, got {got}; KDFLOW_CACHE names another folder{NO_DISK}"
-    )

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdflow.cache import cache_folder
+from kdflow.cache import cache_folder, replacing
 
 FOLDER = "unfinished"  # in the cache
 KEPT_DAYS = 30
@@ -50,17 +50,14 @@ class Unfinished:
 
     def set_claim(self, claim: Claim) -> None:
         """Claim the folder."""
-        new = self.folder / f"{CLAIM}.new"
-        new.write_text(json.dumps(claim._asdict()), encoding="utf-8")
-        new.replace(self.folder / CLAIM)
+        with replacing(self.folder / CLAIM) as new:
+            new.write_text(json.dumps(claim._asdict()), encoding="utf-8")
 
     def save(self, arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> None:
         """Keep a state in place of the one before it."""
-        new = self.folder / f"{STATE}.new"
         text = np.frombuffer(json.dumps(described).encode(), np.uint8)
-        with new.open("wb") as file:
+        with replacing(self.folder / STATE) as new, new.open("wb") as file:
             np.savez(file, **{**arrays, "described": text})  # type: ignore[arg-type]
-        new.replace(self.folder / STATE)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """The state that was kept last, None if there is none that can be read."""
@@ -78,10 +75,8 @@ class Unfinished:
 
     def save_part(self, name: str, array: np.ndarray) -> None:
         """Keep a part of a result."""
-        new = self.folder / f"{name}.new"
-        with new.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        new.replace(self.folder / f"{name}.npy")
+        with replacing(self.folder / f"{name}.npy") as new:
+            np.save(new, array, allow_pickle=False)
 
     def load_part(self, name: str) -> np.ndarray | None:
         """A part that was kept, None if there is none that can be read."""

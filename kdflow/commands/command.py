@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kdflow.errors import KdflowError
+
 
 class CommandConfig(BaseModel):
     """What every command takes."""
@@ -15,6 +17,23 @@ class CommandConfig(BaseModel):
     traceback: bool = Field(
         False, description="after an error, show where it was raised too, and not one line alone"
     )
+
+
+def check_square(shape: tuple[int, int, int]) -> None:
+    """Refuse the images of a network that photos are not resized to.
+
+    Args:
+        shape: (height, width, channels).
+
+    Raises:
+        KdflowError: they are not square, or have neither one channel nor three.
+    """
+    height, width, channels = shape
+    if height != width or channels not in (1, 3):
+        raise KdflowError(
+            "expected a network that takes square images of one or three channels, got one for"
+            f" {height}x{width}x{channels}"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from kdflow.commands.command import Command, CommandConfig
+from kdflow.commands.command import Command, CommandConfig, check_square
 from kdflow.errors import KdflowError, about
 
 PAGE = Path(__file__).parent / "browser"
@@ -75,35 +75,33 @@ def _manifest(source: Path) -> dict[str, Any]:
     Raises:
         KdflowError: there are none, one is damaged, or the page cannot make their pixels.
     """
-    from kdflow.deploy.manifest import sha256
+    from kdflow.deploy.manifest import FILES, MANIFEST, sha256
 
     try:
-        manifest: dict[str, Any] = json.loads((source / "deploy.json").read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
         files = {name: it for name, it in manifest["files"].items() if name.endswith(".onnx")}
         for name, described in files.items():
-            if (found := sha256(source / "files" / name)) != described["sha256"]:
+            if (found := sha256(source / FILES / name)) != described["sha256"]:
                 raise KdflowError(
                     f"expected {name} with SHA-256 {described['sha256']}, got {found}"
                 )
         _, height, width, channels = manifest["pixels"]["shape"]
         why = "; ".join(manifest["not_made"].values()) or "it was made with onnx=false"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise KdflowError(f"expected deploy.json and files in {source}, got {error!r}") from error
+        raise KdflowError(f"expected {MANIFEST} and {FILES} in {source}, got {error!r}") from error
     if not files:
         raise KdflowError(f"expected ONNX files, which browsers run, got none: {why}")
-    if height != width or channels not in (1, 3):
-        raise KdflowError(
-            "expected a network that takes square images of one or three channels, got one for"
-            f" {height}x{width}x{channels}"
-        )
+    check_square((height, width, channels))
     return manifest | {"files": files}
 
 
 def _copy(manifest: dict[str, Any], source: Path, folder: Path) -> None:
-    (folder / "files").mkdir()
+    from kdflow.deploy.manifest import FILES, MANIFEST
+
+    (folder / FILES).mkdir()
     for name in manifest["files"]:
-        shutil.copyfile(source / "files" / name, folder / "files" / name)
-    (folder / "deploy.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        shutil.copyfile(source / FILES / name, folder / FILES / name)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
 DEMO = Command("demo", DemoConfig, run)

@@ -6,13 +6,16 @@ import base64
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
-from kdflow.commands.command import Command, CommandConfig
+from kdflow.cache import replacing
+from kdflow.commands.command import Command, CommandConfig, check_square
 from kdflow.errors import KdflowError, about
+from kdflow.model_file import MODEL_FILES
 
 if TYPE_CHECKING:
     import keras
@@ -29,8 +32,8 @@ class PredictConfig(CommandConfig):
 
     model: str = Field(
         min_length=1,
-        description="the id of a run that logged a model, runs:/..., models:/..., or a .keras file"
-        " that takes pixels of 0 to 255 and returns logits",
+        description="the id of a run that logged a model, or a .keras or .h5 file, runs:/... or"
+        " models:/..., that takes pixels of 0 to 255 and returns logits",
     )
     images: str = Field(min_length=1, description="an image file, or a folder of images")
     output: str = Field(
@@ -70,10 +73,11 @@ def run(config: PredictConfig) -> None:
     from kdflow.tracking.models import find_model
 
     files = _files(Path(config.images))
-    if not config.model.endswith(".keras"):
+    if not config.model.endswith(MODEL_FILES):
         store.open_store()
     with about("model"):
         model = find_model(config.model)
+        check_square(model.network.input_shape[1:])
     temperature = _temperature(config, model)
     predictions, left_out = [], []
     for part in range(0, len(files), AT_A_TIME):
@@ -113,7 +117,8 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
         return 1.0
     if model.run is None:
         raise KdflowError(
-            "calibrate: expected the id of a run as model, whose validation images fit"
+            "calibrate: expected the id of a run as model, since its validation images are needed,"
+            f" got {config.model}"
         )
     from kdflow.config.base import validated
     from kdflow.dataset import split
@@ -127,7 +132,11 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
         step = validated(STEPS[model.run.step].config, used)
     dataset = load(step.dataset, step.holdout, step.dataset_options)
     if dataset.digest != model.run.tags["kdflow.dataset_digest"]:
-        raise KdflowError(f"calibrate: expected the images of run {model.run.run_id}, got others")
+        raise KdflowError(
+            f"calibrate: expected the images of run {model.run.run_id} (digest"
+            f" {model.run.tags['kdflow.dataset_digest']}) in {step.dataset}, got others"
+            f" ({dataset.digest})"
+        )
     _, validation = split(dataset.y_train, step.holdout)
     if not len(validation):
         raise KdflowError("calibrate: expected a run with validation images, got one of holdout=0")
@@ -175,13 +184,8 @@ def _pixels(file: Path, network: keras.Model) -> np.ndarray:
 
     from kdflow.catalogue.datasets.photo import pixels_of
 
-    height, width, channels = network.input_shape[1:]
-    if height != width or channels not in (1, 3):
-        raise KdflowError(
-            "model: expected one that takes square images of one or three channels, got one for"
-            f" {height}x{width}x{channels}"
-        )
-    pixels = pixels_of(file, height)
+    _, side, _, channels = network.input_shape
+    pixels = pixels_of(file, side)
     if channels == 1:
         return np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
     return pixels
@@ -197,11 +201,20 @@ def _thumbnail(pixels: np.ndarray) -> str:
     return base64.b64encode(written.getvalue()).decode()
 
 
+def _least_certain(predictions: Sequence[Prediction], most: int) -> list[Prediction]:
+    """At most `most` of the predictions, the same number of each class, the least probable first,
+    class by class."""
+    ordered = sorted(predictions, key=lambda it: (it.label, it.probability))
+    by_class = [list(same) for _, same in groupby(ordered, key=lambda it: it.label)]
+    each = max(1, most // max(1, len(by_class)))
+    return [it for same in by_class for it in same[:each]][:most]
+
+
 def _write(predictions: Sequence[Prediction], output: Path, model: str, temperature: float) -> None:
     """Write the CSV file and the page, each whole or not at all."""
     from kdflow.page import rendered
 
-    shown = sorted(predictions, key=lambda it: (it.label, it.probability))[:SHOWN]
+    shown = _least_certain(predictions, SHOWN)
     rows = io.StringIO()
     writer = csv.writer(rows)
     writer.writerow(["path", "class", "probability"])
@@ -219,9 +232,8 @@ def _write(predictions: Sequence[Prediction], output: Path, model: str, temperat
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
-            new = path.with_name(f".{path.name}.new")
-            new.write_text(text, encoding="utf-8", newline="")
-            new.replace(path)
+            with replacing(path) as new:
+                new.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise KdflowError(f"output: expected a file that can be written, got {error}") from error
 

@@ -1,4 +1,4 @@
-"""What few trainings need: parameters of `fit` that change nothing at their defaults."""
+"""How a network is trained, and the parameters of that which few trainings need."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -13,9 +13,10 @@ Keep = Literal["last", "best_loss", "best_accuracy"]
 
 
 class Settings(NamedTuple):
-    """How `training.fit` trains.
+    """How `training.loop.fit` and `training.hint.fit_hint` train.
 
     Attributes:
+        optimizer, schedule: see `training.optimizers` and `training.schedules`.
         learning_rate: the largest that the schedule gives.
         views, view_set: each image is shown in one of the first `views` of a set of views.
         weight_decay, warmup, clip_norm, ema, keep, patience: see `FittingConfig`.
@@ -40,7 +41,7 @@ class Settings(NamedTuple):
 
 
 class FittingConfig(Config):
-    """Parameters of `fit` that change nothing at their defaults."""
+    """Parameters that change nothing at their defaults."""
 
     weight_decay: float = Field(
         0,

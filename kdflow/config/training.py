@@ -151,21 +151,21 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
     def settings(self) -> Settings:
         """How that network is trained."""
         return Settings(
-            self.optimizer,
-            self.learning_rate,
-            self.epochs,
-            self.batch_size,
-            self.seed,
-            self.schedule,
-            self.view_count,
-            self.view_set,
-            self.weight_decay,
-            self.warmup,
-            self.clip_norm,
-            self.ema,
-            self.keep,
-            self.patience,
-            self.computed_in,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            schedule=self.schedule,
+            views=self.view_count,
+            view_set=self.view_set,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            clip_norm=self.clip_norm,
+            ema=self.ema,
+            keep=self.keep,
+            patience=self.patience,
+            precision=self.computed_in,
         )
 
 

@@ -12,9 +12,10 @@ class Judged(NamedTuple):
     """A file's answers on the test set.
 
     Attributes:
-        accuracy, nll, ece: as of a training.
+        accuracy, nll, ece: see `metrics`.
         agreement: the share of images on which it predicts the network's class.
         largest_difference: of any logit from the network's.
+        class_accuracy: of each class, (classes,); NaN where it has no images.
         confusions: how many images of each class (rows) it takes for each class (columns).
         paired: its accuracy against the network's.
     """
@@ -24,15 +25,9 @@ class Judged(NamedTuple):
     ece: float
     agreement: float
     largest_difference: float
+    class_accuracy: np.ndarray
     confusions: np.ndarray
     paired: Paired
-
-    @property
-    def class_accuracy(self) -> np.ndarray:
-        """The share of each class's images that are right; NaN where it has none."""
-        with np.errstate(invalid="ignore"):
-            shares: np.ndarray = self.confusions.diagonal() / self.confusions.sum(axis=1)
-        return shares
 
 
 def judge(logits: np.ndarray, of_network: np.ndarray, labels: np.ndarray, margin: float) -> Judged:
@@ -50,6 +45,7 @@ def judge(logits: np.ndarray, of_network: np.ndarray, labels: np.ndarray, margin
         metrics.expected_calibration_error(logits, labels),
         metrics.agreement(logits, of_network),
         float(np.abs(logits - of_network).max()),
+        metrics.class_accuracies(logits, labels),
         classes.confusions(logits, labels),
         compare_paired(right, right_before, margin),
     )

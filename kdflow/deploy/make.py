@@ -1,6 +1,5 @@
 """Make the files of a network: whole and runnable, or not at all."""
 
-import errno
 import shutil
 import tempfile
 import textwrap
@@ -11,10 +10,11 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from kdflow.cache import replacing
 from kdflow.deploy import litert, onnx_format
 from kdflow.deploy.files import FORMATS, open_file
 from kdflow.deploy.pixels import exportable
-from kdflow.errors import KdflowError, reason
+from kdflow.errors import KdflowError, is_disk_full, reason
 
 FLOAT32, INT8 = "float32.tflite", "int8.tflite"
 LITERT = (FLOAT32, "float16.tflite", INT8)
@@ -83,7 +83,7 @@ def make(
             raise
         except Exception as error:  # exporters fail in many ways
             why = textwrap.shorten(reason(error), 300)
-            if path.suffix == ".tflite" or _is_full(error):
+            if path.suffix == ".tflite" or is_disk_full(error):
                 raise KdflowError(f"{name} cannot be made: {why}") from error
             made.not_made[name] = why
     return made
@@ -106,8 +106,7 @@ def _writer(
 
 
 def _make_whole(path: Path, write: Callable[[Path], None]) -> None:
-    new = path.with_stem(f"{path.stem}.new")
-    try:
+    with replacing(path) as new:
         write(new)
         custom = list(_custom(FORMATS[path.suffix].operations(new)))
         if custom:
@@ -116,15 +115,7 @@ def _make_whole(path: Path, write: Callable[[Path], None]) -> None:
                 f" runs everywhere, got {', '.join(custom)}"
             )
         open_file(new)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _custom(operations: Iterable[str]) -> Iterator[str]:
     return (name for name in operations if name.startswith(litert.CUSTOM))
-
-
-def _is_full(error: BaseException) -> bool:
-    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    return full or "No space left" in str(error)

@@ -14,9 +14,11 @@ from kdflow.deploy.tensor import Tensor
 from kdflow.size import multiply_adds
 
 FORMAT_VERSION = 1
+# What a run of `deploy` logs the files under, and their description.
+FILES, MANIFEST = "files", "deploy.json"
 FLOAT, QUANTISED = ("float32", "int8")
 # Of a file's suffix and the type of its input. The names in braces are those of the manifest.
-HOW_TO_RUN = {
+SNIPPETS = {
     (".tflite", FLOAT): """\
 from ai_edge_litert.interpreter import Interpreter
 
@@ -93,7 +95,7 @@ def manifest(
 
 def _described(path: Path, judged: Judged) -> dict[str, Any]:
     file = open_file(path)
-    how = HOW_TO_RUN[path.suffix, file.input.dtype].format(
+    how = SNIPPETS[path.suffix, file.input.dtype].format(
         file=path.name,
         input=file.input.name,
         output=file.output.name,

@@ -11,7 +11,7 @@ from kdflow.dataset import Dataset
 from kdflow.deploy import timing
 from kdflow.deploy.files import all_logits, open_file
 from kdflow.deploy.judge import judge
-from kdflow.deploy.memory import peak_memory_mb
+from kdflow.deploy.memory import peak_memory_of_file_mb
 from kdflow.deploy.table import KERAS, Row
 from kdflow.evaluate.metrics import predict_logits
 
@@ -52,6 +52,6 @@ def measured(sides: list[Side], dataset: Dataset, margin: float, threads: int) -
         rows.append(Row(role, name, KERAS, judged[role, KERAS], speeds[role, KERAS]))
         for path in side.paths:
             key = role, path.name
-            size, memory = path.stat().st_size, peak_memory_mb(path, threads)
+            size, memory = path.stat().st_size, peak_memory_of_file_mb(path, threads)
             rows.append(Row(role, name, path.name, judged[key], speeds[key], size, memory))
     return rows

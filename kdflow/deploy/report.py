@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from kdflow.dataset import Dataset
 from kdflow.deploy import browser
-from kdflow.deploy.table import Row
+from kdflow.deploy.table import KERAS, Row
 from kdflow.evaluate import plots
 from kdflow.evaluate.compare import WORSE
 from kdflow.evaluate.paired import SAME, Paired
@@ -128,9 +128,9 @@ def _confusions(row: Row, dataset: Dataset) -> Picture:
 
 def _classes(own: Mapping[str, Row], dataset: Dataset, served: str) -> list[OfClass]:
     """The classes, those with the lowest accuracy first; those without test images last."""
-    file, keras = (own[name].judged for name in (served, "Keras"))
+    file, before = (own[name].judged for name in (served, KERAS))
     images = file.confusions.sum(axis=1)
-    columns = (images.tolist(), file.class_accuracy.tolist(), keras.class_accuracy.tolist())
+    columns = (images.tolist(), file.class_accuracy.tolist(), before.class_accuracy.tolist())
     classes = map(OfClass, dataset.class_names, *columns)
     return sorted(classes, key=lambda each: (each.images == 0, each.file))
 

@@ -19,7 +19,7 @@ def learning_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
     Of a distillation's loss only the hard term is drawn: the soft one has another scale.
 
     Args:
-        history: one dict of metrics per epoch, as `training.fit` returns it.
+        history: one dict of metrics per epoch, as `training.loop.fit` yields them.
     """
     labels_loss = "train_hard_loss" if "train_hard_loss" in history[0] else "train_loss"
     panels = {
@@ -33,7 +33,7 @@ def hint_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
     """The error of the hints, and what the guided features are worth, per epoch.
 
     Args:
-        history: one dict of metrics per epoch, as `training.fit_hint` returns it.
+        history: one dict of metrics per epoch, as `training.hint.fit_hint` yields them.
     """
     panels = {
         "mean squared error of the hints": {

@@ -16,7 +16,7 @@ from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError, reason
 from kdflow.evaluate.chance import AgainstChance, against_chance
 from kdflow.evaluate.metrics import predict_logits
-from kdflow.model_file import MODEL_FILES
+from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.naming import named_by_hash
 from kdflow.results.records import TrainedModel
 from kdflow.tracking import artifacts
@@ -30,7 +30,7 @@ def is_brought(source: str) -> bool:
     """Whether `source` names a model that kdflow did not train."""
     return (
         source.endswith(MODEL_FILES)
-        or source.startswith(("runs:/", "models:/"))
+        or source.startswith(MODEL_URIS)
         or adapt.is_saved_model(source)
     )
 

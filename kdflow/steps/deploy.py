@@ -4,7 +4,6 @@ measured."""
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kdflow.config.brought import Reading
 from kdflow.config.deploy import DeployConfig
-from kdflow.errors import KdflowError, about
+from kdflow.errors import KdflowError, about, is_disk_full
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.steps.origin import origin, upstream_needs
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from kdflow.deploy.judge import Judged
     from kdflow.results.records import TeacherLogits, TrainedModel
     from kdflow.tracking.run import Run
-
-FOLDER = "files"
-MANIFEST = "deploy.json"
 
 
 def title(config: DeployConfig) -> str:
@@ -116,7 +112,7 @@ def run(
 ) -> dict[str, float]:
     from kdflow.deploy import make, report, table
     from kdflow.deploy.calibration import calibration_images
-    from kdflow.deploy.manifest import manifest
+    from kdflow.deploy.manifest import FILES, MANIFEST, manifest
     from kdflow.deploy.measure import Side, measured
     from kdflow.steps import quantised
     from kdflow.steps.registration import Served, log_served
@@ -127,11 +123,11 @@ def run(
     with tempfile.TemporaryDirectory() as temporary, _full_disk_in_one_line():
         folder = Path(temporary)
         made = make.make(
-            model.network, images, _subfolder(folder, FOLDER), names, config.weight_bits
+            model.network, images, _subfolder(folder, FILES), names, config.weight_bits
         )
         for name, reason in made.not_made.items():
             print(f"{name}: not made: {reason}")
-        int8 = folder / FOLDER / make.INT8
+        int8 = folder / FILES / make.INT8
 
         def write_again(network: keras.Model) -> None:
             litert = (make.FLOAT32, make.INT8)
@@ -139,7 +135,7 @@ def run(
             make.make(network, images, to, litert, config.weight_bits).paths[-1].replace(int8)
 
         adapted = quantised.adapt(run, config, dataset, model, logits, int8, write_again)
-        run.log_folder(folder / FOLDER, FOLDER)
+        run.log_folder(folder / FILES, FILES)
         sides = [Side("student", model.network, made.paths)]
         if teacher:
             beside = (make.FLOAT32, make.INT8)
@@ -180,7 +176,7 @@ def run(
         verdicts = {name: each.paired.verdict for name, each in judged.items()}
         run.set_tags({"kdflow.verdict": verdicts[served_name]})
         _refuse_worse(judged, config.margin)
-        file = folder / FOLDER / served_name
+        file = folder / FILES / served_name
         (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
         served = Served(file, folder / MANIFEST, judged[file.name], model.source)
         log_served(run, config, dataset, served)
@@ -189,14 +185,16 @@ def run(
 
 def _refuse_worse(judged: Mapping[str, Judged], margin: float) -> None:
     """Fail the run if a file is shown to lose more than the margin; say which are in doubt."""
+    from kdflow.evaluate.compare import INCONCLUSIVE, WORSE
+
     for name, each in judged.items():
-        if each.paired.verdict == "WORSE":
+        if each.paired.verdict == WORSE:
             raise KdflowError(
                 f"expected files that lose at most {margin:g} points of accuracy against Keras, got"
                 f" {name} with {each.paired} (p = {each.paired.p_value:.2g}); it is not served or"
                 " registered; more calibration_images may help, or allow a larger margin"
             )
-        if each.paired.verdict == "INCONCLUSIVE":
+        if each.paired.verdict == INCONCLUSIVE:
             print(
                 f"{name}: {each.paired.images} test images do not show whether it loses more than"
                 f" {margin:g} points"
@@ -213,7 +211,7 @@ def _full_disk_in_one_line() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_disk_full(error):
             raise
         raise KdflowError(
             f"expected room on the disk, got none: {error}; nothing is registered"

@@ -13,7 +13,7 @@ from kdflow.steps.hint import HintConfig
 from kdflow.training.speed import BATCH_SECONDS, seconds_per_image
 
 WORTH_MEASURING = 1e12  # multiply-adds of a whole training: some ten seconds on two cores
-LITTLE = 30  # seconds that the batches of a training take whatever the network
+MAX_OVERHEAD = 30  # seconds that the batches of a training take whatever the network
 
 
 def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
@@ -43,7 +43,7 @@ def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
         images = len(split(dataset.y_train, config.holdout)[0])
         shown = config.epochs * images
         overhead = config.epochs * -(-images // config.batch_size) * BATCH_SECONDS
-        if shown * multiply_adds_of(name) < WORTH_MEASURING and overhead < LITTLE:
+        if shown * multiply_adds_of(name) < WORTH_MEASURING and overhead < MAX_OVERHEAD:
             return ", under a minute"
         measured = seconds_of(name, config.batch_size, config.holdout, config.computed_in)
         return f", about {_rounded(shown * measured)}"

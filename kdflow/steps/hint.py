@@ -129,8 +129,9 @@ def run(
     from kdflow import network
     from kdflow.evaluate import plots
     from kdflow.features import features
+    from kdflow.memory import peak_memory_mb
     from kdflow.precision import predicting_in
-    from kdflow.steps.training import peak_memory_mb, size_metrics, split_images
+    from kdflow.steps.training import size_metrics, split_images
     from kdflow.training.hint import fit_hint
 
     train, validation = split_images(run, config, dataset)

@@ -1,7 +1,5 @@
 """Train one network and log it: what the steps `teacher`, `baseline` and `distill` share."""
 
-import resource
-import sys
 from collections.abc import Iterator
 
 import keras
@@ -17,6 +15,7 @@ from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
 from kdflow.evaluate import classes, metrics, plots
 from kdflow.features import start_from
+from kdflow.memory import peak_memory_mb
 from kdflow.network import record_of
 from kdflow.size import Size, size_of
 from kdflow.tracking.run import Run
@@ -27,7 +26,7 @@ from kdflow.training.selection import best_epoch
 
 SHOWN_WRONG = 24  # images
 KEPT_ACCURACY = "kept_val_accuracy"
-LITTLE = 0.1  # of the statistics of batch normalisation
+MAX_INITIAL_SHARE = 0.1  # of the statistics of batch normalisation
 
 
 def train_network(
@@ -131,7 +130,7 @@ def begin(
     print(f"{name}: {size_of(network)}; {len(train.indices):,} images")
     steps = config.epochs * -(-len(train.indices) // config.batch_size)
     untrained = networks.untrained_statistics(network, steps)
-    if untrained > LITTLE and not config.keeps_weights:
+    if untrained > MAX_INITIAL_SHARE and not config.keeps_weights:
         print(
             f"{name}: after the {steps:,} steps of this training its batch normalisation still"
             f" consists of its initial statistics by {untrained:.0%}, so that validation and test"
@@ -197,12 +196,6 @@ def split_images(run: Run, config: Config, dataset: Dataset) -> tuple[Images, Im
     run.set_tags({"kdflow.validation": "the test set (holdout=0, the notebook's protocol)"})
     everything = np.arange(len(dataset.y_test))
     return train_images, Images(dataset.x_test, dataset.y_test, everything)
-
-
-def peak_memory_mb() -> float:
-    """The most memory that this process has held at once, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB elsewhere
 
 
 def _in_words(measured: dict[str, float]) -> str:

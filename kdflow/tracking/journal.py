@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from kdflow.cache import cache_folder, writing_to
+from kdflow.cache import cache_folder, replacing, writing_to
 
 FOLDER = "journal"  # in the cache
 OPENED, ENTRIES, DELIVERED, FILES = "opened.json", "entries.jsonl", "delivered", "files"
@@ -104,10 +104,8 @@ class Journal:
     def set_delivered(self, entry: Entry) -> None:
         """Record that the store has every entry up to this one. Where the disk is full, it is not
         recorded: an entry that is delivered twice is in the store once."""
-        with contextlib.suppress(OSError):
-            new = self.folder / f"{DELIVERED}.new"
+        with contextlib.suppress(OSError), replacing(self.folder / DELIVERED) as new:
             new.write_text(str(entry.number + 1), encoding="utf-8")
-            new.replace(self.folder / DELIVERED)
         shutil.rmtree(self.files(entry.number), ignore_errors=True)
         if self._closed and not self.waiting():
             self.remove()

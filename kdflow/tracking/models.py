@@ -9,12 +9,13 @@ import mlflow
 
 from kdflow.adapt import functional, without_softmax
 from kdflow.errors import KdflowError
+from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.tracking.artifacts import load_keras, load_model
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.run import MODEL_NAME
 
 CLASSIFIES = ("teacher", "baseline", "distill")  # steps
-SOURCES = "a run's id, runs:/..., models:/... or a .keras file"
+SOURCES = "a run's id, a .keras or .h5 file, runs:/... or models:/..."
 
 
 class NamedModel(NamedTuple):
@@ -34,15 +35,16 @@ def find_model(source: str) -> NamedModel:
     """The model that a user named.
 
     Args:
-        source: the id of a run that logged one, `runs:/...`, `models:/...`, or a `.keras` file.
+        source: the id of a run that logged one, `runs:/...`, `models:/...`, or a `.keras` or `.h5`
+            file.
 
     Raises:
         KdflowError: there is none, or it cannot be loaded.
         Unreachable: the store does not answer.
     """
-    if source.endswith(".keras"):
+    if source.endswith(MODEL_FILES):
         return NamedModel(_giving_logits(source), (), None)
-    if source.startswith(("runs:/", "models:/")):
+    if source.startswith(MODEL_URIS):
         return NamedModel(_giving_logits(source), _class_names(source), None)
     run = get_run(source, SOURCES)
     check_classifies(run)

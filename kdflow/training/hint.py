@@ -71,7 +71,15 @@ def fit_hint(
         return {"x": _HintBatches(train.images, train_hints, part)}
 
     whole = len(batches(train.indices, settings.batch_size))  # which is read batch by batch
-    loop = Loop(learner, learner, data, len(train.indices), whole, settings, place)
+    loop = Loop(
+        learner,
+        learner,
+        data,
+        images=len(train.indices),
+        part=whole,
+        settings=settings,
+        place=place,
+    )
     probed = some_of_each_class(train)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:

@@ -143,8 +143,15 @@ def fit(
 
     def arrays(epoch: int, first: int, end: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         part = slice(first * settings.batch_size, end * settings.batch_size)
-        shown = settings.views, settings.seed, epoch, part, settings.view_set
-        return epoch_data(train, objective, *shown)
+        return epoch_data(
+            train,
+            objective,
+            view_count=settings.views,
+            seed=settings.seed,
+            epoch=epoch,
+            part=part,
+            view_set=settings.view_set,
+        )
 
     def data(epoch: int, first: int, end: int) -> dict[str, Any]:
         return in_batches(*arrays(epoch, first, end), batch_size=settings.batch_size)
@@ -152,7 +159,15 @@ def fit(
     images, targets = arrays(1, 0, 1)
     part = batches_in_part(images.nbytes + sum(array.nbytes for array in targets.values()))
     del images, targets
-    loop = Loop(learner, network, data, len(train.indices), part, settings, place)
+    loop = Loop(
+        learner,
+        network,
+        data,
+        images=len(train.indices),
+        part=part,
+        settings=settings,
+        place=place,
+    )
     averages = Averages(learner)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:

@@ -51,8 +51,8 @@ class Averages:
         """Give the learner the averages."""
         optimizer = self.learner.optimizer
         if optimizer.use_ema:
+            # that of the class, since `make_optimizer` has replaced the optimiser's own
             type(optimizer).finalize_variable_values(optimizer, self.learner.trainable_variables)
-            for (
-                variable
-            ) in self.learner.trainable_variables:  # copies: JAX deletes what it is given
+            for variable in self.learner.trainable_variables:
+                # a copy, since JAX deletes what it is given
                 variable.assign(keras.ops.convert_to_numpy(variable).copy())

@@ -60,17 +60,17 @@ class State:
         self.means = self._with_earlier(means, trained, images)
         self.batches = batches
 
-    def _with_earlier(self, means: Metrics, trained: int, images: int) -> Metrics:
+    def _with_earlier(self, means: Metrics, trained: int, whole: int) -> Metrics:
         """The means from the epoch's beginning.
 
         Args:
             means: of what followed the batches that are done.
-            trained: how many images these are.
-            images: how many there were from the epoch's beginning.
+            trained: how many images, or batches, these means are of.
+            whole: how many there were from the epoch's beginning, in the same unit.
         """
         if not self.batches:
             return means
-        share = trained / images
+        share = trained / whole
         return {k: share * mean + (1 - share) * self.means[k] for k, mean in means.items()}
 
     def end_epoch(self, metrics: Metrics) -> None:

@@ -59,7 +59,7 @@ def test_zeros_are_counted_and_printed(
         (lambda p: 2 * p, r"expected rows of probabilities that sum to 1"),
         (lambda p: (100 * p).astype(int), r"expected floating-point probabilities .* got int64"),
         (lambda p: p[:, 0], r"expected floating-point probabilities .* got float32 \(60,\)"),
-        (lambda p: p[:-1], r"expected float16 or float32 \(1, 60, 3\) on the train images"),
+        (lambda p: p[:-1], r"expected float16 or float32 \(views, 60, 3\) on the train images"),
     ],
     ids=["logits", "sums", "integers", "a single column", "an image too few"],
 )

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from kdflow.__main__ import main
+from kdflow.commands.predict import Prediction, _least_certain
 from kdflow.dataset import split
 from kdflow.evaluate.metrics import fitting_temperature, nll, predict_logits
 from kdflow.steps.run import load
@@ -75,7 +76,8 @@ def test_calibrated_probabilities_fit_the_validation_images(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = ["--model", distilled.info.run_id, "--images", str(photos), "--calibrate", "true"]
-    predicted(*given)
+    plain = predicted(*given[:-2])
+    rows = predicted(*given)
     digits = load("digits", 0.1)
     _, validation = split(digits.y_train, 0.1)
     network = load_model(get_run(distilled.info.run_id))
@@ -83,6 +85,13 @@ def test_calibrated_probabilities_fit_the_validation_images(
     temperature = fitting_temperature(logits, digits.y_train[validation])
     expected = f"predict: temperature {temperature:.3f}, of {len(validation)} validation images"
     assert expected in capsys.readouterr().out
+    assert [row["class"] for row in rows] == [row["class"] for row in plain]
+    scaled = predict_logits(network, digits.x_test[:COUNT]).astype(np.float64) / temperature
+    expected_probabilities = softmax(scaled, axis=-1).max(axis=-1)
+    order = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
+    found = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(found, expected_probabilities[order], atol=1e-5)
+    assert found != [float(row["probability"]) for row in plain]
 
 
 def test_the_fitting_temperature_is_the_one_that_the_labels_were_drawn_at() -> None:
@@ -95,14 +104,28 @@ def test_the_fitting_temperature_is_the_one_that_the_labels_were_drawn_at() -> N
     assert nll(logits / found, labels) <= min(losses) + 1e-9
 
 
-def test_a_keras_file_predicts_numbers_and_needs_no_store(
-    distilled: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_a_file_of_keras_predicts_numbers_and_needs_no_store(
+    distilled: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    load_model(get_run(distilled.info.run_id)).save(tmp_path / "model.keras")
+    network = load_model(get_run(distilled.info.run_id))
+    network.save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kdflow.tracking.store.open_store", None)
-    (row,) = predicted("--model", "model.keras", "--images", str(photos / "0" / "000.png"))
-    assert row["class"] in map(str, range(10))
+    (row,) = predicted("--model", name, "--images", str(photos / "0" / "000.png"))
+    (logits,) = predict_logits(network, load("digits", 0.1).x_test[:1])
+    assert row["class"] == str(logits.argmax())
+
+
+def test_the_page_shows_the_least_certain_images_of_every_class() -> None:
+    made = [
+        Prediction(f"{label}{number}", label, probability=number / 10, thumbnail="")
+        for label in "ba"
+        for number in (3, 1, 2)
+    ]
+    assert [it.path for it in _least_certain(made, 4)] == ["a1", "a2", "b1", "b2"]
+    assert [it.path for it in _least_certain(made, 100)] == ["a1", "a2", "a3", "b1", "b2", "b3"]
+    assert [it.path for it in _least_certain(made, 1)] == ["a1"]
 
 
 def test_a_softmax_at_the_end_of_a_file_is_not_taken_twice(
@@ -144,7 +167,10 @@ def test_a_file_that_is_no_image_is_named_or_left_out(
     [
         (["--images", "nowhere"], "images: expected an image file or a folder of images, got"),
         (["--images", "empty"], "images: expected images in empty, got no files"),
-        (["--images", ".", "--model", "0" * 32], "model: expected a run's id, runs:/..."),
+        (
+            ["--images", ".", "--model", "0" * 32],
+            "model: expected a run's id, a .keras",
+        ),
         (["--images", ".", "--output", "a.txt"], "output: expected "),
     ],
 )

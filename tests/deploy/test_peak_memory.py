@@ -8,7 +8,7 @@ import pytest
 from helpers import needs_deploy
 
 from kdflow.deploy import make
-from kdflow.deploy.memory import peak_memory_mb
+from kdflow.deploy.memory import peak_memory_of_file_mb
 
 pytestmark = needs_deploy
 
@@ -27,7 +27,7 @@ def test_a_larger_network_needs_more_by_its_weights(tmp_path: Path) -> None:
         (tmp_path / str(width)).mkdir()
         folder = tmp_path / str(width)
         (path,) = make.make(dense(width), ballast[:0], folder, [make.FLOAT32]).paths
-        peaks.append(peak_memory_mb(path, 1))
+        peaks.append(peak_memory_of_file_mb(path, 1))
     small, large = peaks
     weights = 100_000 * (8 * 8 * 3 + 1 + 3) * 4 / 2**20
     assert 10 < small < 100

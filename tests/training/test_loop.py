@@ -197,8 +197,8 @@ def test_an_epoch_in_parts_gives_the_weights_of_an_epoch_in_one(
     objective = Distillation(logits, temp=4, alpha=0.9)
     asked: list[int] = []
 
-    def recorded(*given: Any) -> Any:
-        images, targets = epoch_data(*given)
+    def recorded(*given: Any, **named: Any) -> Any:
+        images, targets = epoch_data(*given, **named)
         asked.append(len(images))
         return images, targets
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdflow import npm
-from kdflow.cache import cache_folder
+from kdflow.cache import cache_folder, replacing, writing_to
 from kdflow.catalogue.datasets.downloads import within_timeout
 from kdflow.catalogue.datasets.npz import read_npz
 from kdflow.catalogue.datasets.record import DatasetRecord
@@ -68,18 +68,10 @@ def _arrays() -> dict[str, np.ndarray]:
             return _verified(read_npz(cached))
         except KdflowError as error:
             print(f"cifar10: {cached} is not usable ({error}); fetching it again")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(cached.parent):
         arrays = _fetch()
-        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
-            whole = Path(folder) / cached.name
+        with replacing(cached) as whole:
             np.savez(whole, **arrays)  # type: ignore[arg-type]
-            whole.replace(cached)
-    except OSError as error:
-        raise KdflowError(
-            f"cache: expected a folder with room to write to, got {cached.parent} ({error});"
-            " KDFLOW_CACHE names another"
-        ) from error
     print(f"cifar10: verified and kept in {cached}")
     return arrays
 

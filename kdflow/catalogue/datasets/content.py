@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kdflow.cache import cache_folder, writing_to
+from kdflow.cache import cache_folder, replacing, writing_to
 from kdflow.errors import KdflowError
 
 # A change within the clock's resolution after the reading would leave the times as they are.
@@ -81,7 +81,5 @@ def _read(index: Path) -> dict[str, Entry]:
 
 
 def _write(index: Path, entries: dict[str, Entry]) -> None:
-    with writing_to(index.parent):
-        new = index.with_suffix(f".{os.getpid()}.new")
+    with writing_to(index.parent), replacing(index) as new:
         new.write_text(json.dumps(entries), encoding="utf-8")
-        new.replace(index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import math
 import stat
@@ -15,7 +14,7 @@ from kdflow.cache import check_room
 from kdflow.catalogue.datasets.content import sha256_of
 from kdflow.catalogue.datasets.record import DatasetRecord
 from kdflow.catalogue.datasets.stored import NewDataset, stored
-from kdflow.errors import KdflowError, reason
+from kdflow.errors import KdflowError, is_disk_full, reason
 from kdflow.late import late
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ NAMES = {
 }
 CLASS_NAMES = "class_names"
 CHUNK = 2**20  # bytes
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Member(NamedTuple):
@@ -84,7 +82,7 @@ def load_npz(name: str) -> Dataset:
         except KdflowError:
             raise
         except Exception as error:  # a damaged or strangely packed file fails in many ways
-            if getattr(error, "errno", None) in NO_ROOM:  # of the cache
+            if is_disk_full(error):  # of the cache
                 raise
             raise _no_npz(path, error) from error
 
