@@ -9,8 +9,6 @@ while Keras works takes effect between two batches.
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -100,8 +98,9 @@ def raise_if_due() -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Delay a signal that arrives inside the block until the block ends. Outside the main thread,
-    where Python delivers no signals, nothing has to be delayed."""
+    """Delay a signal that arrives inside the block until the block ends. Unlike
+    `delayed_to_the_end`, this needs no handlers of `end_on_signals`. Outside the main thread, where
+    Python delivers no signals, nothing has to be delayed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -114,19 +113,3 @@ def held_back() -> Iterator[None]:
             signal.signal(number, handler)
         if held:
             signal.raise_signal(held[0])
-
-
-def correct_status_later(run_id: str) -> None:
-    """Start a process that sets an interrupted `mlflow run` to KILLED after this process has ended:
-    MLflow 3.17 marks that run FAILED, whatever its status is by then."""
-    subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"from kdflow.tracking import runs; runs.correct_to_killed('{run_id}')",
-        ],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )

@@ -20,8 +20,9 @@ from kdflow.errors import KdflowError, Unreachable
 from kdflow.hardware import hardware
 from kdflow.needs import Planned
 from kdflow.sources import code_of
+from kdflow.tags import CODE_TAG, HARDWARE_TAG, RESUMED_FROM_TAG
 from kdflow.tracking import runs, store
-from kdflow.tracking.find import CODE_TAG, HARDWARE_TAG, is_unfinished
+from kdflow.tracking.find import is_unfinished
 from kdflow.tracking.run import Run
 from kdflow.tracking.sync import deliver_left_over
 
@@ -66,7 +67,7 @@ def run_of(
             else _new_run(planned, title, dataset, parent)
         ) as run:
             if claim and run.run_id != claim.run_id:
-                run.set_tags({"kdflow.resumed_from": claim.run_id})
+                run.set_tags({RESUMED_FROM_TAG: claim.run_id})
                 runs.end_killed(claim.run_id)
             run.place = place
             claim_place(run, planned, claim.key if claim else "")
@@ -85,14 +86,14 @@ def run_of(
 def claim_place(run: Run, planned: Planned, key: str) -> None:
     """Record in the run's place, if it has one, what it is."""
     if run.place:
-        code = code_of(planned.step.name, planned.config)
+        code = code_of(planned.step.name, planned.config.used())
         run.place.set_claim(Claim(run.run_id, code, key, hardware()))
 
 
 def _new_run(
     planned: Planned, title: str, dataset: Dataset, parent: str | None
 ) -> contextlib.AbstractContextManager[Run]:
-    tags = {CODE_TAG: code_of(planned.step.name, planned.config), HARDWARE_TAG: hardware()}
+    tags = {CODE_TAG: code_of(planned.step.name, planned.config.used()), HARDWARE_TAG: hardware()}
     return runs.open_run(title, planned.step.name, dataset, tags, parent=parent)
 
 
@@ -106,7 +107,7 @@ def _claim(
     reason = ""
     if not is_unfinished(claim.run_id):
         reason = "it is not in the store any more, or has ended"
-    elif claim.code != code_of(planned.step.name, planned.config):
+    elif claim.code != code_of(planned.step.name, planned.config.used()):
         reason = "other code made it"
     elif claim.hardware != hardware():
         reason = f"it was trained on other hardware ({claim.hardware}; here: {hardware()})"

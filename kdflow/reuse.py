@@ -36,7 +36,8 @@ from kdflow.results import layers, logits, models, trainings
 from kdflow.results.records import StepResult
 from kdflow.resume import claim_place, run_of
 from kdflow.sources import code_of, own_networks
-from kdflow.tracking.find import CODE_TAG, HARDWARE_TAG, FoundRun, find_runs, get_run
+from kdflow.tags import CODE_TAG, HARDWARE_TAG, KEY_TAG, upstream_tag
+from kdflow.tracking.find import FoundRun, find_runs, get_run
 from kdflow.tracking.run import Run
 
 # What these parameters name is in the key by content: the data set's digest and the inputs'.
@@ -169,7 +170,7 @@ class Resolver:
         if any(plan.result is None for plan in self._of(planned.inputs).values()):
             return []  # what it builds on is new
         keys = [self.key(planned), self._key_of_0_1(planned, config)]
-        return [run for key in dict.fromkeys(keys) for run in find_runs({"kdflow.key": key})]
+        return [run for key in dict.fromkeys(keys) for run in find_runs({KEY_TAG: key})]
 
     def same_code_runs(self, name: str, config: Config) -> list[FoundRun]:
         """Those of `same_runs` that `reuse` allows to be compared with others."""
@@ -178,7 +179,7 @@ class Resolver:
         runs = self.same_runs(name, config)
         if self.reuse == "any":
             return runs
-        code = code_of(name, config)
+        code = code_of(name, config.used())
         here = hardware()
         made = [
             run
@@ -257,10 +258,10 @@ class Resolver:
             run.log_params({name: canonical(value) for name, value in values.items()})
             run.log_json(values, "config.json")
             results = {role: self.obtain(need) for role, need in planned.inputs.items()}
-            run.set_tags({f"kdflow.upstream.{role}": it.source for role, it in results.items()})
+            run.set_tags({upstream_tag(role): it.source for role, it in results.items()})
             if not step.is_parent:
                 key = self.key(planned)
-                run.set_tags({"kdflow.key": key})
+                run.set_tags({KEY_TAG: key})
                 claim_place(run, planned, key)
             yield run, results
 

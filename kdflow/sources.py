@@ -5,7 +5,7 @@ import ast
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -41,10 +41,13 @@ SHAPING = (
 )
 
 
-def code_of(step: str, config: Config) -> str:
+def code_of(step: str, used: Mapping[str, Any]) -> str:
     """The digest of the code that shapes what a step makes: the step itself, what every training
-    runs through, its own network and loss, and the versions of Keras, its backend and NumPy."""
-    used = config.used()
+    runs through, its own network and loss, and the versions of Keras, its backend and NumPy.
+
+    Args:
+        used: the parameters that the step uses, by name.
+    """
     trained = used.get("arch") or used.get("student")
     return code_sha256(step, trained if trained in NETWORKS else None, used.get("loss"))
 

@@ -175,7 +175,7 @@ def test_only_the_parameters_that_shape_the_result_are_used() -> None:
     # neither the weights of other losses nor how the step is run, in a run and in its key
     assert {"dkd_alpha", "dkd_beta"} <= parameters(DistillConfig, loss="dkd").used().keys()
     others = {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma"}
-    how_to_run = {"plan_only", "resume", "reuse"}
+    how_to_run = {"plan_only", "resume", "reuse", "traceback", "allow_weak_teacher", "deploy"}
     for step in STEPS.values():
         assert not (others | how_to_run) & parameters(step.config).used().keys(), step.name
 

@@ -49,7 +49,7 @@ def test_keys_differ_with_each_parameter(other: dict[str, Any]) -> None:
     assert baseline_key(one, resolver()) != baseline_key(another, resolver())
 
 
-@pytest.mark.parametrize("other", [{"plan_only": True}, {"resume": "never"}])
+@pytest.mark.parametrize("other", [{"plan_only": True}, {"resume": "never"}, {"traceback": True}])
 def test_a_key_is_not_of_how_a_step_is_run(other: dict[str, Any]) -> None:
     one, another = parameters(BaselineConfig, **SMALL), parameters(BaselineConfig, **SMALL | other)
     assert baseline_key(one, resolver()) == baseline_key(another, resolver())

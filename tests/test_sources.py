@@ -139,7 +139,7 @@ def test_each_network_and_loss_has_a_digest_of_its_own() -> None:
         parameters(TeacherConfig, arch="fast"),
         parameters(ExportLogitsConfig),
     ]
-    assert len({sources.code_of("distill", config) for config in configs}) == len(configs)
-    again = sources.code_of("distill", parameters(DistillConfig, temp=8, seed=3))
-    assert again == sources.code_of("distill", parameters(DistillConfig))
-    assert again != sources.code_of("teacher", parameters(DistillConfig))
+    assert len({sources.code_of("distill", config.used()) for config in configs}) == len(configs)
+    again = sources.code_of("distill", parameters(DistillConfig, temp=8, seed=3).used())
+    assert again == sources.code_of("distill", parameters(DistillConfig).used())
+    assert again != sources.code_of("teacher", parameters(DistillConfig).used())

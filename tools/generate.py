@@ -89,7 +89,7 @@ def tables() -> dict[str, str]:
         "losses": _table(
             ("loss", "the soft term", "its own weights"),
             [
-                (f"`{loss.name}`", loss.paper, ", ".join(f"`{name}`" for name in loss.weights))
+                (f"`{loss.name}`", loss.summary, ", ".join(f"`{name}`" for name in loss.weights))
                 for loss in LOSSES.values()
             ],
         ),
@@ -100,7 +100,7 @@ def tables() -> dict[str, str]:
         "datasets": _table(
             ("data set", "teacher, where none is named and none comes with kdflow", "student"),
             [
-                (it.name if it.is_path else f"`{it.name}`", f"`{it.teacher}`", f"`{it.student}`")
+                (it.name if it.recognises else f"`{it.name}`", f"`{it.teacher}`", f"`{it.student}`")
                 for it in DATASETS
             ],
         ),

@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def exit_status(name: str, action: Callable[[], object], *, shows_traceback: boo
         action()
     except KeyboardInterrupt:
         if project_run:
-            interrupts.correct_status_later(project_run)
+            _correct_status_later(project_run)
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
@@ -77,6 +78,18 @@ def _is_outside(error: Exception) -> bool:
     return isinstance(error, (OSError, MemoryError)) or bool(packages & OUTSIDE)
 
 
+def _correct_status_later(run_id: str) -> None:
+    """Start a process that outlives this one and corrects the status that `mlflow run` will give
+    its interrupted run."""
+    subprocess.Popen(
+        [sys.executable, "-m", "kdflow.tracking.killed", run_id],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 class _Output(io.FileIO):
     """A file descriptor that discards what cannot be written: to a closed pipe or terminal."""
 
@@ -88,8 +101,8 @@ class _Output(io.FileIO):
 
 
 def _keep_on_without_output() -> None:
-    """Let no print end the process, where its output is closed or knows only ASCII; write lines as
-    they are printed, as a log file is read live."""
+    """Let no print end the process, where its output is closed or its encoding is ASCII; write
+    lines as they are printed, as a log file is read live."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__"):  # of a notebook, or of a test

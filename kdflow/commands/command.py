@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
+from kdflow.config.base import Traceback
 from kdflow.errors import KdflowError
 
 
@@ -14,9 +15,7 @@ class CommandConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    traceback: bool = Field(
-        False, description="after an error, show where it was raised too, and not one line alone"
-    )
+    traceback: Traceback = False
 
 
 def check_square(shape: tuple[int, int, int]) -> None:

@@ -131,10 +131,10 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
     with about("calibrate"):
         step = validated(STEPS[model.run.step].config, used)
     dataset = load(step.dataset, step.holdout, step.dataset_options)
-    if dataset.digest != model.run.tags["kdflow.dataset_digest"]:
+    if dataset.digest != model.run.dataset_digest:
         raise KdflowError(
             f"calibrate: expected the images of run {model.run.run_id} (digest"
-            f" {model.run.tags['kdflow.dataset_digest']}) in {step.dataset}, got others"
+            f" {model.run.dataset_digest}) in {step.dataset}, got others"
             f" ({dataset.digest})"
         )
     _, validation = split(dataset.y_train, step.holdout)

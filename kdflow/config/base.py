@@ -22,10 +22,15 @@ C = TypeVar("C", bound=BaseModel)
 
 SEED_LIMIT = 2**31
 
-# Says how a step is run, not what its result is: neither logged nor in a key.
-HOW_TO_RUN = {"plan_only", "resume", "reuse", "traceback", "allow_weak_teacher", "deploy"}
+# Of a field that says how a step is run, not what its result is: neither logged nor in a key.
+HOW_TO_RUN: Any = {"how_to_run": True}
 # With which some data sets are loaded; a key has the images themselves, by their digest.
-DATASET_OPTIONS = {"image_size", "test_share", "skip_bad"}
+DATASET_OPTIONS = {option for record in DATASETS for option in record.options}
+
+Traceback = Annotated[
+    bool,
+    Field(description="after an error, show where it was raised too, and not one line alone"),
+]
 
 
 def one_of(choices: Collection[str]) -> AfterValidator:
@@ -65,7 +70,8 @@ class Config(BaseModel):
 
     A field whose `json_schema_extra` has `neutral` was added to a step that had runs already: at
     that value it is left out of the run's key, so that the earlier runs are still found. One that
-    has `rare` too is of use to few runs, and is not logged at that value either.
+    has `rare` too is of use to few runs, and is not logged at that value either. One that has
+    `how_to_run` is never logged, and in no key.
     """
 
     model_config = ConfigDict(
@@ -107,16 +113,17 @@ class Config(BaseModel):
         json_schema_extra={"neutral": False},
     )
     plan_only: bool = Field(
-        False, description="print what would be reused, trained and exported, and stop"
+        False,
+        description="print what would be reused, trained and exported, and stop",
+        json_schema_extra=HOW_TO_RUN,
     )
     resume: Literal["auto", "never"] = Field(
         "auto",
-        description="auto: go on where the same command was interrupted or killed; never: start"
+        description="auto: resume where the same command was interrupted or killed; never: start"
         " again",
+        json_schema_extra=HOW_TO_RUN,
     )
-    traceback: bool = Field(
-        False, description="after an error, show where it was raised too, and not one line alone"
-    )
+    traceback: Traceback = Field(False, json_schema_extra=HOW_TO_RUN)
 
     @field_validator("dataset")
     @classmethod
@@ -154,11 +161,11 @@ class Config(BaseModel):
     def used(self) -> dict[str, Any]:
         """The parameters that shape the result, by name: those that a run logs."""
         others = DATASET_OPTIONS - self.dataset_options.keys()
-        values = self.model_dump(exclude=HOW_TO_RUN | others)
+        values = self.model_dump(exclude=how_to_run(type(self)) | others)
         return {
             name: value
             for name, value in values.items()
-            if not (_is_rare(self, name) and value == neutral_value(self, name))
+            if not (_extra(type(self), name).get("rare") and value == neutral_value(self, name))
         }
 
     def keyed(self) -> dict[str, Any]:
@@ -183,13 +190,17 @@ def validated(config: type[C], values: Mapping[str, Any]) -> C:
 
 def neutral_value(config: BaseModel, name: str) -> Any:
     """The value at which a parameter is left out of keys; None for most parameters."""
-    extra = type(config).model_fields[name].json_schema_extra
-    return extra.get("neutral") if isinstance(extra, dict) else None
+    return _extra(type(config), name).get("neutral")
 
 
-def _is_rare(config: BaseModel, name: str) -> bool:
-    extra = type(config).model_fields[name].json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("rare"))
+def how_to_run(config: type[BaseModel]) -> set[str]:
+    """The parameters that say how a step is run, not what its result is."""
+    return {name for name in config.model_fields if _extra(config, name).get("how_to_run")}
+
+
+def _extra(config: type[BaseModel], name: str) -> dict[str, Any]:
+    extra = config.model_fields[name].json_schema_extra
+    return dict(extra) if isinstance(extra, dict) else {}
 
 
 def canonical(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from kdflow.adapt import PixelRange
-from kdflow.config.base import Config, rarely
+from kdflow.config.base import HOW_TO_RUN, Config, rarely
 
 
 class Reading(NamedTuple):
@@ -32,7 +32,9 @@ class BroughtModelConfig(Config):
         json_schema_extra=rarely("0..255"),
     )
     allow_weak_teacher: bool = Field(
-        False, description="take a model that is no better than chance, too"
+        False,
+        description="take a model that is no better than chance, too",
+        json_schema_extra=HOW_TO_RUN,
     )
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from kdflow.catalogue.losses import LOSSES
-from kdflow.config.base import Config, Seed, canonical, one_of
+from kdflow.config.base import HOW_TO_RUN, Config, Seed, canonical, one_of
 from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
@@ -20,7 +20,7 @@ class LossConfig(Config):
     loss: LossName = Field(
         "kd",
         description="the soft term: "
-        + "; ".join(f"{loss.name} ({loss.paper})" for loss in LOSSES.values()),
+        + "; ".join(f"{loss.name} ({loss.summary})" for loss in LOSSES.values()),
     )
 
 
@@ -87,6 +87,7 @@ class ReuseConfig(Config):
         "same_code",
         description="which earlier trainings are compared instead of trained again: same_code"
         " (those that this very code made), any, or never",
+        json_schema_extra=HOW_TO_RUN,
     )
 
 
@@ -97,6 +98,7 @@ class ThenDeployConfig(Config):
         False,
         description="deploy the student afterwards, as a child run at the default settings of the"
         " step `deploy` (true or false)",
+        json_schema_extra=HOW_TO_RUN,
     )
 
 

@@ -13,6 +13,7 @@ from kdflow.naming import is_hash
 from kdflow.needs import LayersOf, Lookup
 from kdflow.results.brought import is_brought
 from kdflow.results.records import TrainedModel, current_model
+from kdflow.tags import GUIDED_LAYER_TAG, upstream_tag
 from kdflow.tracking.find import FoundRun, get_run
 
 
@@ -29,8 +30,8 @@ def candidates(need: LayersOf, lookup: Lookup) -> list[FoundRun]:
     if run.step != "hint":
         raise KdflowError(f"expected a hint run, got the {run.step} run {run.run_id}")
     wanted_and_found: dict[str, tuple[Any, Any]] = {
-        "data set digest": (lookup.dataset.digest, run.tags["kdflow.dataset_digest"]),
-        "holdout": (need.holdout, float(run.params["holdout"])),
+        "data set digest": (lookup.dataset.digest, run.dataset_digest),
+        "holdout": (need.holdout, run.holdout),
     }
     if not network.record_of(need.student).is_own:  # whose architecture is compared, not its name
         wanted_and_found["student"] = need.student, run.params["student"]
@@ -46,7 +47,7 @@ def opened(need: LayersOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
     """The student up to its guided layer. The layers above have the random weights of the hint
     run's seed, which are not for the distillations that start from it."""
     student = current_model(run, need.student, dataset)
-    guided = features(student.network, run.tags["kdflow.guided_layer"])
+    guided = features(student.network, run.tags[GUIDED_LAYER_TAG])
     return student._replace(
         network=guided,
         weights_sha256=network.weights_sha256(guided),
@@ -81,7 +82,7 @@ def model_source(source: str) -> str:
     run = get_run(source)
     if run.step != "export_logits":
         return source
-    model = run.tags.get("kdflow.upstream.model", "none")
+    model = run.tags.get(upstream_tag("model"), "none")
     if model == "none" or is_hash(model):
         raise KdflowError(
             "expected the teacher's model, since hints come from a layer of it; got"

@@ -16,8 +16,9 @@ from kdflow.needs import LogitsOf, Lookup, ModelOf
 from kdflow.results import models
 from kdflow.results.brought import check_pixels, is_brought, no_better_than_chance
 from kdflow.results.records import TeacherLogits, remark
+from kdflow.tags import AVERAGED_TAG, DATASET_DIGEST_TAG, PRECISION_TAG, STEP_TAG, upstream_tag
 from kdflow.tracking.artifacts import logits_folder
-from kdflow.tracking.find import AVERAGED_TAG, PRECISION_TAG, FoundRun, find_runs, get_run
+from kdflow.tracking.find import FoundRun, find_runs, get_run
 
 
 def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
@@ -53,9 +54,9 @@ def candidates(need: LogitsOf, lookup: Lookup) -> list[FoundRun]:
 
 def _exports(source: str, need: LogitsOf, dataset: Dataset) -> list[FoundRun]:
     tags = {
-        "kdflow.step": "export_logits",
-        "kdflow.upstream.model": source,
-        "kdflow.dataset_digest": dataset.digest,
+        STEP_TAG: "export_logits",
+        upstream_tag("model"): source,
+        DATASET_DIGEST_TAG: dataset.digest,
     }
     wanted = resolved(_precision(need, dataset)), need.view_set, need.averaged
     has_views = [run for run in find_runs(tags) if int(run.params.get("views", 1)) >= need.views]
@@ -113,7 +114,7 @@ def _model(need: LogitsOf) -> ModelOf:
     """The model whose logits they are. A run's model keeps its own holdout."""
     if is_automatic(need.source) or is_brought(need.source):
         return ModelOf(need.source, need.holdout, reading=need.reading, precision=need.precision)
-    trained_with = float(get_run(need.source).params["holdout"])
+    trained_with = get_run(need.source).holdout
     _check_holdout(trained_with, need.holdout)
     return ModelOf(need.source, trained_with, reading=need.reading, precision=need.precision)
 

@@ -13,6 +13,7 @@ from kdflow.needs import Lookup, ModelOf
 from kdflow.results import brought
 from kdflow.results.brought import check_pixels, is_brought
 from kdflow.results.records import TrainedModel, verified_model
+from kdflow.tags import KEY_TAG
 from kdflow.tracking.find import FoundRun, find_runs, get_run
 from kdflow.tracking.models import check_classifies
 
@@ -43,7 +44,7 @@ def runs_of(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
     """The runs that hold the model."""
     dataset = lookup.dataset
     if bundle.fits(need.source, dataset, need.holdout):
-        return find_runs({"kdflow.key": bundle.key()})
+        return find_runs({KEY_TAG: bundle.key()})
     if is_automatic(need.source):
         step, values = _at_default_settings(need, dataset)
         return lookup.same_runs(step, validated(lookup.steps[step].config, values))
@@ -82,12 +83,12 @@ def _at_default_settings(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str
 
 def _check(run: FoundRun, need: ModelOf, dataset: Dataset) -> None:
     check_classifies(run)
-    if run.tags["kdflow.dataset_digest"] != dataset.digest:
+    if run.dataset_digest != dataset.digest:
         raise KdflowError(
             f"expected a model of {dataset.name} (digest {dataset.digest}), got run {run.run_id} on"
-            f" {run.params['dataset']} (digest {run.tags['kdflow.dataset_digest']})"
+            f" {run.params['dataset']} (digest {run.dataset_digest})"
         )
-    if need.holdout and float(run.params["holdout"]) != need.holdout:
+    if need.holdout and run.holdout != need.holdout:
         raise KdflowError(
             f"expected a model trained with holdout={need.holdout}, got run {run.run_id} with"
             f" holdout={run.params['holdout']}"

@@ -8,11 +8,11 @@ import keras
 
 from kdflow import network
 from kdflow.artifacts import logits
-from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Dataset
 from kdflow.errors import Unfit
 from kdflow.naming import is_hash
-from kdflow.sources import code_sha256
+from kdflow.sources import code_of
+from kdflow.tags import WEIGHTS_TAG
 from kdflow.tracking import artifacts
 from kdflow.tracking.find import FoundRun, other_code
 
@@ -99,14 +99,14 @@ def verified_model(run: FoundRun) -> TrainedModel:
         Unreachable: it cannot be read, though it may be sound.
     """
     model = artifacts.load_model(run)
-    expected, found = run.tags["kdflow.weights_sha256"], network.weights_sha256(model)
+    expected, found = run.tags[WEIGHTS_TAG], network.weights_sha256(model)
     if expected != found:
         raise Unfit(f"expected weights with SHA-256 {expected} in run {run.run_id}, got {found}")
     accuracy = run.metrics.get("test_accuracy")
     accuracy_words = f", test accuracy {accuracy:.4f}" if accuracy is not None else ""
     words = f"{model.name}, run {run.run_id}{accuracy_words}{remark(run)}"
-    holdout, epochs = float(run.params["holdout"]), int(float(run.params["epochs"]))
-    return TrainedModel(run.run_id, model, found, holdout, words, epochs)
+    epochs = int(float(run.params["epochs"]))
+    return TrainedModel(run.run_id, model, found, run.holdout, words, epochs)
 
 
 def current_model(run: FoundRun, name: str, dataset: Dataset) -> TrainedModel:
@@ -129,6 +129,4 @@ def current_model(run: FoundRun, name: str, dataset: Dataset) -> TrainedModel:
 
 def remark(run: FoundRun) -> str:
     """A remark on the code that made a run, empty if it is what runs now."""
-    trained = run.params.get("arch") or run.params.get("student")
-    loss = run.params.get("loss")
-    return other_code(run, code_sha256(run.step, trained if trained in NETWORKS else None, loss))
+    return other_code(run, code_of(run.step, run.params))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kdflow.naming import run_name
 from kdflow.needs import Step
 from kdflow.steps.teacher import TeacherConfig
+from kdflow.tags import BUNDLED_TAG, KEY_TAG, WEIGHTS_TAG
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
@@ -30,9 +31,9 @@ def run(run: Run, config: TeacherConfig, dataset: Dataset) -> dict[str, float]:
     run.log_model(model, dataset.class_names)
     run.set_tags(
         {
-            "kdflow.key": bundle.key(),
-            "kdflow.weights_sha256": network.weights_sha256(model),
-            "kdflow.bundled": f"trained by commit {bundle.described()['commit']}",
+            KEY_TAG: bundle.key(),
+            WEIGHTS_TAG: network.weights_sha256(model),
+            BUNDLED_TAG: f"trained by commit {bundle.described()['commit']}",
         }
     )
     print(f"{title(config)}: test accuracy {metrics['test_accuracy']:.4f}")

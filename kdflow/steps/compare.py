@@ -14,6 +14,7 @@ from kdflow.steps import distill
 from kdflow.steps.baseline import beside
 from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig
+from kdflow.tags import VERDICT_TAG
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
@@ -87,7 +88,7 @@ def run(
     run.log_table(table, "comparison.json")
     figure = plots.comparison(result, alone, taught, f"{title(config)}: {metric}")
     run.log_figure(figure, "comparison.png")
-    run.set_tags({"kdflow.verdict": result.verdict})
+    run.set_tags({VERDICT_TAG: result.verdict})
     metrics = metrics_of(result)
     run.log(metrics)
     head_start = (

@@ -16,6 +16,7 @@ from kdflow.errors import KdflowError, about, is_disk_full
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.steps.origin import origin, upstream_needs
+from kdflow.tags import DATASET_DIGEST_TAG, STEP_TAG, VERDICT_TAG, WEIGHTS_TAG
 
 if TYPE_CHECKING:
     import keras
@@ -58,11 +59,9 @@ def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
 def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
     from kdflow.tracking.find import find_runs
 
-    tags = {"kdflow.step": "distill", "kdflow.dataset_digest": dataset.digest}
+    tags = {STEP_TAG: "distill", DATASET_DIGEST_TAG: dataset.digest}
     runs = [
-        run
-        for run in find_runs(tags)
-        if "kdflow.weights_sha256" in run.tags and float(run.params["holdout"]) == config.holdout
+        run for run in find_runs(tags) if WEIGHTS_TAG in run.tags and run.holdout == config.holdout
     ]
     if not runs:
         raise KdflowError(
@@ -174,7 +173,7 @@ def run(
         run.log(metrics)
         print(f"{heading}:\n{table.in_words(rows)}")
         verdicts = {name: each.paired.verdict for name, each in judged.items()}
-        run.set_tags({"kdflow.verdict": verdicts[served_name]})
+        run.set_tags({VERDICT_TAG: verdicts[served_name]})
         _refuse_worse(judged, config.margin)
         file = folder / FILES / served_name
         (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")

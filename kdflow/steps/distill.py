@@ -13,6 +13,7 @@ from kdflow.config.training import StudentConfig, TrainingConfig, is_automatic
 from kdflow.naming import run_name
 from kdflow.needs import LayersOf, LogitsOf, Need, Step
 from kdflow.steps.checks import check_network
+from kdflow.tags import TEACHER_TAG
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
@@ -127,7 +128,6 @@ def run(
     init: TrainedModel | None = None,
 ) -> dict[str, float]:
     from kdflow.steps.training import train_network
-    from kdflow.tracking.run import TEACHER_TAG
 
     run.set_tags({TEACHER_TAG: teacher.logits.manifest.network})
     return train_network(

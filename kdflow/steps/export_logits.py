@@ -18,6 +18,7 @@ from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
+from kdflow.tags import AVERAGED_TAG, PRECISION_TAG
 
 if TYPE_CHECKING:
     import keras
@@ -104,7 +105,6 @@ def run(
     from kdflow import bundle
     from kdflow.artifacts import logits
     from kdflow.tracking.artifacts import LOGITS_FOLDER
-    from kdflow.tracking.find import AVERAGED_TAG, PRECISION_TAG
 
     started = time.perf_counter()
     averaged = {AVERAGED_TAG: "true"} if config.averaged else {}

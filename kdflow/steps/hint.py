@@ -17,6 +17,7 @@ from kdflow.config.training import StudentConfig
 from kdflow.errors import about
 from kdflow.naming import run_name
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
+from kdflow.tags import GUIDED_LAYER_TAG, HINT_LAYER_TAG, WEIGHTS_TAG
 
 if TYPE_CHECKING:
     import keras
@@ -162,9 +163,9 @@ def run(
     run.log(final)
     run.set_tags(
         {
-            "kdflow.hint_layer": config.hint_layer,
-            "kdflow.guided_layer": config.guided_layer,
-            "kdflow.weights_sha256": network.weights_sha256(student),
+            HINT_LAYER_TAG: config.hint_layer,
+            GUIDED_LAYER_TAG: config.guided_layer,
+            WEIGHTS_TAG: network.weights_sha256(student),
         }
     )
     run.log_model(student, dataset.class_names)

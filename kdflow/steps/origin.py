@@ -9,19 +9,20 @@ from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError
 from kdflow.naming import is_hash
 from kdflow.needs import LogitsOf, ModelOf, Need
+from kdflow.tags import AVERAGED_TAG, upstream_tag
 
 if TYPE_CHECKING:
     from kdflow.results.records import TrainedModel
 
 NOT_KNOWN = "not known"
-LOGITS, TEACHER = "kdflow.upstream.logits", "kdflow.upstream.teacher"  # tags of what was made of it
+LOGITS, TEACHER = upstream_tag("logits"), upstream_tag("teacher")  # tags of what was made of it
 
 
 def upstream_needs(source: str) -> dict[str, Need]:
     """The `logits` that taught the run `source` and their `teacher`, as far as they are runs in the
     store."""
     from kdflow.results.brought import is_brought
-    from kdflow.tracking.find import AVERAGED_TAG, get_run
+    from kdflow.tracking.find import get_run
 
     if is_automatic(source) or is_brought(source):
         return {}
@@ -36,7 +37,7 @@ def upstream_needs(source: str) -> dict[str, Need]:
             reading = Reading(allow_weak=True)  # they have taught it already
             needs["logits"] = LogitsOf(logits, holdout, views, view_set, averaged, reading=reading)
         if teacher := upstream.get(TEACHER):
-            needs["teacher"] = ModelOf(teacher, float(get_run(teacher).params["holdout"]))
+            needs["teacher"] = ModelOf(teacher, get_run(teacher).holdout)
     except KdflowError as error:
         print(f"teacher: {error}; the files are made without what cannot be found")
     return needs
@@ -55,10 +56,10 @@ def _upstream(source: str) -> tuple[str | None, str | None]:
     recorded."""
     from kdflow.tracking.find import get_run
 
-    logits = get_run(source).tags.get("kdflow.upstream.teacher")
+    logits = get_run(source).tags.get(upstream_tag("teacher"))
     if logits is None or is_hash(logits):
         return logits, None
-    return logits, get_run(logits).tags.get("kdflow.upstream.model")
+    return logits, get_run(logits).tags.get(upstream_tag("model"))
 
 
 def origin(model: TrainedModel) -> dict[str, str]:
@@ -75,7 +76,7 @@ def origin(model: TrainedModel) -> dict[str, str]:
     except KdflowError as error:  # the store may not answer any more
         return {"Training": f"run {model.source} ({error})", "Distilled from": NOT_KNOWN}
     made = {"Training": _in_words(model.source)}
-    if "kdflow.upstream.teacher" in run.tags:
+    if upstream_tag("teacher") in run.tags:
         made |= {
             "Temperature T": run.params["temp"],
             "alpha, the weight of the soft term": run.params["alpha"],
@@ -83,7 +84,7 @@ def origin(model: TrainedModel) -> dict[str, str]:
         }
     else:
         made["Distilled from"] = "nothing: it learnt from labels alone"
-    if start := run.tags.get("kdflow.upstream.init"):
+    if start := run.tags.get(upstream_tag("init")):
         made["Lower layers start from"] = _in_words(start)
     made["All parameters"] = ", ".join(f"{name}={value}" for name, value in run.params.items())
     return made

@@ -10,10 +10,19 @@ from kdflow.deploy.manifest import sha256
 from kdflow.evaluate.paired import SAME, compare_paired
 from kdflow.naming import is_hash
 from kdflow.steps.origin import lineage
+from kdflow.tags import (
+    DATASET_DIGEST_TAG,
+    DATASET_TAG,
+    DIFFERENCE_TAG,
+    FILE_DIGEST_TAG,
+    FILE_TAG,
+    PROMOTED_TAG,
+    REGISTERED_TAG,
+    VERDICT_TAG,
+    upstream_tag,
+)
 from kdflow.tracking import registry
 from kdflow.tracking.run import Run
-
-DIGEST_TAG = "kdflow.dataset_digest"
 
 
 class Served(NamedTuple):
@@ -40,20 +49,20 @@ def log_served(run: Run, config: DeployConfig, dataset: Dataset, served: Served)
     if config.register == "none":
         return
     tags = {
-        DIGEST_TAG: dataset.digest,
-        "kdflow.dataset": Path(dataset.name).name,
-        "kdflow.upstream.model": served.source,
-        "kdflow.file": served.path.name,
-        "kdflow.file_sha256": sha256(served.path),
-        "kdflow.verdict": served.judged.paired.verdict,
-        "kdflow.accuracy_difference": str(served.judged.paired),
+        DATASET_DIGEST_TAG: dataset.digest,
+        DATASET_TAG: Path(dataset.name).name,
+        upstream_tag("model"): served.source,
+        FILE_TAG: served.path.name,
+        FILE_DIGEST_TAG: sha256(served.path),
+        VERDICT_TAG: served.judged.paired.verdict,
+        DIFFERENCE_TAG: str(served.judged.paired),
     }
     if not is_hash(served.source):
         tags |= lineage(served.source)
     uri = registry.stored_uri(run)
     version = registry.register(config.register, uri, run.run_id, tags)
     print(f"registered as {version}, alias {registry.CANDIDATE}")
-    run.set_tags({"kdflow.registered": str(version)})
+    run.set_tags({REGISTERED_TAG: str(version)})
     if config.promote:
         _promote(run, config, dataset, version)
 
@@ -64,10 +73,10 @@ def _promote(run: Run, config: DeployConfig, dataset: Dataset, version: registry
     champion = registry.champion(config.register)
     is_promoted, words = False, f"{champion}, the champion, was judged on other images"
     if champion is None:
-        verdict = version.tags["kdflow.verdict"]
+        verdict = version.tags[VERDICT_TAG]
         is_promoted = verdict == SAME
         words = f"there is no champion, and it is {verdict} against Keras"
-    elif champion.tags.get(DIGEST_TAG) == dataset.digest:
+    elif champion.tags.get(DATASET_DIGEST_TAG) == dataset.digest:
         candidate_is_right, champion_is_right = (
             registry.answers(each, dataset.x_test).argmax(axis=1) == dataset.y_test
             for each in (version, champion)
@@ -77,5 +86,5 @@ def _promote(run: Run, config: DeployConfig, dataset: Dataset, version: registry
         words = f"{paired.verdict} against the champion, {champion}: {paired}"
     if is_promoted:
         registry.promote(version)
-    run.set_tags({"kdflow.promoted": str(is_promoted).lower()})
+    run.set_tags({PROMOTED_TAG: str(is_promoted).lower()})
     print(f"{'promoted to' if is_promoted else 'not promoted to'} {registry.CHAMPION}: {words}")

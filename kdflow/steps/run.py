@@ -16,6 +16,7 @@ from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps.bundled import BUNDLED
 from kdflow.steps.estimate import about_how_long
+from kdflow.tags import upstream_tag
 from kdflow.tracking import runs, saved_views, store
 from kdflow.tracking.find import get_run
 from kdflow.tracking.sync import deliver_left_over
@@ -44,9 +45,8 @@ def load(name: str, holdout: float, options: Mapping[str, Any] | None = None) ->
 def _deploy(run_id: str, resolver: Resolver) -> None:
     """Deploy the student of a run, as a child of it; of `main`, the student that had hints."""
     trained = get_run(run_id)
-    student = run_id if trained.step == "distill" else trained.tags["kdflow.upstream.hint_kd"]
-    holdout = float(trained.params["holdout"])
-    values = {**resolver.dataset.parameters, "holdout": holdout, "model": student}
+    student = run_id if trained.step == "distill" else trained.tags[upstream_tag("hint_kd")]
+    values = {**resolver.dataset.parameters, "holdout": trained.holdout, "model": student}
     config = validated(DeployConfig, values)
     resolver.parent = run_id
     with runs.inside(run_id, {}):

@@ -18,6 +18,7 @@ from kdflow.features import start_from
 from kdflow.memory import peak_memory_mb
 from kdflow.network import record_of
 from kdflow.size import Size, size_of
+from kdflow.tags import VALIDATION_TAG, WEIGHTS_TAG
 from kdflow.tracking.run import Run
 from kdflow.training.loop import Epoch, fit
 from kdflow.training.objective import Labels, Objective
@@ -54,7 +55,7 @@ def train_network(
         run.log(measured, epoch)
         history.append(measured)
     final = end(run, config, dataset, network, teacher)
-    run.set_tags({"kdflow.weights_sha256": networks.weights_sha256(network)})
+    run.set_tags({WEIGHTS_TAG: networks.weights_sha256(network)})
     run.log_model(network, dataset.class_names)
     run.log_figure(plots.learning_curves(history, title), "learning_curves.png")
     last = kept(run, config, history) | final
@@ -193,7 +194,7 @@ def split_images(run: Run, config: Config, dataset: Dataset) -> tuple[Images, Im
     if len(validation):
         return train_images, Images(dataset.x_train, dataset.y_train, validation)
     print("holdout=0, the notebook's protocol: all val_ metrics are of the TEST set")
-    run.set_tags({"kdflow.validation": "the test set (holdout=0, the notebook's protocol)"})
+    run.set_tags({VALIDATION_TAG: "the test set (holdout=0, the notebook's protocol)"})
     everything = np.arange(len(dataset.y_test))
     return train_images, Images(dataset.x_test, dataset.y_test, everything)
 

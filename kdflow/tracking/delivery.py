@@ -26,10 +26,10 @@ from mlflow.utils.time import get_current_time_millis
 from tqdm import tqdm
 
 from kdflow.errors import reason
+from kdflow.tags import HEARTBEAT_TAG
 from kdflow.tracking import store
 from kdflow.tracking.journal import Entry, Journal
 
-HEARTBEAT_TAG = "kdflow.heartbeat"
 HEARTBEAT_EVERY = 60  # seconds
 RETRY_FIRST_AFTER, RETRY_AT_MOST_EVERY = 1, 15  # seconds
 

@@ -10,13 +10,11 @@ from mlflow.entities import Run as StoredRun
 from mlflow.tracking.context.registry import resolve_tags
 
 from kdflow.errors import KdflowError, Unfit
+from kdflow.tags import CODE_TAG, DATASET_DIGEST_TAG, STEP_TAG
 from kdflow.tracking.run import FINISHED
 from kdflow.tracking.store import address, patiently
 
 SOURCES = "auto, a network's name, a run id or the path of logits or of a model"
-CODE_TAG, HARDWARE_TAG = "kdflow.code_sha256", "kdflow.hardware"
-PRECISION_TAG = "kdflow.precision"  # of exports; those of before it existed are in float32
-AVERAGED_TAG = "kdflow.averaged"  # of exports whose logits are means over mirror images
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,16 @@ class FoundRun:
     tags: dict[str, str]
     metrics: dict[str, float]
     artifact_uri: str
+
+    @property
+    def holdout(self) -> float:
+        """The share of the training images that it kept for validation."""
+        return float(self.params["holdout"])
+
+    @property
+    def dataset_digest(self) -> str:
+        """The SHA-256 of its images and their labels."""
+        return self.tags[DATASET_DIGEST_TAG]
 
 
 def find_runs(tags: dict[str, str]) -> list[FoundRun]:
@@ -85,7 +93,7 @@ def get_run(run_id: str, expected: str = SOURCES) -> FoundRun:
         raise KdflowError(f"expected a run that is not deleted, got {run_id}, which is deleted")
     if run.info.status != FINISHED:
         raise KdflowError(f"expected a FINISHED run, got {run_id}, which is {run.info.status}")
-    if "kdflow.step" not in run.data.tags:
+    if STEP_TAG not in run.data.tags:
         raise KdflowError(f"expected a run of kdflow, got {run_id}, which has no kdflow.step tag")
     return _found(run)
 
@@ -135,7 +143,7 @@ def _found(run: StoredRun) -> FoundRun:
     return FoundRun(
         run.info.run_id,
         run.info.experiment_id,
-        data.tags["kdflow.step"],
+        data.tags[STEP_TAG],
         data.params,
         data.tags,
         data.metrics,

@@ -24,12 +24,11 @@ from mlflow.utils.time import get_current_time_millis
 from kdflow.artifacts.unfinished import Unfinished
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
+from kdflow.tags import ENDED_TAG
 from kdflow.tracking import journal, store
 from kdflow.tracking.delivery import DELIVERY
 
 MODEL_NAME = "model"
-TEACHER_TAG = "kdflow.teacher"  # the network that taught
-ENDED_TAG = "kdflow.ended"  # how a run ended that is KILLED
 INTERRUPTED, PRUNED = "interrupted", "pruned"
 DIED = "killed"  # its process was
 FINISHED, FAILED, KILLED, RUNNING = map(

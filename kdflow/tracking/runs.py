@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,12 +20,19 @@ from mlflow.utils.time import get_current_time_millis
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, Unfit, Unreachable
 from kdflow.naming import run_name
+from kdflow.tags import (
+    ASKED_BY_TAG,
+    DATASET_DIGEST_TAG,
+    ENDED_TAG,
+    HEARTBEAT_TAG,
+    HOST_TAG,
+    PLAN_ONLY_TAG,
+    STEP_TAG,
+)
 from kdflow.tracking import experiment, saved_views, store
-from kdflow.tracking.delivery import HEARTBEAT_TAG
 from kdflow.tracking.find import search
-from kdflow.tracking.run import DIED, ENDED_TAG, FAILED, INTERRUPTED, KILLED, RUNNING, Run
+from kdflow.tracking.run import DIED, FAILED, INTERRUPTED, KILLED, RUNNING, Run
 
-HOST_TAG = "kdflow.host"
 SILENT_AFTER = 600  # seconds without a heartbeat
 SHORT = 5  # seconds that an interrupted or failed run waits for a silent store
 
@@ -59,8 +65,8 @@ def open_run(
         Unreachable: the store has stopped answering. What was logged is kept on disk.
     """
     tags = {
-        "kdflow.step": step,
-        "kdflow.dataset_digest": dataset.digest,
+        STEP_TAG: step,
+        DATASET_DIGEST_TAG: dataset.digest,
         HOST_TAG: socket.gethostname(),
         **tags,
     }
@@ -69,7 +75,7 @@ def open_run(
         run_id = _joined(name, tags) or _created(experiment.chosen_id(), name, tags)
         saved_views.add(experiment_of(run_id))
     else:
-        related = {"mlflow.parentRunId": parent} if parent else {"kdflow.asked_by": outer.run_id}
+        related = {"mlflow.parentRunId": parent} if parent else {ASKED_BY_TAG: outer.run_id}
         all_tags = {**tags, **related, **outer.tags}
         run_id = _created(experiment_of(outer.run_id), name, all_tags)
     with _until_ended(Run(run_id)) as run:
@@ -262,7 +268,7 @@ def label_project_run(title: str) -> None:
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         client = mlflow.MlflowClient()
         named = _named(client.get_run(run_id).info.run_name, run_name("plan of", title))
-        for tag, value in {**named, "kdflow.plan_only": "true"}.items():
+        for tag, value in {**named, PLAN_ONLY_TAG: "true"}.items():
             client.set_tag(run_id, tag, value)
 
 
@@ -278,18 +284,3 @@ def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
         if tags.items() <= run.data.tags.items():
             end_abandoned(run.info.run_id, {})
             client.set_terminated(run.info.run_id, FAILED)
-
-
-def correct_to_killed(run_id: str, patience: float = 60) -> None:
-    """Wait until the run is marked FAILED, and set it to KILLED.
-
-    Args:
-        patience: seconds after which it is left as it is.
-    """
-    client = mlflow.MlflowClient()
-    give_up = time.monotonic() + patience
-    while client.get_run(run_id).info.status != FAILED:
-        if time.monotonic() > give_up:
-            return
-        time.sleep(0.1)
-    client.set_terminated(run_id, KILLED)

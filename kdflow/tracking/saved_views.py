@@ -14,8 +14,8 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from kdflow.tags import ENDED_TAG, STEP_TAG, TEACHER_TAG
 from kdflow.tracking import store
-from kdflow.tracking.run import ENDED_TAG, TEACHER_TAG
 
 EXPERIMENT = "kdflow"  # kdflow's own
 VIEW_TAG, DESCRIPTION_TAG = "mlflow.sharedViewState.", "mlflow.note.content"
@@ -40,7 +40,7 @@ COLUMNS = {
     _column("params", "dataset"): 75,
     _column("tags", TEACHER_TAG): 115,
     _column("tags", ENDED_TAG): 105,
-    _column("tags", "kdflow.step"): 100,
+    _column("tags", STEP_TAG): 100,
 }
 STATE = {
     "selectedColumns": list(COLUMNS),

@@ -4,7 +4,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kdflow.config.base import HOW_TO_RUN, validated
+from kdflow.config.base import how_to_run, validated
 from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.objective import ReusePolicy
 from kdflow.errors import KdflowError
@@ -18,7 +18,7 @@ NOT_A_USERS = ("evaluate_test",)
 # The parameters that are left out would choose another teacher, other images, other views, other
 # logits or a lucky seed, or train one student with settings that suit another.
 CHOSEN_ONCE = (
-    *("dataset", "holdout", "seed", "student", "initial_weights", "precision"),
+    *("seed", "student", "initial_weights", "precision"),
     *("view_set", "averaged"),
     *BroughtTeacherConfig.model_fields,
     "teacher",
@@ -27,7 +27,7 @@ OF_RAY = {"ray_address", "cpus_per_trial", "gpus_per_trial"}
 SEARCHABLE = [
     name
     for name in DistillConfig.model_fields
-    if name not in HOW_TO_RUN and name not in (*NOT_A_USERS, *CHOSEN_ONCE)
+    if name not in {*how_to_run(DistillConfig), *NOT_A_USERS, *CHOSEN_ONCE}
 ]
 
 
@@ -108,7 +108,7 @@ def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
             raise KdflowError(
                 f"{name}: expected no value, as the study searches it, got {given[name]!r}"
             )
-    config = validated(DistillConfig, {"evaluate_test": "true", **study.base, **given})
+    config = validated(DistillConfig, {**study.base, **given})
     if config.holdout == 0:
         raise KdflowError(
             "holdout: expected more than 0, as a sweep selects on validation images, got 0"

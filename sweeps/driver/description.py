@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from kdflow.config.base import DATASET_OPTIONS, HOW_TO_RUN, neutral_value
+from kdflow.config.base import DATASET_OPTIONS, how_to_run, neutral_value
 from kdflow.config.objective import WEIGHTS
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset
+from kdflow.naming import is_hash
 from kdflow.needs import Found, Planned
 from kdflow.steps.distill import DistillConfig
 from sweeps.driver.study import Study
@@ -33,7 +34,7 @@ def described_teacher(base: DistillConfig, teacher: Found | Planned) -> dict[str
     """What the description of a study of `distill` has besides: a folder of logits is named by
     content."""
     source = teacher.result.source if teacher.result else base.teacher
-    return {"teacher": source if source.startswith("sha256:") else base.teacher}
+    return {"teacher": source if is_hash(source) else base.teacher}
 
 
 def added(file: Study, base: TrainingConfig) -> dict[str, Any]:
@@ -49,4 +50,4 @@ def added(file: Study, base: TrainingConfig) -> dict[str, Any]:
 def _fixed(file: Study, base: TrainingConfig) -> dict[str, Any]:
     """The parameters that all trials share."""
     named_otherwise = {"dataset", *DATASET_OPTIONS, "teacher", "evaluate_test"}
-    return base.model_dump(exclude=HOW_TO_RUN | named_otherwise | set(file.space))
+    return base.model_dump(exclude=how_to_run(type(base)) | named_otherwise | set(file.space))

@@ -12,6 +12,7 @@ from kdflow.errors import KdflowError
 from kdflow.evaluate.compare import Comparison, compare, holm
 from kdflow.sources import code_of
 from kdflow.steps.compare import metrics_of
+from kdflow.tags import CONTROL_TAG, VERDICT_TAG
 from kdflow.tracking.run import Run
 from sweeps.driver import storage, trial_queue
 from sweeps.driver.report import OF_CONTROL
@@ -54,7 +55,7 @@ def name_of(order: Order, finals: tuple[Final, ...]) -> str:
     `reuse` is any, so has other code; those of `never` are not those of another `reuse`."""
     named: list[Any] = [[final.values, final.seed, final.taught] for final in finals]
     if order.reuse != "any":
-        codes = {code_of(final.step, training_of(order, final)) for final in finals}
+        codes = {code_of(final.step, training_of(order, final).used()) for final in finals}
         named.append(sorted(codes))
     if order.reuse == "never":
         named.append(order.reuse)
@@ -156,7 +157,7 @@ def log_verdicts(
     run.log_text(pd.DataFrame(rows).to_csv(index=False), "verdicts.csv")
     run.log(metrics_of(compared[0]))
     control = f"searched: {', '.join(order.control)}" if order.control else "fixed"
-    run.set_tags({"kdflow.verdict": compared[0].verdict, "kdflow.control": control})
+    run.set_tags({VERDICT_TAG: compared[0].verdict, CONTROL_TAG: control})
 
 
 def _of_control(order: Order) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kdflow.config.base import canonical
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
-from kdflow.naming import run_name
+from kdflow.naming import is_hash, run_name
 from kdflow.needs import Need
 from kdflow.reuse import Resolver
 from kdflow.steps.baseline import beside
@@ -26,6 +26,7 @@ from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig, layers_of, logits_needed
 from kdflow.steps.estimate import about_how_long
 from kdflow.steps.run import ALL_STEPS, load
+from kdflow.tags import upstream_tag
 from kdflow.tracking import find, runs, store
 from kdflow.tracking.run import Run
 from kdflow.tracking.sync import deliver_left_over
@@ -219,7 +220,7 @@ def _parent(
         if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has opened one more
             asked = opened.enter_context(runs.open_run(name, "sweep", dataset, {}))
             asked.log_params(params)
-            asked.set_tags({"kdflow.upstream.sweep": first})
+            asked.set_tags({upstream_tag("sweep"): first})
         if is_owner:
             yield opened.enter_context(runs.reopened(first))
             return
@@ -233,7 +234,7 @@ def _parent(
 def _taught_by(source: str, base: DistillConfig) -> DistillConfig:
     """The trials' config with the very logits that were found or made, so that no worker looks for
     others; a folder, which the description names by content, stays named by its path."""
-    if source.startswith("sha256:"):
+    if is_hash(source):
         return base
     return with_values(base, {"teacher": source, "pixels": "0..255"})
 
@@ -242,7 +243,7 @@ def _with_absolute_paths(base: DistillConfig) -> DistillConfig:
     """A worker may have another working folder."""
     paths = {}
     record = find_dataset(base.dataset)
-    if record and record.is_path:
+    if record and record.recognises:
         paths["dataset"] = str(Path(base.dataset).resolve())
     if not is_automatic(base.teacher) and os.path.exists(base.teacher):  # noqa: PTH110 (long ids)
         paths["teacher"] = str(Path(base.teacher).resolve())

@@ -19,8 +19,9 @@ from kdflow.steps.baseline import BaselineConfig, beside
 from kdflow.steps.distill import DistillConfig, logits_needed
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.steps.training import begin, end, kept, labels_term
+from kdflow.tags import TEACHER_TAG
 from kdflow.tracking import runs, store
-from kdflow.tracking.run import PRUNED, TEACHER_TAG, Run
+from kdflow.tracking.run import PRUNED, Run
 from kdflow.training.objective import Objective as Minimised
 from sweeps.driver import control, storage, trial_queue
 from sweeps.driver.config import with_values

@@ -9,7 +9,7 @@ import pytest
 
 from kdflow.__main__ import main
 from kdflow.artifacts import unfinished
-from kdflow.tracking import journal, runs
+from kdflow.tracking import journal
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -76,7 +76,7 @@ def test_an_empty_cache_is_clean(cache: Path, capsys: pytest.CaptureFixture[str]
 
 def test_it_ends_the_silent_runs_of_a_host(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client = mlflow.MlflowClient()
-    tags = {runs.HOST_TAG: "gone", "kdflow.heartbeat": "5"}
+    tags = {"kdflow.host": "gone", "kdflow.heartbeat": "5"}
     run_id = client.create_run("0", tags=tags).info.run_id
     assert main(["clean", "--end_runs_of", "gone"]) == 0
     assert capsys.readouterr().out == f"clean: run {run_id} of gone is now KILLED\n"

@@ -29,7 +29,7 @@ from sweeping import (
     sweep,
 )
 
-from kdflow.config.base import HOW_TO_RUN
+from kdflow.config.base import how_to_run
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
 from kdflow.needs import Found
@@ -319,7 +319,7 @@ def test_the_weight_of_a_loss_that_was_added_later_refuses_no_study_of_another_l
 
 def test_how_a_study_is_run_is_not_in_its_description(tiny: Dataset) -> None:
     base = DistillConfig(dataset="digits")  # type: ignore[call-arg]
-    assert described(base, tiny).keys().isdisjoint(HOW_TO_RUN)
+    assert described(base, tiny).keys().isdisjoint(how_to_run(type(base)))
 
 
 def test_a_study_from_before_the_sampler_and_the_pruner_were_recorded_is_resumed(

@@ -278,7 +278,7 @@ def test_a_heartbeat_is_sent_for_every_open_run(
 
         def both() -> bool:
             tags = [ended(run.run_id).data.tags for run in (outer, inner)]
-            return all(delivery.HEARTBEAT_TAG in each for each in tags)
+            return all("kdflow.heartbeat" in each for each in tags)
 
         wait_for_it(both)
 
@@ -288,7 +288,7 @@ def test_silent_runs_of_another_host_are_ended_if_asked() -> None:
     now = int(time.time() * 1000)
 
     def run_of(host: str, beat: int) -> str:
-        tags = {runs.HOST_TAG: host, delivery.HEARTBEAT_TAG: str(beat)}
+        tags = {"kdflow.host": host, "kdflow.heartbeat": str(beat)}
         return str(client.create_run("0", tags=tags).info.run_id)
 
     silent, alive = run_of("there", now - 700_000), run_of("there", now)

@@ -9,8 +9,9 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, Unreachable
+from kdflow.tags import CODE_TAG
 from kdflow.tracking import find
-from kdflow.tracking.find import CODE_TAG, FoundRun, exists, find_runs, get_run, other_code
+from kdflow.tracking.find import FoundRun, exists, find_runs, get_run, other_code
 from kdflow.tracking.runs import open_run
 
 pytestmark = pytest.mark.usefixtures("shared_store")

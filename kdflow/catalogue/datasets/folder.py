@@ -209,6 +209,6 @@ FOLDER = DatasetRecord(
     teacher="broad",
     student="compact",
     pupil="mini",
-    is_path=is_folder,
+    recognises=is_folder,
     options=("image_size", "test_share", "skip_bad"),
 )

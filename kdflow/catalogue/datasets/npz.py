@@ -257,5 +257,5 @@ NPZ = DatasetRecord(
     teacher="broad",
     student="compact",
     pupil="mini",
-    is_path=lambda it: it.endswith(".npz"),
+    recognises=lambda it: it.endswith(".npz"),
 )

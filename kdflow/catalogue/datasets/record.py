@@ -21,8 +21,8 @@ class DatasetRecord:
         student: the network that learns where none is named.
         pupil: the network that the student teaches as an assistant where none is named.
         recipe: changes of every network's recipe.
-        is_path: of a kind of file, whether a user who typed this means such a file; None if there
-            is just one such data set.
+        recognises: of a kind of file, whether a user who typed this means such a file; None of a
+            single data set.
         options: the parameters of steps that `load` takes too, by keyword.
     """
 
@@ -32,9 +32,9 @@ class DatasetRecord:
     student: str = "student"
     pupil: str = "pupil"
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    is_path: Callable[[str], bool] | None = None
+    recognises: Callable[[str], bool] | None = None
     options: tuple[str, ...] = ()
 
     def matches(self, typed: str) -> bool:
         """Whether a user who typed this means this record."""
-        return self.is_path(typed) if self.is_path else typed == self.name
+        return self.recognises(typed) if self.recognises else typed == self.name

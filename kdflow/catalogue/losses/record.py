@@ -19,11 +19,11 @@ class Loss:
     Attributes:
         term: from (labels, teacher_logits, student_logits, temp, **weights) to one value per
             example.
-        paper: where it comes from, with what it compares, in a few words.
+        summary: where it comes from, with what it compares, in a few words.
         weights: its own parameters, by name.
     """
 
     name: str
     term: Callable[..., Any]
-    paper: str
+    summary: str
     weights: dict[str, Weight]
