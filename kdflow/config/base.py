@@ -87,8 +87,8 @@ class Config(BaseModel):
         0.1,
         ge=0,
         le=0.5,
-        description="share of the training images kept for validation; 0 trains on all of them"
-        " and watches the test set, as the notebook does",
+        description="share of the training images kept for validation; 0 trains on all of them,"
+        " and the test set is the validation",
     )
     image_size: int = Field(
         0,

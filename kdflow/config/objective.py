@@ -57,7 +57,7 @@ class ObjectiveConfig(WeightsConfig, ViewSetConfig, AveragedConfig):  # type: ig
     temp: float = Field(4, ge=0.01, le=1000, description="temperature T of the soft targets")
     alpha: float = Field(0.9, ge=0, le=1, description="weight of the soft term")
     t_squared: bool = Field(
-        True, description="multiply the soft term by T^2 (true), or not, as the notebook (false)"
+        True, description="multiply the soft term by T^2 (true), or not (false)"
     )
     views: Views = Field(
         1, description="train on this many views of the images, each with its own cached logits"

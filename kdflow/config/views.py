@@ -43,7 +43,7 @@ class AveragedConfig(Config):
 
     averaged: bool = Field(
         False,
-        description="the teacher's logits of each view are the mean of those of the view and of its"
-        " mirror image (true), which most teachers are more often right with, or its own (false)",
+        description="the teacher's logits of a view: the mean over the view and its mirror image"
+        " (true), which makes most teachers more accurate, or those of the view alone (false)",
         json_schema_extra=rarely(False),
     )

@@ -12,7 +12,7 @@ from kdflow import adapt, network
 from kdflow.adapt import PIXEL_RANGES, PixelRange
 from kdflow.artifacts import logits
 from kdflow.config.brought import Reading
-from kdflow.dataset import Dataset, Images
+from kdflow.dataset import SPLIT_SEED, Dataset
 from kdflow.errors import KdflowError, reason
 from kdflow.evaluate.chance import AgainstChance, against_chance
 from kdflow.evaluate.metrics import predict_logits
@@ -148,8 +148,10 @@ def _check_against_chance(
 
 
 def _sampled(dataset: Dataset, count: int) -> np.ndarray:
-    everything = np.arange(len(dataset.y_train))
-    return Images(everything, dataset.y_train, everything).sample(count)
+    """So many of the training images, always the same ones: ascending indices."""
+    images = len(dataset.y_train)
+    rng = np.random.default_rng(SPLIT_SEED)
+    return np.sort(rng.choice(images, min(count, images), replace=False))
 
 
 def _compared(model: keras.Model, dataset: Dataset, indices: np.ndarray) -> AgainstChance:

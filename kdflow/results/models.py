@@ -14,7 +14,7 @@ from kdflow.results import brought
 from kdflow.results.brought import check_pixels, is_brought
 from kdflow.results.records import TrainedModel, verified_model
 from kdflow.tags import KEY_TAG
-from kdflow.tracking.find import FoundRun, find_runs, get_run
+from kdflow.tracking.find import MODELS, FoundRun, find_runs, get_run
 from kdflow.tracking.models import check_classifies
 
 
@@ -48,7 +48,7 @@ def runs_of(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
     if is_automatic(need.source):
         step, values = _at_default_settings(need, dataset)
         return lookup.same_runs(step, validated(lookup.steps[step].config, values))
-    run = get_run(need.source)
+    run = get_run(need.source, MODELS)
     _check(run, need, dataset)
     return [run]
 

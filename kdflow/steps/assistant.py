@@ -93,12 +93,13 @@ def run(
     ledger = [teacher_row(teacher, dataset)]
     for network, result in zip(config.networks[1:], hops.values(), strict=True):
         ledger.append(row(find_network(network).name, f"taught by {ledger[-1]['network']}", result))
-    last = find_network(network).name
-    ledger.append(row(last, "control: labels alone", alone))
-    ledger.append(row(last, f"control: taught by {ledger[0]['network']}", straight))
+    *_, last = hops.values()
+    student = find_network(config.networks[-1]).name
+    ledger.append(row(student, "control: labels alone", alone))
+    ledger.append(row(student, f"control: taught by {ledger[0]['network']}", straight))
     log_ledger(run, ledger, title(config))
     metrics = {
-        "test_accuracy": result.metrics["test_accuracy"],
+        "test_accuracy": last.metrics["test_accuracy"],
         "test_accuracy_alone": alone.metrics["test_accuracy"],
         "test_accuracy_straight": straight.metrics["test_accuracy"],
     }

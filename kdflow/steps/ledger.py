@@ -9,10 +9,10 @@ from kdflow.dataset import Dataset
 from kdflow.evaluate import plots
 from kdflow.evaluate.metrics import final_metrics
 from kdflow.results.records import StepResult, TeacherLogits
+from kdflow.size import Size
 from kdflow.tracking.run import Run
 
-SIZES = ("parameters", "multiply_adds", "weight_bytes")
-FIGURES = (*SIZES, "test_accuracy", "teacher_agreement", "test_nll", "test_ece")
+FIGURES = (*Size._fields, "test_accuracy", "teacher_agreement", "test_nll", "test_ece")
 
 Row = dict[str, Any]
 
@@ -27,7 +27,7 @@ def teacher_row(teacher: TeacherLogits, dataset: Dataset) -> Row:
     """The same of a teacher, from its logits."""
     manifest = teacher.logits.manifest
     figures = final_metrics(teacher.logits.test[0], dataset.y_test)
-    sizes = {name: getattr(manifest, name) for name in SIZES}
+    sizes = {name: getattr(manifest, name) for name in Size._fields}
     figures |= {name: float(value) for name, value in sizes.items() if value is not None}
     return row(manifest.network, "teacher", StepResult(teacher.source, figures))
 
@@ -35,7 +35,7 @@ def teacher_row(teacher: TeacherLogits, dataset: Dataset) -> Row:
 def log_ledger(run: Run, ledger: list[Row], title: str) -> None:
     """Print a ledger, and log it as a table and as a chart."""
     table = pd.DataFrame(ledger)
-    for name in SIZES:
+    for name in Size._fields:
         table[name] = table[name].map("{:,.0f}".format, na_action="ignore")
     for name in ("network", "how"):
         table[name] = table[name].str.ljust(table[name].str.len().max())

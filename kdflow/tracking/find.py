@@ -14,7 +14,8 @@ from kdflow.tags import CODE_TAG, DATASET_DIGEST_TAG, STEP_TAG
 from kdflow.tracking.run import FINISHED
 from kdflow.tracking.store import address, patiently
 
-SOURCES = "auto, a network's name, a run id or the path of logits or of a model"
+MODELS = "auto, a network's name, a run id, a .keras or .h5 file, runs:/... or models:/..."
+TEACHERS = f"{MODELS}, or a folder of logits"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _experiments() -> list[str]:
     return [each.experiment_id for each in found]
 
 
-def get_run(run_id: str, expected: str = SOURCES) -> FoundRun:
+def get_run(run_id: str, expected: str = TEACHERS) -> FoundRun:
     """The finished run of this project called `run_id`.
 
     Args:

@@ -124,7 +124,7 @@ def create(order: Order) -> optuna.Study:
     return study
 
 
-def count(study: optuna.Study, held: optuna.Study, run: Run) -> None:
+def record_held(study: optuna.Study, held: optuna.Study, run: Run) -> None:
     """Record on the study and on its parent run how many finals the study has had. Each of them
     reads the test set once more, and no verdict is corrected for that."""
     names = study.user_attrs.get(HELD, [])

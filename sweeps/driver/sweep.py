@@ -177,7 +177,7 @@ def _hold_finals(
     held = finals.create(order)
     print(f"finals: {len(settings)} of the settings, {config.repeats} seeds, and baselines")
     carry_out(order)
-    finals.count(study, held, parent)
+    finals.record_held(study, held, parent)
     table = finals.results(order, held)
     parent.log_text(table.to_csv(index=False), "finals.csv")
     finals.log_verdicts(parent, order, settings, finals.verdicts(table, config.repeats))
@@ -217,7 +217,7 @@ def _parent(
                 f" of run {first}; give this one another study_name"
             )
         print(f"{study.study_name}: {'resumes' if is_owner else 'joins'} run {first}")
-        if "MLFLOW_RUN_ID" in os.environ:  # `mlflow run` has opened one more
+        if runs.joins_project_run():  # `mlflow run` has opened one more
             asked = opened.enter_context(runs.open_run(name, "sweep", dataset, {}))
             asked.log_params(params)
             asked.set_tags({upstream_tag("sweep"): first})

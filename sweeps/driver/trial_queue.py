@@ -65,7 +65,7 @@ def enqueue(
             study.enqueue_trial(point)
 
 
-def try_again(study: optuna.Study, trial: FrozenTrial, *, crashed: bool) -> None:
+def retry(study: optuna.Study, trial: FrozenTrial, *, crashed: bool) -> None:
     """Add a trial that did not end to the queue again.
 
     Args:
@@ -87,7 +87,7 @@ def try_again(study: optuna.Study, trial: FrozenTrial, *, crashed: bool) -> None
 
 def after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
     """Retry a trial whose process has died, and end its run."""
-    try_again(study, trial, crashed=True)
+    retry(study, trial, crashed=True)
     try:
         runs.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
     except Exception as error:  # Optuna goes on to the next stale trial
@@ -117,7 +117,8 @@ def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:
 
 def send_heartbeat(study: optuna.Study, trial: optuna.Trial) -> None:
     """Send a heartbeat of a trial before its process is named in it: Optuna's own first one may
-    come later, and a process that dies before it is noticed only as long as it is not named."""
+    come later, and `end_stale` notices a process that dies before that only while the trial has no
+    attribute `PROCESS`."""
     study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
 
 
@@ -181,7 +182,7 @@ def work_off(
             failures.append(failure)
             frozen = study.trials[trial.number]
             if frozen.state == TrialState.RUNNING:
-                try_again(study, frozen, crashed=not isinstance(failure, KeyboardInterrupt))
+                retry(study, frozen, crashed=not isinstance(failure, KeyboardInterrupt))
             raise
 
     ended_before = False

@@ -207,8 +207,7 @@ def _final(order: Order, resolver: Resolver) -> Objective:
 
     def objective(trial: optuna.Trial) -> float:
         final = order.finals[trial.suggest_int("final", 0, len(order.finals) - 1)]
-        step = "distill" if final.taught else "baseline"
-        need = training(step, **training_of(order, final).model_dump())
+        need = training(final.step, **training_of(order, final).model_dump())
         result = resolver.obtain(need)
         trial.set_user_attr("run_id", result.run_id)
         return float(result.metrics["test_accuracy"])

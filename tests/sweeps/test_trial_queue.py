@@ -27,8 +27,8 @@ from sweeps.driver.trial_queue import (
     counted,
     enqueue,
     is_surplus,
+    retry,
     tags_of,
-    try_again,
     work_off,
 )
 
@@ -177,7 +177,7 @@ def test_a_retried_trial_does_not_pass_for_one_that_its_new_process_has_started(
     dead = started_elsewhere(study, has_heartbeat=False)
     dead.set_user_attr(PROCESS, ["host", 1])
     dead.set_user_attr("run_id", "its run")
-    try_again(study, study.trials[0], crashed=True)
+    retry(study, study.trials[0], crashed=True)
     assert study.trials[1].user_attrs == {}
 
 
@@ -190,7 +190,7 @@ def test_a_trial_that_another_process_has_marked_failed_does_not_end_the_search(
         if trial.number == 0:  # another process finds it stale, and retries it
             opened = study._storage
             opened.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-            try_again(study, study.trials[0], crashed=True)
+            retry(study, study.trials[0], crashed=True)
             if writes:
                 trial.set_user_attr("run_id", "a run")
         return value
@@ -284,7 +284,7 @@ class Process:
 
     def retry(self, crashed: bool) -> None:
         before = len(self.study.trials)
-        try_again(self.study, self.study.trials[self.number], crashed=crashed)
+        retry(self.study, self.study.trials[self.number], crashed=crashed)
         if len(self.study.trials) == before:  # after too many crashes
             self.ended.append(self.number)
 

@@ -110,7 +110,7 @@ def test_a_trial_that_another_process_has_marked_failed_stops_and_its_retry_coun
         if trial.number == 0:  # its heartbeats were missed, say on a laptop that was asleep
             trial.storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
             study = trial.study
-            trial_queue.try_again(study, study.trials[0], crashed=True)
+            trial_queue.retry(study, study.trials[0], crashed=True)
         report(trial, value, step)
 
     monkeypatch.setattr(optuna.Trial, "report", marked_failed_first)

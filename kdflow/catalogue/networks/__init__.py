@@ -31,6 +31,7 @@ def find_network(typed: str) -> Network:
 def is_network(typed: str) -> bool:
     """Whether `typed` names a network, which can be built and trained."""
     try:
-        return find_network(typed) is not None
+        find_network(typed)
     except ValueError:
         return False
+    return True

@@ -125,10 +125,13 @@ def application(name: str, spec: Spec) -> keras.Model:
             f" {spec.image_shape[-1]}"
         )
     images = keras.Input(spec.image_shape, dtype="uint8", name="images")
-    options: dict[str, Any] = {"classes": spec.classes, "classifier_activation": None}
     try:
-        with_input = partial(builder, weights=None, **options)
-        return with_input(input_tensor=_expected_pixels(name, images))
+        return builder(
+            input_tensor=_expected_pixels(name, images),
+            weights=None,
+            classes=spec.classes,
+            classifier_activation=None,
+        )
     except Exception as error:  # each has its own conditions
         raise KdflowError(
             f"{name}: expected images that it takes, got {spec.image_shape}: {reason(error)}"
