@@ -1,5 +1,6 @@
 """The command line, and the rules about who imports what."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from helpers import parameters
 
 from kdflow.__main__ import main, parse
+from kdflow.commands import COMMANDS
+from kdflow.config.base import canonical
 from kdflow.steps import STEPS
 from kdflow.steps.distill import DistillCommand
 from kdflow.steps.teacher import TeacherConfig
@@ -30,17 +33,21 @@ def test_the_environment_sets_no_parameter(monkeypatch: pytest.MonkeyPatch) -> N
     assert parse(["distill"])[1].model_dump()["temp"] == 4
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", [*STEPS, *COMMANDS])
 def test_help_lists_every_parameter_with_its_default(
-    step: str, capsys: pytest.CaptureFixture[str]
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # no default is broken into lines
     with pytest.raises(SystemExit) as ended:
-        main([step, "--help"])
+        main([name, "--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for field in STEPS[step].config.model_fields:
-        assert f"--{field} " in shown
-    if step == "distill":
+    config = STEPS[name].config if name in STEPS else COMMANDS[name].config
+    for field, info in config.model_fields.items():
+        (line,) = re.findall(rf"^  --{field} VALUE\s+(.*)$", shown, re.MULTILINE)
+        default = "depends on" if info.is_required() else f"{canonical(info.default)})"
+        assert f"(default: {default}" in line, field
+    if name == "distill":
         assert "temperature T of the soft targets (default: 4)" in shown
 
 

@@ -78,9 +78,11 @@ def test_a_training_is_not_resumed_with_other_threads_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = [*DISTILL, "--seed", "38"]
-    interrupt(argv, monkeypatch)
+    stopped = interrupt(argv, monkeypatch)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
-    made_by(argv)
+    (run,) = made_by(argv)
+    assert run.info.run_id != stopped.info.run_id
+    assert steps_of(run, "val_loss") == [1, 2]
     expected = "it was trained on other hardware (cpu, 1 threads; here: cpu, 7 threads)"
     assert expected in capsys.readouterr().out
 

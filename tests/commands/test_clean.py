@@ -69,6 +69,13 @@ def test_it_removes_nothing_that_is_in_use(
     assert "in use" in capsys.readouterr().out
 
 
+def test_it_removes_no_journal_that_a_process_writes(cache: Path) -> None:
+    written = journal.new("a" * 32, "http://elsewhere:5000", ends_run=True)
+    written.add("tags", {"a": "1"})
+    assert main(["clean", "--remove", "true", "--older_than", "0"]) == 0
+    assert [entry.content for entry in written.waiting()] == [{"a": "1"}]
+
+
 def test_an_empty_cache_is_clean(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["clean"]) == 0
     assert capsys.readouterr().out == ""

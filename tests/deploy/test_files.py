@@ -80,6 +80,10 @@ def test_operations_are_read_from_the_file(
         name = "CONV_2D" if path.suffix == ".tflite" else "Conv"
         assert operations[name] == 1
         assert not [each for each in operations if each.startswith("CUSTOM")]
+        if path.suffix == ".tflite":  # it takes pixels as it computes, without converting them
+            assert "CAST" not in operations
+    litert.write_float32(small_network, tmp_path / "of_bytes.tflite")
+    assert litert.operations(tmp_path / "of_bytes.tflite")["CAST"] == 1
 
 
 def with_operation(operation: Callable[[keras.KerasTensor], keras.KerasTensor]) -> keras.Model:

@@ -29,10 +29,6 @@ def test_the_logits_are_the_same(name: str, erf_gelu: bool, tiny: Dataset, train
     assert floats == pytest.approx(predict_logits(network, tiny.x_test), abs=2e-5)
 
 
-def test_no_layer_starts_with_a_conversion_of_pixels(small_network: keras.Model) -> None:
-    assert all(layer.compute_dtype == "float32" for layer in exportable(small_network).layers)
-
-
 def test_a_network_of_another_precision_is_computed_in_float32(tiny: Dataset) -> None:
     images = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255, dtype="mixed_bfloat16")(images)

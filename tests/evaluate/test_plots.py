@@ -22,6 +22,10 @@ LABELS_ONLY = [
     {"train_loss": 2.0, "val_loss": 2.5, "train_accuracy": 0.3, "val_accuracy": 0.2},
     {"train_loss": 1.0, "val_loss": 1.5, "train_accuracy": 0.6, "val_accuracy": 0.5},
 ]
+HINTS = [
+    {"hint_loss": 2.0, "val_hint_loss": 2.5, "val_probe_accuracy": 0.3},
+    {"hint_loss": 1.0, "val_hint_loss": 1.5, "val_probe_accuracy": 0.4},
+]
 
 
 def curves(history: list[dict[str, float]]) -> list[dict[str, list[float]]]:
@@ -55,11 +59,7 @@ def test_a_comparison_shows_every_pair_and_the_verdict() -> None:
 
 
 def test_of_a_hint_run_the_error_and_what_the_features_are_worth_are_drawn() -> None:
-    history = [
-        {"hint_loss": 2.0, "val_hint_loss": 2.5, "val_probe_accuracy": 0.3},
-        {"hint_loss": 1.0, "val_hint_loss": 1.5, "val_probe_accuracy": 0.4},
-    ]
-    error, probe = hint_curves(history, "a run").axes
+    error, probe = hint_curves(HINTS, "a run").axes
     assert [np.asarray(line.get_ydata()).tolist() for line in error.lines] == [
         [2.0, 1.0],
         [2.5, 1.5],
@@ -114,12 +114,13 @@ def test_a_sheet_shows_each_image_with_its_caption(channels: int) -> None:
     "figure",
     [
         learning_curves(LABELS_ONLY, "a run"),
+        hint_curves(HINTS, "a run"),
         comparison(compare([0.6, 0.7], [0.5, 0.61]), [0.5, 0.61], [0.6, 0.7], "a comparison"),
         ledger([{"network": "vgg", "how": "teacher", "test_accuracy": 0.9}], "a chain"),
         confusions(np.eye(3, dtype=int), ["cat", "dog", "a long name of a class"], "a title"),
         sheet(np.zeros((2, 4, 4, 3), np.uint8), ["first", "second"], "a title"),
     ],
-    ids=["curves", "comparison", "ledger", "confusions", "sheet"],
+    ids=["curves", "hints", "comparison", "ledger", "confusions", "sheet"],
 )
 def test_every_picture_can_be_drawn(
     figure: Figure, savefig: Callable[..., None], tmp_path: Path

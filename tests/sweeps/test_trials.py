@@ -121,7 +121,7 @@ def test_a_trial_that_another_process_has_marked_failed_stops_and_its_retry_coun
     study = study_named(name)
     assert [trial.state for trial in study.trials].count(TrialState.FAIL) == 1
     run = mlflow.get_run(study.trials[0].user_attrs["run_id"])
-    assert run.info.status == "KILLED"
+    assert (run.info.status, run.data.tags["kdflow.ended"]) == ("KILLED", "stopped")
     assert [trial.state for trial in trial_queue.counted(study)] == [TrialState.COMPLETE] * 2
     parent = mlflow.get_run(study.user_attrs["run_id"])
     assert parent.data.metrics["trials_complete"] == 2
