@@ -51,8 +51,8 @@ class LogitsOf(Need):
     """A teacher's verified logits.
 
     Attributes:
-        source: as of `ModelOf`, the id of an export's run, or a folder of logits.
-        holdout: as of `ModelOf`.
+        source: what `ModelOf` takes, the id of an export's run, or a folder of logits.
+        holdout: see `ModelOf`.
         views: how many views are needed; an export may hold more.
         view_set: of which set.
         averaged: whether those of a view are the mean over it and its mirror image.

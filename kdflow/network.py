@@ -82,7 +82,7 @@ def build(
     construction, so whatever ran earlier in the process changes nothing.
 
     Args:
-        name: a network of the catalogue, or one of one's own.
+        name: a network of the catalogue, or a user's network.
         train: the training images; a network that whitens takes its fixed weights from them.
         classes: the number of logits.
         seed: initial weights and dropout masks follow from it.

@@ -1,4 +1,4 @@
-"""What cannot be read may be sound: the step stops, and nothing is trained or exported instead."""
+"""What cannot be read may be intact: the step stops, and nothing is trained or exported instead."""
 
 import errno
 from collections.abc import Callable

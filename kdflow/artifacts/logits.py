@@ -200,7 +200,7 @@ def read(
             missing, has another shape or type, a changed byte, a value that is not finite, or
             probabilities; the accuracy recomputed from it is not the recorded one; or its rows are
             in another order.
-        Unreachable: a file cannot be read, though it may be sound.
+        Unreachable: a file cannot be read, though it may be intact.
     """
     manifest_text = _manifest_text(folder)
     manifest = _parsed(manifest_text, folder)
@@ -208,15 +208,10 @@ def read(
     _expect(folder, "class names", list(dataset.class_names), manifest.class_names)
     in_set = VIEW_SETS[view_set]
     if manifest.views[:views] != list(in_set[:views]):
-        is_same_set = manifest.views[0] == in_set[0]
+        others = "" if manifest.views[0] == in_set[0] else " of another set"
         raise Unfit(
-            f"logits in {folder}: expected the first {views} views"
-            + ("" if is_same_set else f" of view_set={view_set}")
-            + f", got {len(manifest.views)}"
-            + ("" if is_same_set else " of another set")
-            + f" (export them with views={views}"
-            + ("" if view_set == "shifts" else f" view_set={view_set}")
-            + ")"
+            f"logits in {folder}: expected the first {views} views of view_set={view_set}, got"
+            f" {len(manifest.views)}{others} (export them with views={views} view_set={view_set})"
         )
     if manifest.averaged != averaged:
         asked, found = canonical(averaged), canonical(manifest.averaged)
@@ -286,7 +281,10 @@ def _check_values(what: str, array: np.ndarray, where: str) -> None:
     if count := int((~np.isfinite(array)).sum()):
         raise Unfit(f"{what}: expected finite values in {where}, got {count} that are not")
     if are_probabilities(array):
-        raise Unfit(f"{what}: expected raw ones, got probabilities in {where}")
+        raise Unfit(
+            f"{what}: expected raw ones, got probabilities in {where}; values=probabilities reads a"
+            " folder of train_probabilities.npy and test_probabilities.npy"
+        )
 
 
 def _expect(folder: Path, what: str, expected: object, found: object) -> None:

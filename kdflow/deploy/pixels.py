@@ -43,7 +43,7 @@ def exportable(network: keras.Model, *, erf_gelu: bool = False) -> keras.Model:
         for layer in made._flatten_layers():
             if isinstance(layer, keras.layers.Normalization):
                 layer.finalize_state()  # computes with its weights
-    except Exception as error:  # a foreign layer can fail in any way
+    except Exception as error:  # a layer of another package can fail in any way
         raise KdflowError(
             f"expected a network whose layers can be rebuilt from their settings, got"
             f" {network.name}: {reason(error)}"

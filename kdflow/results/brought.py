@@ -73,7 +73,8 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
 
 
 def _giving_logits(loaded: keras.Model, source: str, dataset: Dataset) -> keras.Model:
-    """Without the softmax that it ends in, once its outputs are shown to be that of the rest's."""
+    """The model without its final softmax, after a check that the softmax of its logits is what the
+    model itself gives."""
     model, removed = adapt.without_softmax(loaded)
     if not removed:
         return loaded
@@ -91,7 +92,7 @@ def _giving_logits(loaded: keras.Model, source: str, dataset: Dataset) -> keras.
 def _outputs(model: keras.Model, images: np.ndarray, source: str, dataset: Dataset) -> np.ndarray:
     try:
         return predict_logits(model, images)
-    except Exception as error:  # a foreign network can fail in any way
+    except Exception as error:  # a user's network can fail in any way
         raise KdflowError(
             f"expected a network that takes images of shape {dataset.image_shape}, got {source}:"
             f" {reason(error)}"

@@ -70,7 +70,8 @@ def _how(run: FoundRun) -> tuple[str, str, bool]:
 
 
 def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
-    """What the logits are computed in. Those that come with kdflow are what they are."""
+    """What the logits are computed in; the bundled ones keep the precision that they were computed
+    in."""
     counted = need.views, need.view_set, need.averaged
     is_bundled = bundle.has_logits(need.source, dataset, need.holdout, *counted)
     return bundle.precision() if is_bundled else need.precision

@@ -73,7 +73,12 @@ class TeacherLogits:
 
 
 class StepResult(NamedTuple):
-    """A finished step: its run, and that run's last metrics."""
+    """A finished step: its run, and that run's last metrics.
+
+    Attributes:
+        title: the run's name.
+        remark: on the code that made it.
+    """
 
     run_id: str
     metrics: dict[str, float]
@@ -96,7 +101,7 @@ def verified_model(run: FoundRun) -> TrainedModel:
 
     Raises:
         Unfit: it cannot be loaded, or has other weights.
-        Unreachable: it cannot be read, though it may be sound.
+        Unreachable: it cannot be read, though it may be intact.
     """
     model = artifacts.load_model(run)
     expected, found = run.tags[WEIGHTS_TAG], network.weights_sha256(model)
@@ -115,7 +120,7 @@ def current_model(run: FoundRun, name: str, dataset: Dataset) -> TrainedModel:
 
     Raises:
         Unfit: it does not, cannot be loaded, or has other weights than those of the run.
-        Unreachable: it cannot be read, though it may be sound.
+        Unreachable: it cannot be read, though it may be intact.
     """
     there = verified_model(run)
     here = network.untrained(name, dataset.image_shape, dataset.classes)

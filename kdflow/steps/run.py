@@ -28,7 +28,7 @@ def load(name: str, holdout: float, options: Mapping[str, Any] | None = None) ->
     """The images that a step works on, which can be split as asked.
 
     Args:
-        options: as of `Config.dataset_options`.
+        options: see `Config.dataset_options`.
 
     Raises:
         KdflowError: they cannot be loaded, or are too few for the holdout.

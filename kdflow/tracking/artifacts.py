@@ -32,7 +32,7 @@ def folder(run: FoundRun, name: str = "") -> Path:
 
 
 def logits_folder(run: FoundRun) -> Path:
-    """The run's logit artifact, as of `folder`."""
+    """The run's logit artifact as a local folder; see `folder`."""
     return folder(run, LOGITS_FOLDER)
 
 

@@ -39,7 +39,7 @@ def make_whole(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def fault(path: Path, *, whole: bool) -> str:
-    """What is wrong with a sqlite file and what to do, empty if it seems sound.
+    """What is wrong with a sqlite file and what to do, empty if it seems intact.
 
     Args:
         whole: read the whole file, and not only what it says of its tables.
@@ -54,7 +54,7 @@ def fault(path: Path, *, whole: bool) -> str:
                 (runs,) = database.execute("SELECT count(*) FROM runs").fetchone()
             if whole:
                 (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.OperationalError as error:  # it may be sound
+    except sqlite3.OperationalError as error:  # it may be intact
         return f"{path}, which cannot be read now ({error}); try again"
     except sqlite3.DatabaseError as error:
         verdict = str(error)

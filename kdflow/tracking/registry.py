@@ -139,7 +139,7 @@ def answers(model: Version, images: np.ndarray) -> np.ndarray:
     try:
         loaded = mlflow.pyfunc.load_model(f"models:/{model.name}/{model.number}")
         parts = [loaded.predict(images[start : start + IMAGES_PER_REQUEST]) for start in starts]
-    except Exception as error:  # what a damaged or foreign model raises depends on it
+    except Exception as error:  # a damaged model can fail in any way
         raise KdflowError(f"promote: {model} gives no answers: {reason(error)}") from error
     return np.concatenate(parts)
 

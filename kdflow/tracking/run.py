@@ -72,6 +72,7 @@ class Run:
         self._add("params", **params)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, in place of those of the same names."""
         self._add("tags", **tags)
 
     def log_dataset(self, dataset: Dataset) -> None:
@@ -88,6 +89,8 @@ class Run:
         self._add("dataset", **described)
 
     def log_json(self, value: Mapping[str, Any], name: str) -> None:
+        """Log a file of JSON. Like every file and folder, it takes the place of one of that
+        name."""
         self.log_text(json.dumps(dict(value), indent=2), name)
 
     def log_table(self, table: Mapping[str, list[Any]], name: str) -> None:
@@ -98,21 +101,25 @@ class Run:
         self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps(self._tables)})
 
     def log_figure(self, figure: Figure, name: str) -> None:
+        """Log a picture, in the format of the name's suffix."""
         with self._journal.new_files() as folder:
             figure.savefig(folder / name, bbox_inches="tight")  # long legends too
         self._add("files", folder=None)
 
     def log_array(self, array: np.ndarray, name: str) -> None:
+        """Log an array as an `.npy` file."""
         with self._journal.new_files() as folder:
             np.save(folder / name, array, allow_pickle=False)
         self._add("files", folder=None)
 
     def log_text(self, text: str, name: str) -> None:
+        """Log a text file in UTF-8."""
         with self._journal.new_files() as folder:
             (folder / name).write_text(text, encoding="utf-8")
         self._add("files", folder=None)
 
     def log_folder(self, folder: Path, name: str) -> None:
+        """Log a copy of what a folder holds, in the run's folder `name`."""
         with self._journal.new_files() as kept:
             shutil.copytree(folder, kept, dirs_exist_ok=True)
         self._add("files", folder=name)

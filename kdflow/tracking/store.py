@@ -100,7 +100,7 @@ def failure(what: str, error: Exception) -> KdflowError:
     if isinstance(error, MlflowException) and error.error_code in ABSENT:
         return Unfit(f"{what}: {reason(error)}")
     return Unreachable(
-        f"{what} cannot be read: {reason(error)}. It may be sound: try again when the store at"
+        f"{what} cannot be read: {reason(error)}. It may be intact: try again when the store at"
         f" {address()} answers"
     )
 

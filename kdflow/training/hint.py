@@ -51,7 +51,7 @@ def fit_hint(
             how often the nearest class mean of the guided layer's outputs is the label's, the means
             being those of `some_of_each_class`.
         train_hints, validation_hints: of all `images` there.
-        place: as of `fit`.
+        place: see `loop.fit`.
 
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.

@@ -10,8 +10,8 @@ from kdflow.config.fitting import Settings
 
 
 class Triangular(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from 0.2 of `peak` up to it at 0.23 of the way, then down to 0.07 of it: the schedule
-    of Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"."""
+    """Linear from 0.2 `peak` to `peak` at 23 % of the steps, then down to 0.07 `peak` at the last:
+    the schedule of Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"."""
 
     def __init__(self, peak: float, steps: int) -> None:
         self.peak, self.steps = peak, steps

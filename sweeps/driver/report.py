@@ -1,4 +1,4 @@
-"""What the trials of a study came to: a table, pictures, figures and tags of the parent run."""
+"""The results of a study's trials: a table, pictures, figures and tags of the parent run."""
 
 from collections import Counter
 from typing import Any

@@ -203,7 +203,8 @@ def _trained(
 
 
 def _final(order: Order, resolver: Resolver) -> Objective:
-    """Train one finalist or its baseline with one seed, unless there is a run to reuse."""
+    """The objective of a trial that trains a finalist or its baseline with one seed, if there is no
+    run to reuse."""
 
     def objective(trial: optuna.Trial) -> float:
         final = order.finals[trial.suggest_int("final", 0, len(order.finals) - 1)]

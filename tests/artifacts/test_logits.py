@@ -227,7 +227,7 @@ def test_logits_of_other_images_are_refused(folder: Path, tiny: Dataset) -> None
 
 
 def test_too_few_views_are_refused(folder: Path, tiny: Dataset) -> None:
-    with pytest.raises(KdflowError, match="expected the first 3 views, got 2"):
+    with pytest.raises(KdflowError, match="expected the first 3 views of view_set=shifts, got 2 "):
         logits.read(folder, tiny, views=3)
 
 

@@ -69,7 +69,9 @@ def test_a_server_that_lists_nothing_has_no_logits_and_a_silent_one_may_have(
         raise ConnectionError("no route")
 
     monkeypatch.setattr(mlflow.artifacts, "list_artifacts", refuse)
-    with pytest.raises(Unreachable, match=r"its logits cannot be read: no route\. It may be sound"):
+    with pytest.raises(
+        Unreachable, match=r"its logits cannot be read: no route\. It may be intact"
+    ):
         logits_folder(remote)
 
 

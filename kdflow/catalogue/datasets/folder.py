@@ -51,7 +51,7 @@ def load_folder(
     ignored.
 
     Args:
-        image_size: as of `photo.pixels_of`; 0 expects images of one size.
+        image_size: see `photo.pixels_of`; 0 expects images of one size.
         test_share: the share of each class that becomes test images where there is one level.
         skip_bad: leave out what is no image, instead of refusing the folder.
 

@@ -66,7 +66,7 @@ class NewDataset:
     """The folder that a data set is written to.
 
     Attributes:
-        class_names, remarks: as of `Manifest`, to be set.
+        class_names, remarks: see `Manifest`; to be set.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -44,7 +44,7 @@ def whitening_convolution(
 
     Args:
         sample: see `Spec`; without it the weights are random.
-        padding: as of a convolution of Keras.
+        padding: see `keras.layers.Conv2D`.
     """
     height, width, channels = x.shape[1:]
     filters = 4 * channels
