@@ -23,6 +23,7 @@ from kdflow.config.base import Config, canonical
 from kdflow.config.fitting import FittingConfig
 from kdflow.config.precision import PrecisionConfig
 from kdflow.config.training import recipe
+from kdflow.size import size_of
 from kdflow.steps import STEPS
 from sweeps.driver.config import SweepConfig
 
@@ -86,6 +87,14 @@ def tables() -> dict[str, str]:
         ),
         "networks": _table(("network", "what it is", "parameters"), list(_networks())),
         "recipes": _table(("network", *RECIPE), list(_recipes())),
+        "parameters": _table(
+            ("network", "8x8x1", "32x32x3", "64x64x3", "224x224x3", "from 32 to 224 pixels"),
+            list(_parameters()),
+        ),
+        "of_ones_own": _table(
+            ("network", "parameters", "million multiply-adds at 32x32", "96x96", "224x224"),
+            list(_of_ones_own()),
+        ),
         "losses": _table(
             ("loss", "the soft term", "its own weights"),
             [
@@ -118,6 +127,25 @@ def _networks() -> Iterator[tuple[str, str, str]]:
     for name, record in NETWORKS.items():
         built = network.untrained(name, (32, 32, 3), 10)
         yield f"`{name}`", record.summary, f"{built.count_params():,}"
+
+
+def _parameters() -> Iterator[tuple[str, ...]]:
+    """A row per network: its parameters on images of several sizes, of 10 classes."""
+    shapes = ((8, 8, 1), (32, 32, 3), (64, 64, 3), (224, 224, 3))
+    for name in NETWORKS:
+        counts = [network.untrained(name, shape, 10).count_params() for shape in shapes]
+        growth = counts[-1] / counts[1]
+        times = "the same" if growth == 1 else f"{growth:.{1 if growth < 10 else 0}f} times"
+        yield f"`{name}`", *map("{:,}".format, counts), times
+
+
+def _of_ones_own() -> Iterator[tuple[str, ...]]:
+    """A row per network that is a default on a user's own images."""
+    (folder,) = (record for record in DATASETS if record.options)
+    for name in (folder.teacher, folder.student, folder.pupil):
+        sizes = [size_of(network.untrained(name, (side, side, 3), 10)) for side in (32, 96, 224)]
+        million = [f"{size.multiply_adds / 1e6:.1f}" for size in sizes]
+        yield f"`{name}`", f"{sizes[0].parameters:,}", *million
 
 
 def _recipes() -> Iterator[tuple[str, ...]]:
