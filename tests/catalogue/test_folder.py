@@ -2,7 +2,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,9 +291,11 @@ def test_too_little_room_is_refused_before_a_photo_is_decoded(
 
 
 IMPORT = r"""if True:
-    import sys, time
+    import sys, threading, time
     from kdflow.catalogue.datasets import folder, photo
+    left = threading.Semaphore(int(sys.argv[2]))  # how many are decoded before it hangs
     def slow(*given):
+        left.acquire()
         time.sleep(0.1)
         sys.stdout.write("decoding\n")
         sys.stdout.flush()
@@ -304,18 +305,18 @@ IMPORT = r"""if True:
 """
 
 
-def importing(photos: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", IMPORT, str(photos)]
+def importing(photos: Path, decoded: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", IMPORT, str(photos), str(decoded)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def test_after_a_kill_nothing_half_made_is_used(photos: Path, cache: Path) -> None:
-    killed = importing(photos)
+    killed = importing(photos, decoded=10)
     assert killed.stdout
-    while "decoding" not in killed.stdout.readline():
-        assert killed.poll() is None
-    time.sleep(0.2)
+    for _ in range(10):
+        while "decoding" not in killed.stdout.readline():
+            assert killed.poll() is None
     killed.kill()
     killed.communicate()
     (left,) = stored(cache)
@@ -328,7 +329,9 @@ def test_after_a_kill_nothing_half_made_is_used(photos: Path, cache: Path) -> No
 
 @pytest.mark.slow
 def test_of_two_processes_one_decodes_and_both_have_the_data(photos: Path) -> None:
-    outputs = [process.communicate()[0] for process in (importing(photos), importing(photos))]
+    outputs = [
+        process.communicate()[0] for process in [importing(photos, decoded=30) for _ in range(2)]
+    ]
     assert sorted(output.count("decoding\n") for output in outputs) == [0, 30]
     digests = {line for output in outputs for line in output.splitlines() if "digest " in line}
     assert digests == {f"digest {load(photos).digest}"}

@@ -72,7 +72,10 @@ def places(
             "teacher: expected one trained with holdout",
         ),
         ("distill --teacher {teacher} --holdout 0.2", "teacher: expected one trained with holdout"),
-        ("distill --teacher {exported} --views 2", "expected the first 2 views of view_set=shifts, got 1 "),
+        (
+            "distill --teacher {exported} --views 2",
+            "expected the first 2 views of view_set=shifts, got 1 ",
+        ),
         ("distill --teacher {exported} --dataset {npz}", "teacher: logits in"),
         ("distill --teacher {teacher} --dataset {npz}", "teacher: expected a model of"),
         ("distill --teacher {empty}", "expected a manifest.json, got none"),
