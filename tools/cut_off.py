@@ -16,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import optuna
-from faults_sandbox import LIMIT, Sandbox
+from faults_sandbox import Sandbox, answers, server_command, wait_until
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/sweeps"))
 import postgres
@@ -73,30 +72,10 @@ def servers(folder: Path) -> Iterator[tuple[str, str]]:
         of_database = database.rpartition(":")[2]  # which listens on the loopback address alone
         listening = f"TCP-LISTEN:{of_database},bind={HERE},fork,reuseaddr"
         start("socat", listening, f"TCP:127.0.0.1:{of_database}")
-        start(
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--backend-store-uri", f"{database}/tracking"),
-            *("--artifacts-destination", str(folder / "served")),
-            *("--host", HERE, "--port", str(port)),
-        )
+        start(*server_command(f"{database}/tracking", folder, HERE, port))
         server = f"http://{HERE}:{port}"
-        wait_until(lambda: _answers(server))
+        wait_until(lambda: answers(server))
         yield f"{database.replace('127.0.0.1', HERE)}/studies", server
-
-
-def _answers(server: str) -> bool:
-    with contextlib.suppress(OSError):
-        urllib.request.urlopen(f"{server}/health", timeout=5).close()
-        return True
-    return False
-
-
-def wait_until(reached: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + LIMIT
-    while not reached():
-        if time.monotonic() > give_up:
-            raise TimeoutError(f"not reached in {LIMIT} seconds")
-        time.sleep(0.2)
 
 
 def found(studies: str) -> list[str]:

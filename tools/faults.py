@@ -280,7 +280,7 @@ def main() -> int:
             with sandbox() as empty:
                 try:
                     fault.cause(empty)
-                except (Lost, subprocess.TimeoutExpired) as error:
+                except (Lost, subprocess.TimeoutExpired, TimeoutError) as error:
                     fault.lost.append(str(error))
                     print(f"{name}, {number + 1}: {error}\n{empty.shown()[-2000:]}", flush=True)
         survived = fault.times - len(fault.lost)

@@ -99,11 +99,7 @@ class Sandbox:
 
     def wait_for(self, reached: Callable[[], bool], process: "Process") -> None:
         """Wait until something is reached, or the process has ended."""
-        give_up = time.monotonic() + LIMIT
-        while not reached() and process.is_running():
-            if time.monotonic() > give_up:
-                raise subprocess.TimeoutExpired("wait_for", LIMIT)
-            time.sleep(0.01)
+        wait_until(lambda: reached() or not process.is_running())
 
     @contextlib.contextmanager
     def small_disk(self, what: str) -> Iterator[Path]:
@@ -216,28 +212,48 @@ class Server:
         folder = self._sandbox.folder
         with (folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-                    *("--backend-store-uri", self._sandbox.database),
-                    *("--artifacts-destination", str(folder / "served")),
-                    *("--host", "127.0.0.1", "--port", str(self._port)),
-                ],
+                server_command(self._sandbox.database, folder, "127.0.0.1", self._port),
                 cwd=folder,
                 env=os.environ | {"MLFLOW_TRACKING_URI": ""},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        give_up = time.monotonic() + LIMIT
-        while time.monotonic() < give_up:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health", timeout=5).close()
-                return
-            time.sleep(0.2)
-        raise TimeoutError((folder / "server.log").read_text())
+        wait_until(lambda: answers(self._sandbox.store))
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
         if number == signal.SIGKILL:
             self._process.wait(LIMIT)
+
+
+def server_command(database: str, folder: Path, host: str, port: int) -> list[str]:
+    """What starts an MLflow server with proxied artifacts, which are kept in `folder`."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+        *("--backend-store-uri", database),
+        *("--artifacts-destination", str(folder / "served")),
+        *("--host", host, "--port", str(port)),
+    ]
+
+
+def answers(server: str) -> bool:
+    """Whether an MLflow server answers at this address."""
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(f"{server}/health", timeout=5).close()
+        return True
+    return False
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    """Wait until something is reached.
+
+    Raises:
+        TimeoutError: it is not within `LIMIT` seconds.
+    """
+    give_up = time.monotonic() + LIMIT
+    while not reached():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"not reached in {LIMIT} seconds")
+        time.sleep(0.01)
