@@ -26,6 +26,7 @@ from epoch import in_alternation, show
 from kdflow import network
 from kdflow.artifacts import unfinished
 from kdflow.artifacts.unfinished import Unfinished
+from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
 from kdflow.tracking import store
@@ -35,7 +36,7 @@ from kdflow.training.loop import fit
 from kdflow.training.objective import Labels
 
 ROUNDS = 3
-TRAININGS = {"student": ("adam", 64, 45_000), "fast": ("speedrun", 512, 2_048)}
+IMAGES = {"student": 45_000, "fast": 2_048}  # of an epoch
 
 
 def epochs_of(
@@ -43,12 +44,14 @@ def epochs_of(
 ) -> Callable[[], float]:
     """A function that trains a network for one epoch more, and returns the seconds that this
     took."""
-    optimizer, batch, count = TRAININGS[name]
+    recipe, count = NETWORKS[name].recipe, IMAGES[name]
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
     train = Images(images, rng.integers(10, size=count).astype(np.uint8), np.arange(count))
-    few = Images(train.images, train.labels, np.arange(batch))
-    settings = Settings(optimizer, 0.001, ROUNDS + 2, batch, seed=0)
+    few = Images(train.images, train.labels, np.arange(recipe.batch_size))
+    settings = Settings(
+        recipe.optimizer, recipe.learning_rate, ROUNDS + 2, recipe.batch_size, seed=0
+    )
     epochs = fit(network.build(name, train, 10, seed=0), train, few, Labels(), settings, place)
 
     def seconds() -> float:
@@ -83,8 +86,8 @@ def main() -> None:
         store.open_store()
         one = np.zeros((1, 1, 1, 1), np.uint8)
         dataset = Dataset("random", one, np.zeros(1, np.uint8), one, np.zeros(1, np.uint8), ("a",))
-        epoch_of, spent = {}, {name: list[float]() for name in TRAININGS}
-        for name in TRAININGS:
+        epoch_of, spent = {}, {name: list[float]() for name in IMAGES}
+        for name in IMAGES:
             run = opened.enter_context(open_run(name, "teacher", dataset, {}))
             place = opened.enter_context(unfinished.locked(name))
             assert place
@@ -95,7 +98,7 @@ def main() -> None:
         counted = in_alternation(epoch_of, ROUNDS)
         for name in epoch_of:
             show(f"{name}, seconds", [each[name] for each in counted])
-        for name in TRAININGS:
+        for name in IMAGES:
             show(f"{name}: kept / not", [each[f"{name}, kept"] / each[name] for each in counted])
             per_epoch = np.reshape(spent[name][-2 * ROUNDS :], (ROUNDS, 2)).sum(axis=1)
             whole = [each[f"{name}, kept"] for each in counted]
