@@ -166,7 +166,10 @@ def test_a_class_without_test_images_comes_last(
     four = replace(dataset, class_names=(*NAMES, "absent"))
     padded = [
         row._replace(
-            judged=row.judged._replace(confusions=np.pad(row.judged.confusions, ((0, 1), (0, 1))))
+            judged=row.judged._replace(
+                confusions=np.pad(row.judged.confusions, ((0, 1), (0, 1))),
+                class_accuracy=np.append(row.judged.class_accuracy, np.nan),
+            )
         )
         for row in rows
     ]

@@ -1,14 +1,15 @@
 """The finals: who reaches them, how they are named, and how often chance alone beats."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from kdflow.config.base import Config
 from kdflow.errors import KdflowError
 from kdflow.evaluate.compare import BEATS
 from kdflow.steps.baseline import BaselineConfig
@@ -87,8 +88,8 @@ def test_finals_have_another_name_once_the_code_of_one_of_them_has_changed(
 ) -> None:
     code = {"kd": "1", "dkd": "1", None: "1"}  # of the losses, and of training from labels
 
-    def code_of(step: str, config: Config) -> str:
-        return code[config.used().get("loss")]
+    def code_of(step: str, used: Mapping[str, Any]) -> str:
+        return code[used.get("loss")]
 
     monkeypatch.setattr(finals, "code_of", code_of)
     orders = [replace(ORDER, reuse=reuse) for reuse in ("same_code", "never", "any")]
