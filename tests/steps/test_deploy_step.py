@@ -19,6 +19,8 @@ from kdflow.deploy.files import all_logits, open_file
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.steps.distill import DistillCommand
 from kdflow.steps.run import load
+from kdflow.tracking.artifacts import load_model
+from kdflow.tracking.find import get_run
 from kdflow.tracking.registry import promote, register
 
 pytestmark = [pytest.mark.slow, needs_deploy, pytest.mark.usefixtures("shared_store")]
@@ -162,6 +164,17 @@ def test_a_second_version_is_promoted_if_it_is_shown_to_be_no_worse(
     assert model.aliases == {"candidate": 2, "champion": 2}
     assert run.data.tags["kdflow.promoted"] == "true"
     assert run.data.tags["kdflow.registered"] == "digits-student version 2"
+
+
+def test_weights_of_4_bits_make_a_smaller_file(deployed: Run) -> None:
+    (run,) = made_by([*DEPLOY, *FEWEST, "--weight_bits", "4", "--quantised_epochs", "0"])
+    written = json.loads(artifact(run, "deploy.json").read_text())
+    assert written["int8_litert"] == {"weight_bits": 4, "adapted": None}
+    of_4_bits, of_8_bits = (artifact(each, "files") / "int8.tflite" for each in (run, deployed))
+    network = load_model(get_run(deployed.data.tags["kdflow.upstream.model"]))
+    kernels = sum(np.prod(it.shape) for it in network.weights if it.name == "kernel")
+    saved = of_8_bits.stat().st_size - of_4_bits.stat().st_size
+    assert saved == pytest.approx(kernels / 2, rel=0.1)  # a byte holds two of them
 
 
 @pytest.fixture

@@ -40,6 +40,15 @@ def test_a_seed_repeats_a_hint_run(hinted: Run) -> None:
         assert again.data.tags[tag] == hinted.data.tags[tag]
 
 
+def test_hints_that_are_recomputed_train_as_cached_ones_do_up_to_half_precision(
+    hinted: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdflow.artifacts.hints.cached", None)
+    (run,) = made_by([*HINT, "--hint_values", "recomputed"])
+    for name in ("hint_loss", "val_hint_loss"):
+        assert per_epoch(run)[name] == pytest.approx(per_epoch(hinted)[name], rel=1e-2)
+
+
 @pytest.mark.usefixtures("untrained")
 def test_a_layer_that_is_spelt_out_is_the_same_as_auto(first: list[Run]) -> None:
     # the key has what `auto` stands for, so that another default layer makes another key
