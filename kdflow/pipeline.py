@@ -16,7 +16,9 @@ def in_batches(
     """What `fit` or `predict` takes to see these images in their order.
 
     Given arrays on TensorFlow, Keras traces three functions of a pipeline in each call. That takes
-    a tenth of a second, as long as an epoch of a small data set; this pipeline has no functions.
+    a tenth of a second, as long as an epoch of a small data set; this pipeline has no functions. It
+    is not tuned while it runs either: TensorFlow 2.21 now and then waits at the end for the thread
+    that tunes, which sleeps for up to a minute, the longer the pipeline has run.
 
     Args:
         images: (n, height, width, channels).
@@ -24,5 +26,8 @@ def in_batches(
     """
     if keras.backend.backend() == "tensorflow":
         arrays = images if targets is None else (images, targets)
-        return {"x": tensorflow.data.Dataset.from_tensor_slices(arrays).batch(batch_size)}
+        options = tensorflow.data.Options()
+        options.autotune.enabled = False
+        batches = tensorflow.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+        return {"x": batches.with_options(options)}
     return {"x": images, "batch_size": batch_size} | ({} if targets is None else {"y": targets})

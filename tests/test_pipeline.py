@@ -44,3 +44,9 @@ def test_a_training_sees_images_and_targets_in_their_order_a_batch_at_a_time() -
 def test_predictions_are_in_the_order_of_the_images() -> None:
     found = Recorder().predict(**in_batches(IMAGES, batch_size=3), verbose=0)
     assert np.array_equal(found, IMAGES[:, 0, 0])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a pipeline of TensorFlow")
+def test_no_thread_tunes_the_pipeline_since_a_training_would_wait_for_it() -> None:
+    batches = in_batches(IMAGES, TARGETS, batch_size=3)["x"]
+    assert batches.options().autotune.enabled is False
