@@ -109,7 +109,7 @@ def _with_last(model: keras.Model, replacement: keras.Model) -> keras.Model:
         return type(layer).from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=copied)
-    copy.set_weights(model.get_weights())
+    copy_weights(model, copy)
     return copy
 
 
@@ -150,7 +150,7 @@ def _on(images: keras.KerasTensor, x: keras.KerasTensor, model: keras.Model) -> 
     twice has no single output."""
     given = keras.tree.map_structure(lambda _: x, model.input)
     copy = keras.models.clone_model(model, input_tensors=given)
-    copy.set_weights(model.get_weights())
+    copy_weights(model, copy)
     return keras.Model(images, copy.operations[-1].output, name=model.name)
 
 
@@ -185,16 +185,22 @@ def reinitialised(model: keras.Model, seed: int) -> keras.Model:
     config = _initial(keras.saving.serialize_keras_object(model))
     keras.utils.set_random_seed(seed)
     fresh: keras.Model = keras.saving.deserialize_keras_object(config)
-    for layer, from_file in zip(_all_layers(fresh), _all_layers(model), strict=True):
-        if isinstance(layer, keras.layers.Normalization):
-            layer.set_weights(from_file.get_weights())
+    for layer, from_file in zip(adapted_layers(fresh), adapted_layers(model), strict=True):
+        copy_weights(from_file, layer)
     return fresh
 
 
-def _all_layers(model: keras.Model) -> list[keras.Layer]:
-    """Its layers, and those of the models among them."""
-    inner = [_all_layers(it) if isinstance(it, keras.Model) else [it] for it in model.layers]
-    return [layer for layers in inner for layer in layers]
+def copy_weights(model: keras.Layer, copy: keras.Layer) -> None:
+    """Give a copy of a model, or of a layer, its weights. Unlike `set_weights`, this reaches what
+    `Normalization` computes with: constants that Keras derives from its weights."""
+    copy.set_weights(model.get_weights())
+    for layer in adapted_layers(copy):
+        layer.finalize_state()
+
+
+def adapted_layers(model: keras.Layer) -> list[keras.layers.Normalization]:
+    """The `Normalization` layers of a model, also those of the models in it."""
+    return [it for it in model._flatten_layers() if isinstance(it, keras.layers.Normalization)]
 
 
 def _initial(config: object) -> object:

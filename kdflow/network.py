@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from kdflow import interrupts
+from kdflow.adapt import adapted_layers
 from kdflow.catalogue.networks import find_network
 from kdflow.catalogue.networks.record import ImageShape, Network, Spec
 from kdflow.dataset import Images
@@ -121,10 +122,12 @@ def identity(name: str, image_shape: ImageShape, classes: int, *, keeps_weights:
     record = record_of(name)
     built = _built_once(name, record.version, image_shape, classes, keeps_weights)
     sets_weights = keeps_weights or record.starts_from == "function"
+    adapted = [weights_sha256(layer) for layer in adapted_layers(built)]  # not from the seed
     described = [
         architecture_sha256(built),
-        _plain(built.get_config(), without={"seed"}),
+        _plain(built.get_config(), without=() if record.starts_from == "function" else {"seed"}),
         weights_sha256(built) if sets_weights else "of the seed",
+        *adapted,
     ]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -141,8 +144,8 @@ def untrained_statistics(network: keras.Model, steps: int) -> float:
     return share
 
 
-def weights_sha256(model: keras.Model) -> str:
-    """The SHA-256 of a model's weights: their shapes, dtypes and bytes, in the model's order."""
+def weights_sha256(model: keras.Layer) -> str:
+    """The SHA-256 of the weights of a model or layer: shapes, dtypes and bytes, in their order."""
     digest = hashlib.sha256()
     for weight in model.get_weights():
         digest.update(f"{weight.shape} {weight.dtype} ".encode())

@@ -24,6 +24,7 @@ HINT_LAYER_TAG = "kdflow.hint_layer"
 GUIDED_LAYER_TAG = "kdflow.guided_layer"
 PRECISION_TAG = "kdflow.precision"
 AVERAGED_TAG = "kdflow.averaged"
+MIRRORED = "mirrored"  # its value: `true` is of means over another shift or crop
 
 VERDICT_TAG = "kdflow.verdict"
 STUDY_TAG = "kdflow.study"

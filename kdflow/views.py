@@ -93,6 +93,16 @@ VIEW_SETS: dict[str, tuple[View, ...] | tuple[PhotoView, ...]] = {
 `photos`, 162 too, the first 18 show each crop and each change of colours once."""
 
 
+def mirrored(view: int, view_set: str) -> int:
+    """The view that shows the mirror image of what this one shows: what is shifted or cropped to
+    the left there is so to the right here."""
+    one = VIEW_SETS[view_set][view]
+    if isinstance(one, View):
+        return SHIFTS.index(one._replace(flip=not one.flip, dx=-one.dx))
+    right = 1 - one.right if one.area < 1 else one.right
+    return VIEW_SETS[view_set].index(one._replace(flip=not one.flip, right=right))
+
+
 def with_flip(views: np.ndarray, flip: np.ndarray) -> np.ndarray:
     """The views that differ from these in their mirroring alone: they mirror the image where `flip`
     is 1, and don't where it is 0."""

@@ -176,6 +176,39 @@ def test_a_network_that_needs_code_of_its_own_is_refused(layer: Any) -> None:
     adapt.check_needs_no_code(ending_in(L.Dense(3, activation="gelu")), "it")
 
 
+@pytest.fixture
+def normalising() -> keras.Model:
+    """A network of images of any size, which normalises by what it has adapted to."""
+    images = keras.Input((None, None, 3))
+    adapted = L.Normalization(name="normalised")
+    adapted.adapt(PIXELS)
+    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(adapted(images)))
+    return keras.Model(images, L.Dense(3, activation="softmax")(x))
+
+
+def test_copies_normalise_by_what_a_layer_has_adapted_to(normalising: keras.Model) -> None:
+    expected = np.asarray(normalising(PIXELS))
+    fixed = adapt.functional(normalising, (8, 8, 3), "it")
+    images = keras.Input((8, 8, 3))
+    same = L.Activation("linear")(fixed(images * 255))
+    of_shares = adapt.from_pixels(keras.Model(images, same), "0..1")
+    logits, removed = adapt.without_softmax(keras.Model(images, fixed(images)))
+    assert removed
+    for found in (fixed(PIXELS), of_shares(PIXELS), softmax(logits(PIXELS), axis=-1)):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_fresh_start_computes_what_it_will_compute_once_it_is_loaded(
+    normalising: keras.Model, tmp_path: Path
+) -> None:
+    fresh = adapt.reinitialised(adapt.functional(normalising, (8, 8, 3), "it"), seed=1)
+    fresh.save(tmp_path / "it.keras")
+    loaded = keras.saving.load_model(tmp_path / "it.keras")
+    np.testing.assert_allclose(fresh(PIXELS), loaded(PIXELS), atol=1e-6)
+    means = np.asarray(fresh.get_layer("normalised")(PIXELS)).mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(means, 0, atol=1e-5)
+
+
 def test_a_fresh_start_follows_from_the_seed_alone_and_keeps_what_a_layer_has_adapted_to() -> None:
     images = keras.Input((8, 8, 3))
     normalised = L.Normalization(name="normalised")

@@ -18,7 +18,6 @@ from kdflow.__main__ import main
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.catalogue.networks.record import Spec
 from kdflow.needs import Found, LogitsOf, Planned, training
-from kdflow.results import records
 from kdflow.tracking import find
 
 pytestmark = pytest.mark.usefixtures("all_untrained", "shared_store", "cache")
@@ -32,8 +31,7 @@ def steps_of(made: list[Run]) -> list[str]:
 
 
 def edit_the_code(monkeypatch: pytest.MonkeyPatch, digest: str) -> None:
-    for module in (sources, records):
-        monkeypatch.setattr(module, "code_sha256", lambda step, network, loss: digest)
+    monkeypatch.setattr(sources, "code_sha256", lambda step, network, loss: digest)
 
 
 # --- teachers, logits and hints: verified by content ---------------------------------------------

@@ -201,3 +201,15 @@ def test_images_that_are_neither_grey_nor_rgb_have_shifts_alone() -> None:
         views.check_fit("photos", (8, 8, 4))
     views.check_fit("shifts", (8, 8, 4))
     views.check_fit("photos", (8, 8, 1))
+
+
+@pytest.mark.parametrize(("view_set", "steps"), [("shifts", 0), ("photos", 2)])
+def test_the_mirrored_view_shows_the_mirror_image(view_set: str, steps: int) -> None:
+    smooth = np.random.default_rng(0).integers(0, 256, (1, 3, 3, 3), np.uint8)
+    image = np.repeat(np.repeat(smooth, 8, axis=1), 8, axis=2)
+    for view in range(162):
+        other = views.mirrored(view, view_set)
+        assert views.mirrored(other, view_set) == view
+        one, two = (views.apply(image, np.array([v]), view_set=view_set) for v in (view, other))
+        difference = np.abs(one[:, :, ::-1].astype(int) - two)
+        assert difference.max() <= steps, view  # of rounding, where photos are resized

@@ -2,6 +2,7 @@
 
 import keras
 
+from kdflow.adapt import copy_weights
 from kdflow.errors import KdflowError, reason
 
 INPUT = "images"
@@ -39,10 +40,7 @@ def exportable(network: keras.Model, *, erf_gelu: bool = False) -> keras.Model:
         made = keras.models.clone_model(
             plain, input_tensors=images, clone_function=copied, recursive=True
         )
-        made.set_weights(plain.get_weights())
-        for layer in made._flatten_layers():
-            if isinstance(layer, keras.layers.Normalization):
-                layer.finalize_state()  # computes with its weights
+        copy_weights(plain, made)
     except Exception as error:  # a layer of another package can fail in any way
         raise KdflowError(
             f"expected a network whose layers can be rebuilt from their settings, got"

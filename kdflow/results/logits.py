@@ -16,7 +16,14 @@ from kdflow.needs import LogitsOf, Lookup, ModelOf
 from kdflow.results import models
 from kdflow.results.brought import check_pixels, is_brought, no_better_than_chance
 from kdflow.results.records import TeacherLogits, remark
-from kdflow.tags import AVERAGED_TAG, DATASET_DIGEST_TAG, PRECISION_TAG, STEP_TAG, upstream_tag
+from kdflow.tags import (
+    AVERAGED_TAG,
+    DATASET_DIGEST_TAG,
+    MIRRORED,
+    PRECISION_TAG,
+    STEP_TAG,
+    upstream_tag,
+)
 from kdflow.tracking.artifacts import logits_folder
 from kdflow.tracking.find import FoundRun, find_runs, get_run
 
@@ -58,15 +65,16 @@ def _exports(source: str, need: LogitsOf, dataset: Dataset) -> list[FoundRun]:
         upstream_tag("model"): source,
         DATASET_DIGEST_TAG: dataset.digest,
     }
-    wanted = resolved(_precision(need, dataset)), need.view_set, need.averaged
-    has_views = [run for run in find_runs(tags) if int(run.params.get("views", 1)) >= need.views]
+    averaged = MIRRORED if need.averaged else ""
+    wanted = resolved(_precision(need, dataset)), need.view_set, averaged
+    has_views = [run for run in find_runs(tags) if run.views >= need.views]
     return [run for run in has_views if _how(run) == wanted]
 
 
-def _how(run: FoundRun) -> tuple[str, str, bool]:
-    """What an export computed in, which set its views are of, and whether it averaged."""
+def _how(run: FoundRun) -> tuple[str, str, str]:
+    """What an export computed in, which set its views are of, and how it averaged."""
     precision = run.tags.get(PRECISION_TAG, "float32")
-    return precision, run.params.get("view_set", "shifts"), AVERAGED_TAG in run.tags
+    return precision, run.params.get("view_set", "shifts"), run.tags.get(AVERAGED_TAG, "")
 
 
 def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:

@@ -18,7 +18,7 @@ from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
-from kdflow.tags import AVERAGED_TAG, PRECISION_TAG
+from kdflow.tags import AVERAGED_TAG, MIRRORED, PRECISION_TAG
 
 if TYPE_CHECKING:
     import keras
@@ -107,7 +107,7 @@ def run(
     from kdflow.tracking.artifacts import LOGITS_FOLDER
 
     started = time.perf_counter()
-    averaged = {AVERAGED_TAG: "true"} if config.averaged else {}
+    averaged = {AVERAGED_TAG: MIRRORED} if config.averaged else {}
     run.set_tags({PRECISION_TAG: config.computed_in} | averaged)
     if _come_with_kdflow(config, dataset):
         print(f"logits: these come with kdflow too, in {config.precision}")
@@ -176,6 +176,7 @@ def logits_per_view(
     import numpy as np
     from tqdm import tqdm
 
+    from kdflow import views
     from kdflow.evaluate.metrics import predict_logits
 
     def computed(view: int, part: np.ndarray) -> np.ndarray:
@@ -190,14 +191,13 @@ def logits_per_view(
         return logits
 
     parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))
-    computed_views = view_count + view_count % 2 if averaged else view_count  # whole pairs
-    jobs = list(product(range(computed_views), parts))
-    with tqdm(jobs, unit="part", disable=None, leave=False) as bar:
+    others = [views.mirrored(view, view_set) if averaged else view for view in range(view_count)]
+    needed = sorted({*range(view_count), *others})
+    with tqdm(list(product(needed, parts)), unit="part", disable=None, leave=False) as bar:
         per_part = [computed(view, part) for view, part in bar]
-    logits = np.concatenate(per_part).reshape(computed_views, len(images), -1)
-    if averaged:  # a view of an odd number is the mirror image of the one before it
-        means = (logits[0::2] + logits[1::2]) / 2
-        logits = np.repeat(means, 2, axis=0)[:view_count]
+    logits = np.concatenate(per_part).reshape(len(needed), len(images), -1)
+    if averaged:
+        logits = (logits[:view_count] + logits[np.searchsorted(needed, others)]) / 2
     return logits
 
 

@@ -31,7 +31,7 @@ def upstream_needs(source: str) -> dict[str, Need]:
         upstream = lineage(source)
         if logits := upstream.get(LOGITS):
             distilled = get_run(source).params
-            holdout, views = float(distilled["holdout"]), int(distilled["views"])
+            holdout, views = float(distilled["holdout"]), int(float(distilled["views"]))
             view_set = distilled.get("view_set", "shifts")
             averaged = AVERAGED_TAG in get_run(logits).tags
             reading = Reading(allow_weak=True)  # they have taught it already

@@ -26,6 +26,7 @@ from kdflow.training.progress import Metrics
 from kdflow.training.selection import best_epoch
 
 SHOWN_WRONG = 24  # images
+DRAWN_CHANNELS = (1, 3, 4)  # those of images that a picture can show
 KEPT_ACCURACY = "kept_val_accuracy"
 MAX_INITIAL_SHARE = 0.1  # of the statistics of batch normalisation
 
@@ -54,9 +55,9 @@ def train_network(
     for epoch, measured in epochs:
         run.log(measured, epoch)
         history.append(measured)
-    final = end(run, config, dataset, network, teacher)
     run.set_tags({WEIGHTS_TAG: networks.weights_sha256(network)})
     run.log_model(network, dataset.class_names)
+    final = end(run, config, dataset, network, teacher)
     run.log_figure(plots.learning_curves(history, title), "learning_curves.png")
     last = kept(run, config, history) | final
     print(f"{title}: {_in_words(last)}")
@@ -172,7 +173,7 @@ def log_classes(run: Run, dataset: Dataset, logits: np.ndarray) -> None:
     run.log_text(pd.DataFrame(counts, names, names).to_csv(index_label="class"), "confusions.csv")
     run.log_figure(plots.confusions(counts, names, "test images"), "confusions.png")
     worst = classes.most_confidently_wrong(logits, labels, SHOWN_WRONG)
-    if len(worst):
+    if len(worst) and dataset.image_shape[2] in DRAWN_CHANNELS:
         probabilities = softmax(logits[worst].astype(np.float64), axis=-1)
         captions = [
             f"{names[label]}, predicted\n{names[row.argmax()]} ({row.max():.2f})"

@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 import keras
 import mlflow
 from mlflow.entities import LoggedModelStatus
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from kdflow.errors import KdflowError, Unfit, Unreachable
 from kdflow.model_file import MODEL_FILES, check_file, load_file, loaded
@@ -119,8 +120,10 @@ def _fetched(uri: str, run: FoundRun, what: str) -> Path:
 
 
 def _local_path(uri: str) -> Path | None:
-    parsed = urlparse(uri)
-    return Path(parsed.path) if parsed.scheme in ("", "file") else None
+    scheme = urlparse(uri).scheme
+    if not scheme:  # a path, in which `#`, `?` and `%` stand for themselves
+        return Path(uri)
+    return Path(local_file_uri_to_path(uri)) if scheme == "file" else None
 
 
 @cache

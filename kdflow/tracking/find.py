@@ -36,6 +36,11 @@ class FoundRun:
         return float(self.params["holdout"])
 
     @property
+    def views(self) -> int:
+        """How many views an export holds, as text that a user may have typed as `2.0`."""
+        return int(float(self.params.get("views", 1)))
+
+    @property
     def dataset_digest(self) -> str:
         """The SHA-256 of its images and their labels."""
         return self.tags[DATASET_DIGEST_TAG]

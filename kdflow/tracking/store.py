@@ -13,7 +13,7 @@ from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.uri import resolve_uri_if_local
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from kdflow import interrupts
 from kdflow.errors import KdflowError, Unfit, Unreachable, reason, without_passwords
@@ -59,7 +59,7 @@ def _sqlite_file() -> Path | None:
 
 def _make_store(path: Path) -> None:
     """Make MLflow's tables and its default experiment."""
-    made_at = f"sqlite:///{path}"
+    made_at = URL.create("sqlite", database=str(path)).render_as_string()
     mlflow.MlflowClient(made_at).search_experiments(max_results=1)
     SqlAlchemyStore._engine_map.pop(made_at).dispose()
 

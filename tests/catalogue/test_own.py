@@ -223,6 +223,19 @@ def test_dropout_and_kept_weights_are_for_networks_that_have_them(nets: str) -> 
             check_fit(name, SHAPE, 5, keeps_weights=True)
 
 
+def test_what_a_layer_has_adapted_to_is_part_of_the_identity(tmp_path: Path) -> None:
+    def identity_of(scale: float) -> str:
+        images = keras.Input(SHAPE)
+        adapted = keras.layers.Normalization(axis=None, name="normalised")
+        adapted.adapt(scale * np.arange(9))
+        x = keras.layers.Flatten(name="flat")(adapted(images))
+        network = keras.Model(images, keras.layers.Dense(5, name="logits")(x), name="it")
+        network.save(tmp_path / f"{scale}.keras")
+        return identity(str(tmp_path / f"{scale}.keras"), SHAPE, 5, keeps_weights=False)
+
+    assert identity_of(1) != identity_of(100)
+
+
 def test_the_identity_is_of_what_is_trained_and_not_of_the_files_name(
     nets: str, file: str, tmp_path: Path
 ) -> None:

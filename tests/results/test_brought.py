@@ -11,6 +11,7 @@ from helpers import ROOT, runs
 
 from kdflow.__main__ import main
 from kdflow.artifacts import logits
+from kdflow.catalogue.datasets.npz import load_npz
 from kdflow.config.brought import Reading
 from kdflow.dataset import ARRAYS, Dataset
 from kdflow.network import weights_sha256
@@ -124,18 +125,22 @@ def test_the_documented_folder_of_logits_teaches(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, teachers = ((DOCS / name).read_text() for name in ("your-own-data.md", "teachers.md"))
-    images_example, logits_example = (
-        next(each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if part in each)
-        for page, part in ((data, "np.savez"), (teachers, "logits.write"))
-    )
+    examples = re.findall(r"```python\n(.*?)```", data, re.DOTALL)
+    images_example = next(each for each in examples if "np.savez" in each)
     arrays = {name: getattr(tiny, name) for name in ARRAYS}
     exec(images_example, arrays)
     labels = np.concatenate([tiny.y_train, tiny.y_test])
     noise = np.random.default_rng(0).normal(size=(90, 3))
     outputs = (noise + 2 * np.eye(3)[labels]).astype(np.float32)
-    given = {"train_logits": outputs[:60], "test_logits": outputs[60:]}
-    exec(logits_example, given)
-    (command,) = re.findall(r"python -m kdflow (distill .* --teacher flowers_logits)", teachers)
+    logits.write(
+        "flowers_logits",
+        np.stack([outputs[:60], outputs[:60]]),
+        outputs[60:][np.newaxis],
+        load_npz("flowers.npz"),
+        teacher="any",
+        network="any",
+    )
+    (command,) = re.findall(r"python -m kdflow (distill .* --teacher flowers_logits.*)", teachers)
     assert main([*command.split(), "--epochs", "1"]) == 0
     agreement = last_run().data.metrics["teacher_agreement"]
     model = mlflow.keras.load_model(f"runs:/{last_run().info.run_id}/model")
