@@ -120,16 +120,16 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
             "calibrate: expected the id of a run as model, since its validation images are needed,"
             f" got {config.model}"
         )
-    from kdflow.config.base import validated
+    from kdflow.config.base import DATASET_OPTIONS, Config, validated
     from kdflow.dataset import split
     from kdflow.evaluate.metrics import fitting_temperature, predict_logits
-    from kdflow.steps import STEPS
     from kdflow.steps.run import load
     from kdflow.tracking.artifacts import read_json
 
     used = read_json(model.run, "config.json")
     with about("calibrate"):
-        step = validated(STEPS[model.run.step].config, used)
+        of_data = {"dataset", "holdout", *DATASET_OPTIONS}  # its network may have moved
+        step = validated(Config, {name: it for name, it in used.items() if name in of_data})
     dataset = load(step.dataset, step.holdout, step.dataset_options)
     if dataset.digest != model.run.dataset_digest:
         raise KdflowError(

@@ -63,7 +63,17 @@ def check_classifies(run: FoundRun) -> None:
 def _giving_logits(source: str) -> keras.Model:
     """A model that may be the user's own, without the softmax that it may end in."""
     loaded = load_keras(source)
-    model, _ = without_softmax(functional(loaded, tuple(loaded.input_shape[1:]), source))
+    shape = getattr(loaded, "input_shape", None)  # a model that was never called has none
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise KdflowError(
+            f"expected a model of images of one size in {source}, got one that takes {shape}"
+        )
+    model, _ = without_softmax(functional(loaded, shape[1:], source))
+    if len(model.output_shape) != 2 or model.output_shape[1] < 2:
+        raise KdflowError(
+            f"expected one logit per class, of two classes or more, from {source}, got outputs of"
+            f" shape {model.output_shape}"
+        )
     return model
 
 

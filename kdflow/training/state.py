@@ -121,9 +121,9 @@ class State:
             return
         arrays, described = kept
         for index, variable in enumerate(self._variables()):
-            variable.assign(arrays[str(index)].astype(np.dtype(variable.dtype)))
+            variable.assign(_typed(arrays[str(index)]).astype(np.dtype(variable.dtype)))
         best = sum(name.startswith("best ") for name in arrays)
-        self.best = [arrays[f"best {index}"] for index in range(best)]
+        self.best = [_typed(arrays[f"best {index}"]) for index in range(best)]
         self.history = described["history"]
         self.batches, self.means = described["batches"], described["means"]
         self.seconds, self.learning_rate = described["seconds"], described["learning_rate"]
@@ -133,3 +133,8 @@ class State:
     def _variables(self) -> list[keras.Variable]:
         self.learner.optimizer.build(self.learner.trainable_variables)
         return [*self.learner.variables, *self.learner.optimizer.variables]
+
+
+def _typed(array: np.ndarray) -> np.ndarray:
+    """An array as it was kept: NumPy's files give bfloat16 back as two bytes without a type."""
+    return array.view("bfloat16") if array.dtype.kind == "V" else array
