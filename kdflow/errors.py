@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 IN_A_URL = re.compile(r"(://[^\s:/@]*:)[^\s@]+(?=@)")
 IN_A_QUERY = re.compile(r"(?i)\b(password=)[^\s&'\"]+")
-
-
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
 

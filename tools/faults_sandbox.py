@@ -219,7 +219,10 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(lambda: answers(self._sandbox.store))
+        try:
+            wait_until(lambda: answers(self._sandbox.store))
+        except TimeoutError as error:
+            raise TimeoutError((folder / "server.log").read_text()) from error
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):

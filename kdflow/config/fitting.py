@@ -1,4 +1,4 @@
-"""How a network is trained, and the parameters of that which few trainings need."""
+"""The settings of a training, and the parameters that few trainings need."""
 
 from typing import Any, Literal, NamedTuple
 

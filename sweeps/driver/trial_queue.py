@@ -17,7 +17,6 @@ from kdflow.errors import KdflowError, reason
 from kdflow.tags import STUDY_TAG, TRIAL_TAG
 from kdflow.tracking import runs
 
-# On the runs of trials.
 # On studies: the id of the parent run.
 PARENT = "run_id"
 # On trials: the process that runs it; whether it is surplus, see `is_surplus`.
