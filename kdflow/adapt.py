@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kdflow.errors import KdflowError, reason
 from kdflow.late import late
@@ -149,9 +149,15 @@ def _on(images: keras.KerasTensor, x: keras.KerasTensor, model: keras.Model) -> 
     """The same layers on `x`, which follows from `images`. They are copies: a layer that is called
     twice has no single output."""
     given = keras.tree.map_structure(lambda _: x, model.input)
-    copy = keras.models.clone_model(model, input_tensors=given)
+    outputs = []
+
+    def called(layer: keras.Layer, *inputs: Any, **options: Any) -> Any:
+        outputs.append(layer(*inputs, **options))
+        return outputs[-1]
+
+    copy = keras.models.clone_model(model, input_tensors=given, call_function=called)
     copy_weights(model, copy)
-    return keras.Model(images, copy.operations[-1].output, name=model.name)
+    return keras.Model(images, outputs[-1], name=model.name)
 
 
 def check_needs_no_code(model: keras.Model, what: str) -> None:

@@ -152,6 +152,15 @@ def test_a_network_for_any_size_is_fixed_to_the_images() -> None:
     assert np.array_equal(fixed(PIXELS), anysize(PIXELS))
 
 
+def test_a_network_that_ends_in_another_one_gets_pixels_as_it_expects_them() -> None:
+    features = keras.Input((6, 6, 4))
+    head = keras.Model(features, L.Dense(3)(L.Flatten()(features)), name="head")
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, head(L.Conv2D(4, 3)(images)))
+    expected = model(PIXELS.astype(np.float32) / 255)
+    assert np.allclose(adapt.from_pixels(model, "0..1")(PIXELS), expected, atol=1e-5)
+
+
 @keras.saving.register_keras_serializable()
 class Doubled(keras.layers.Layer):
     def call(self, x: Any) -> Any:

@@ -1,19 +1,19 @@
 """The images that the ranges of an int8 file's activations are measured on."""
 
 import numpy as np
-from sklearn.model_selection import train_test_split
+import pandas as pd
 
 from kdflow.dataset import Dataset, split
 from kdflow.errors import KdflowError
 
 
 def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) -> np.ndarray:
-    """A stratified random sample of the training images, in the data set's order: never validation
-    or test images.
+    """A stratified random sample of the training images, in the data set's order, with one image of
+    each class or more: never validation or test images.
 
     Args:
         holdout: the share of the training images that are validation images.
-        count: how many; all of them if there are fewer, or hardly more.
+        count: how many; all of them if there are fewer.
         seed: the sample follows from it.
 
     Returns:
@@ -28,16 +28,9 @@ def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) 
             f"calibration_images: expected {dataset.classes} or more, so that every class is among"
             f" them, or all {len(indices)} training images, got {count}"
         )
-    if count <= len(indices) - dataset.classes:  # every class is among those left out, too
-        labels = dataset.y_train[indices]
-        try:
-            drawn, _ = train_test_split(
-                indices, train_size=count, stratify=labels, random_state=seed
-            )
-        except ValueError as error:  # a class of one image
-            raise KdflowError(
-                f"calibration_images: expected all {len(indices)} training images, since no sample"
-                f" can be drawn from each class ({error}), got {count}"
-            ) from error
-        indices = np.sort(drawn)
-    return np.asarray(dataset.x_train[indices], dtype=np.float32)
+    shuffled = np.random.default_rng(seed).permutation(indices)
+    by_class = pd.Series(dataset.y_train[shuffled]).groupby(dataset.y_train[shuffled])
+    # 0 for the first image of each class, and so on in even steps up to 1
+    place_in_class = by_class.cumcount() / by_class.transform("size")
+    drawn = np.sort(shuffled[np.argsort(place_in_class, kind="stable")[:count]])
+    return np.asarray(dataset.x_train[drawn], dtype=np.float32)

@@ -51,11 +51,11 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
 def candidates(need: LogitsOf, lookup: Lookup) -> list[FoundRun]:
     """The export that the user named, or the exports of the model."""
     if is_brought(need.source):
-        source = lookup.plan(_model(need)).result.source
+        source = lookup.plan(model_of(need)).result.source
         return _exports(source, need, lookup.dataset)
     if not is_automatic(need.source) and get_run(need.source).step == "export_logits":
         return [get_run(need.source)]
-    of_models = models.runs_of(_model(need), lookup)
+    of_models = models.runs_of(model_of(need), lookup)
     return [export for run in of_models for export in _exports(run.run_id, need, lookup.dataset)]
 
 
@@ -103,7 +103,7 @@ def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
 
 def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """An export of the model. The bundled logits come with all their views."""
-    model = _model(need)
+    model = model_of(need)
     counted = need.views, need.view_set, need.averaged
     is_bundled = bundle.has_logits(need.source, dataset, model.holdout, *counted)
     return "export_logits", {
@@ -119,7 +119,7 @@ def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _model(need: LogitsOf) -> ModelOf:
+def model_of(need: LogitsOf) -> ModelOf:
     """The model whose logits they are. A run's model keeps its own holdout."""
     if is_automatic(need.source) or is_brought(need.source):
         return ModelOf(need.source, need.holdout, reading=need.reading, precision=need.precision)

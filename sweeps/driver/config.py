@@ -93,7 +93,7 @@ class SweepConfig(BaseModel):
 
 
 def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
-    """What all trials have in common. Parameters that are searched have their default.
+    """What all trials have in common. For parameters that are searched see `Study.stand_in`.
 
     Args:
         given: parameters of `distill` from the user, which override the study's `base`.
@@ -108,7 +108,13 @@ def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
             raise KdflowError(
                 f"{name}: expected no value, as the study searches it, got {given[name]!r}"
             )
-    config = validated(DistillConfig, {**study.base, **given})
+    fields = {name: DistillConfig.model_fields[name] for name in study.space}
+    searched = {
+        name: study.stand_in(name, field.default)
+        for name, field in fields.items()
+        if not field.is_required()  # those have the recipe's value
+    }
+    config = validated(DistillConfig, {**study.base, **given, **searched})
     if config.holdout == 0:
         raise KdflowError(
             "holdout: expected more than 0, as a sweep selects on validation images, got 0"

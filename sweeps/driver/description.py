@@ -7,9 +7,15 @@ from kdflow.config.objective import WEIGHTS
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset
 from kdflow.naming import is_hash
-from kdflow.needs import Found, Planned
+from kdflow.needs import LogitsOf
+from kdflow.results.brought import is_brought
+from kdflow.results.logits import model_of
+from kdflow.reuse import Resolver
+from kdflow.sources import own_networks
 from kdflow.steps.distill import DistillConfig
 from sweeps.driver.study import Study
+
+DIGEST_OF = "the digest of "  # before a parameter that names a file
 
 
 def described(
@@ -26,25 +32,39 @@ def described(
         **file.described_search(),
         **_fixed(file, base),
         "the data set's digest": dataset.digest,
+        **{f"{DIGEST_OF}{name}": it for name, it in own_networks(base, dataset).items()},
         "heartbeat": heartbeat,  # or one process would mark another's trials failed
     }
 
 
-def described_teacher(base: DistillConfig, teacher: Found | Planned) -> dict[str, Any]:
-    """What the description of a study of `distill` has besides: a folder of logits is named by
-    content."""
-    source = teacher.result.source if teacher.result else base.teacher
-    return {"teacher": source if is_hash(source) else base.teacher}
+def described_teacher(base: DistillConfig, need: LogitsOf, resolver: Resolver) -> dict[str, Any]:
+    """What the description of a study of `distill` has besides: a folder of logits, and a model
+    that kdflow did not train, are named by content.
+
+    Args:
+        need: the logits of all trials.
+    """
+    logits = resolver.plan(need).result
+    source = logits.source if logits else base.teacher
+    described = {"teacher": source if is_hash(source) else base.teacher}
+    if is_brought(base.teacher):
+        described[f"{DIGEST_OF}teacher"] = resolver.plan(model_of(need)).result.source
+    return described
 
 
-def added(file: Study, base: TrainingConfig) -> dict[str, Any]:
+def added(file: Study, base: TrainingConfig, described: dict[str, Any]) -> dict[str, Any]:
     """The part of a description that an older study may lack: what was not recorded then, and
-    parameters that have been added since, at the value that changes nothing."""
+    parameters that have been added since, at the value that changes nothing.
+
+    Args:
+        described: what the study is resumed with.
+    """
     neutral = {name: neutral_value(base, name) for name in _fixed(file, base)}
     known = {name: value for name, value in neutral.items() if value is not None}
     others = set(WEIGHTS) - set(base.weights) if isinstance(base, DistillConfig) else set()
     defaults = {name: type(base).model_fields[name].default for name in others}
-    return file.described_search() | defaults | known
+    digests = {name: it for name, it in described.items() if name.startswith(DIGEST_OF)}
+    return file.described_search() | digests | defaults | known
 
 
 def _fixed(file: Study, base: TrainingConfig) -> dict[str, Any]:

@@ -55,6 +55,14 @@ class Study:
         """The space as text, by the parameter's name: equal for equal spaces."""
         return {name: distribution_to_json(space) for name, space in self.space.items()}
 
+    def stand_in(self, name: str, default: Any) -> Any:
+        """A value for a parameter where no trial has drawn one: its default if that is searched,
+        else the smallest one or the first choice."""
+        tried = self.extremes(name)
+        is_choice = isinstance(self.space[name], CategoricalDistribution)
+        is_tried = default in tried if is_choice else tried[0] <= default <= tried[1]
+        return default if is_tried else tried[0]
+
     def extremes(self, name: str) -> Sequence[Any]:
         """The smallest and the largest value of a parameter, or all choices."""
         match self.space[name]:

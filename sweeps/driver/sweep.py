@@ -62,7 +62,9 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         deliver_left_over()
         dataset = load(base.dataset, base.holdout, base.dataset_options)
         resolver = Resolver(ALL_STEPS, dataset, config.reuse)
-        upstream = _needs(file, base, dataset)
+        _check_trials(file, base, dataset)
+        logits = logits_needed(base, base.teacher, max_views(file, base))
+        upstream: dict[str, Need] = {"teacher": logits, **_lower_layers(file, base)}
         plans = [resolver.plan(need) for need in upstream.values()]
         print("plan:", *resolver.lines(plans, about_how_long(dataset)), sep="\n")
         if base.plan_only:
@@ -72,8 +74,9 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
             name = f"{config.study} {Path(base.dataset).name}"
         opened = storage.open_storage(url, config.heartbeat)
         described = description.described(config.heartbeat, file, base, dataset)
-        described |= description.described_teacher(base, plans[0])
-        study, is_new = sharing.open_study(opened, name, described, description.added(file, base))
+        described |= description.described_teacher(base, logits, resolver)
+        older = description.added(file, base, described)
+        study, is_new = sharing.open_study(opened, name, described, older)
         with _parent(study, is_new, config, file, base, dataset) as parent:
             print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
             resolver.parent = parent.run_id
@@ -113,24 +116,23 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
     return parent.run_id
 
 
-def _needs(file: Study, base: DistillConfig, dataset: Dataset) -> dict[str, Need]:
-    """What all trials share: the teacher's logits, with the views of the trial that needs most, and
-    for each value of `init` the hint run that it means.
+def _check_trials(file: Study, base: DistillConfig, dataset: Dataset) -> None:
+    """Refuse a study of which a trial cannot be trained on these images.
 
     Raises:
-        KdflowError: a trial cannot be trained on these images.
+        KdflowError: says why.
     """
     for name in file.space:
         for value in file.extremes(name):
             config = with_values(base, {name: value})
             with about("student"):
                 check_network(config, dataset, {})
-    needed = logits_needed(base, base.teacher, max_views(file, base))
-    needs: dict[str, Need] = {"teacher": needed}
-    for value in getattr(file.space.get("init"), "choices", [base.init]):
-        if value != "none":
-            needs[value] = layers_of(base, value)
-    return needs
+
+
+def _lower_layers(file: Study, base: DistillConfig) -> dict[str, Need]:
+    """For each value of `init` in the trials, the hint run that it means."""
+    values = getattr(file.space.get("init"), "choices", [base.init])
+    return {value: layers_of(base, value) for value in values if value != "none"}
 
 
 def _open_control(
@@ -145,7 +147,8 @@ def _open_control(
     """The study of a searched control. Its runs are children of the same parent run."""
     file, alone = control.study_of(file), beside(base)
     described = description.described(config.heartbeat, file, alone, dataset)
-    study, _ = sharing.open_study(opened, name, described, description.added(file, alone))
+    older = description.added(file, alone, described)
+    study, _ = sharing.open_study(opened, name, described, older)
     study.set_user_attr(trial_queue.PARENT, parent.run_id)
     count = len(file.points) or config.trials
     print(f"{name}: {count} trials from labels alone, of {', '.join(file.space)}")

@@ -192,6 +192,22 @@ def test_an_unfit_folder_is_refused_in_one_line_and_nothing_is_kept(
     assert not (cache / "datasets").exists() or stored(cache) == []
 
 
+def test_a_name_that_is_no_utf_8_is_refused(photos: Path) -> None:
+    os.rename(os.fsencode(photos / "ash"), os.fsencode(photos / "ash") + b"\xe9")  # noqa: PTH104
+    with pytest.raises(KdflowError, match=r"names are UTF-8 in \S+, got b'ash\\xe9'"):
+        folder.load_folder(f"{photos}/")
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.8, "train on"), (0.1, "test on")])
+def test_a_split_that_leaves_nothing_of_a_class_is_refused(
+    photos: Path, share: float, words: str
+) -> None:
+    for file in (photos / "elm").glob("*[2-9].png"):  # two are left
+        file.unlink()
+    with pytest.raises(KdflowError, match=rf"got {share} \(none of elm to {words}\)"):
+        folder.load_folder(f"{photos}/", test_share=share)
+
+
 def test_a_split_without_class_folders_is_refused(split_photos: Path) -> None:
     emptied(split_photos / "test")
     with pytest.raises(KdflowError, match=r"the same class folders .* got 'ash' in one of them"):

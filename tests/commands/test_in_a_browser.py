@@ -216,6 +216,26 @@ def test_a_file_that_is_no_image_is_named(page: Page, picture: Path, tmp_path: P
     assert not page.evaluate("document.querySelector('#status.failed')")
 
 
+def test_a_file_that_does_not_load_answers_for_no_other(
+    page: Page, demo: Path, picture: Path
+) -> None:
+    logits_of(page, picture)
+    other = demo / "files" / next(name for name in make.ONNX if name != "float32.onnx")
+    good = other.read_bytes()
+    try:
+        other.write_bytes(b"no network")
+        page.evaluate(
+            "{const file = document.getElementById('file');"
+            f" file.value = '{other.name}'; file.dispatchEvent(new Event('change'))}}"
+        )
+        page.wait_for("document.querySelector('#status.failed')")
+    finally:
+        other.write_bytes(good)
+    page.choose("#choose", picture.rename(picture.with_name("other.png")))
+    page.wait_for("document.getElementById('status').textContent.startsWith('Expected a file')")
+    assert page.evaluate("document.getElementById('result').hidden")
+
+
 # --- the page of a deployment ---
 
 

@@ -57,5 +57,13 @@ def test_any_number_from_one_of_each_class_on_gives_each_class_its_images(
 ) -> None:
     train, _ = split(numbered.y_train, 0.1)
     drawn = numbers(calibration_images(numbered, 0.1, count, 0))
-    assert len(drawn) == (count if count <= len(train) - 3 else len(train))
+    assert len(drawn) == min(count, len(train))
     assert set(numbered.y_train[drawn]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_class_is_among_them(numbered: Dataset, seed: int) -> None:
+    labels = np.array([0] * 29 + [1] * 29 + [2] * 2, np.uint8)
+    rare = replace(numbered, y_train=labels)
+    drawn = numbers(calibration_images(rare, 0, 11, seed))
+    assert np.bincount(labels[drawn]).tolist() == [5, 5, 1]

@@ -118,9 +118,10 @@ def test_a_sheet_shows_each_image_with_its_caption(channels: int) -> None:
         comparison(compare([0.6, 0.7], [0.5, 0.61]), [0.5, 0.61], [0.6, 0.7], "a comparison"),
         ledger([{"network": "vgg", "how": "teacher", "test_accuracy": 0.9}], "a chain"),
         confusions(np.eye(3, dtype=int), ["cat", "dog", "a long name of a class"], "a title"),
+        confusions(np.eye(2, dtype=int), ["$5_bill", r"$10\bill$"], r"$a\title$"),
         sheet(np.zeros((2, 4, 4, 3), np.uint8), ["first", "second"], "a title"),
     ],
-    ids=["curves", "hints", "comparison", "ledger", "confusions", "sheet"],
+    ids=["curves", "hints", "comparison", "ledger", "confusions", "dollars", "sheet"],
 )
 def test_every_picture_can_be_drawn(
     figure: Figure, savefig: Callable[..., None], tmp_path: Path

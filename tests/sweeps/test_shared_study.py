@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -30,9 +29,9 @@ from sweeping import (
 )
 
 from kdflow.config.base import how_to_run
-from kdflow.dataset import Dataset
+from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
-from kdflow.needs import Found
+from kdflow.network import build
 from kdflow.steps.distill import DistillConfig
 from kdflow.tracking import journal
 from kdflow.tracking import store as tracking_store
@@ -215,6 +214,43 @@ def test_a_study_of_other_logits_in_the_same_folder_is_refused(
     assert "began with teacher=sha256:" in capsys.readouterr().err
 
 
+NETWORK = """import keras
+
+def small(image_shape, classes):
+    images = keras.Input(image_shape)
+    hidden = keras.layers.Dense(UNITS)(keras.layers.Flatten()(images))
+    return keras.Model(images, keras.layers.Dense(classes)(hidden))
+"""
+
+
+@pytest.mark.usefixtures("shared_store")
+@pytest.mark.parametrize("changed", ["student", "teacher"])
+def test_a_study_of_another_network_or_teacher_in_the_same_file_is_refused(
+    changed: str,
+    name: str,
+    tmp_path: Path,
+    tiny_npz: Path,
+    train: Images,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    network, model = tmp_path / "network.py", tmp_path / "teacher.keras"
+
+    def write(*, units: int, seed: int) -> None:
+        network.write_text(NETWORK.replace("UNITS", str(units)))
+        build("pupil", train, 3, seed=seed).save(model)
+
+    flags = ["--dataset", str(tiny_npz), "--teacher", str(model), "--student", f"{network}:small"]
+    flags += ["--allow_weak_teacher", "true", "--study_name", name, "--trials", "1"]
+    write(units=4, seed=0)
+    with mock.patch("sweeps.driver.workers.work", side_effect=KeyboardInterrupt):
+        assert sweep("notebook_grid", *flags) == 130
+        assert sweep("notebook_grid", *flags) == 130  # of the same files
+    write(units=5 if changed == "student" else 4, seed=1 if changed == "teacher" else 0)
+    assert sweep("notebook_grid", *flags) == 1
+    refused = capsys.readouterr().err.splitlines()[-1]
+    assert f"study_name: '{name}' began with the digest of {changed}=" in refused
+
+
 SPACE: dict[str, BaseDistribution] = {"temp": FloatDistribution(1, 8)}
 
 
@@ -284,9 +320,14 @@ def opened(tmp_path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 
 def described(base: DistillConfig, tiny: Dataset) -> dict[str, Any]:
-    teacher = Found(SimpleNamespace(source="sha256:of a folder"))
-    shared = description.described(20, EARLIER, base, tiny)
-    return shared | description.described_teacher(base, teacher)
+    return description.described(20, EARLIER, base, tiny) | {"teacher": "sha256:of a folder"}
+
+
+def reopened(opened: optuna.storages.RDBStorage, base: DistillConfig, tiny: Dataset) -> bool:
+    """Whether a study `s` of this description is a new one."""
+    now = described(base, tiny)
+    older = description.added(EARLIER, base, now)
+    return sharing.open_study(opened, "s", now, older)[1]
 
 
 def test_a_parameter_added_at_its_neutral_value_refuses_no_earlier_study(
@@ -296,12 +337,9 @@ def test_a_parameter_added_at_its_neutral_value_refuses_no_earlier_study(
     sharing.open_study(opened, "s", described(DistillConfig(**base), tiny), {})  # type: ignore[arg-type]
     neutral, other = (LaterConfig(**base, smoothing=value) for value in (1, 2))  # type: ignore[arg-type]
     assert "smoothing" in described(neutral, tiny)
-    _, is_new = sharing.open_study(
-        opened, "s", described(neutral, tiny), description.added(EARLIER, neutral)
-    )
-    assert not is_new
+    assert not reopened(opened, neutral, tiny)
     with pytest.raises(KdflowError, match="began with smoothing=1"):
-        sharing.open_study(opened, "s", described(other, tiny), description.added(EARLIER, other))
+        reopened(opened, other, tiny)
 
 
 def test_the_weight_of_a_loss_that_was_added_later_refuses_no_study_of_another_loss(
@@ -311,10 +349,7 @@ def test_the_weight_of_a_loss_that_was_added_later_refuses_no_study_of_another_l
     earlier = described(base, tiny)
     del earlier["dkd_beta"]  # as if dkd had come later
     sharing.open_study(opened, "s", earlier, {})
-    _, is_new = sharing.open_study(
-        opened, "s", described(base, tiny), description.added(EARLIER, base)
-    )
-    assert not is_new
+    assert not reopened(opened, base, tiny)
 
 
 def test_how_a_study_is_run_is_not_in_its_description(tiny: Dataset) -> None:
@@ -329,13 +364,10 @@ def test_a_study_from_before_the_sampler_and_the_pruner_were_recorded_is_resumed
     earlier = described(base, tiny)
     del earlier["sampler"], earlier["pruner"]
     sharing.open_study(opened, "s", earlier, {})
-    _, is_new = sharing.open_study(
-        opened, "s", described(base, tiny), description.added(EARLIER, base)
-    )
-    assert not is_new
+    assert not reopened(opened, base, tiny)
     other = DistillConfig(dataset="digits", epochs=3)  # type: ignore[call-arg]
     with pytest.raises(KdflowError, match="began with epochs=30, got epochs=3"):
-        sharing.open_study(opened, "s", described(other, tiny), description.added(EARLIER, other))
+        reopened(opened, other, tiny)
 
 
 def test_what_auto_stands_for_is_settled_once_for_all_workers(
@@ -345,10 +377,10 @@ def test_what_auto_stands_for_is_settled_once_for_all_workers(
     class Reached(Exception):
         pass
 
-    def needs(file: Study, base: DistillConfig, dataset: Dataset) -> dict[str, Any]:
+    def check(file: Study, base: DistillConfig, dataset: Dataset) -> None:
         raise Reached(base.precision)
 
-    monkeypatch.setattr("sweeps.driver.sweep._needs", needs)
+    monkeypatch.setattr("sweeps.driver.sweep._check_trials", check)
     config = SweepConfig(study="earlier", trials=1)  # type: ignore[call-arg]
     for native in ("float32", "bfloat16"):
         monkeypatch.setattr("kdflow.config.precision.native_precision", lambda it=native: it)

@@ -77,6 +77,11 @@ def test_a_study_that_searches_what_it_must_not_is_refused_before_anything_is_ma
         trial_config(study, {})
 
 
+def test_a_study_whose_trials_all_have_several_views_can_search_those_of_photos() -> None:
+    study = Study(space={"views": CategoricalDistribution([18, 36])}, trials=1, cost="none")
+    assert trial_config(study, {"view_set": "photos"}).view_set == "photos"
+
+
 def test_what_a_value_of_the_search_would_refuse_is_refused_at_once() -> None:
     with pytest.raises(KdflowError, match=r"dkd_beta: expected 8\S* with loss=kd"):
         trial_config(load("recipe"), {"dkd_beta": "4"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,6 +70,14 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     except OSError as error:
         raise KdflowError(f"dataset: {folder} cannot be read: {error.strerror}") from error
     folders = [entry for entry in entries if entry.is_dir()]
+    for found in folders:
+        try:
+            found.name.encode()
+        except UnicodeEncodeError:
+            raise KdflowError(
+                f"dataset: expected folders whose names are UTF-8 in {folder}, got"
+                f" {os.fsencode(found.name)!r}; rename it"
+            ) from None
     return folders, [entry for entry in entries if not entry.is_dir()]
 
 

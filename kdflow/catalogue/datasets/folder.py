@@ -182,6 +182,9 @@ def _split(photos: list[Photo], names: list[str], test_share: float) -> dict[str
         parts = train_test_split(
             np.arange(len(photos)), test_size=test_share, stratify=labels, random_state=SPLIT_SEED
         )
+        for words, part in zip(("train on", "test on"), parts, strict=True):
+            for name in sorted(set(names) - {labels[index] for index in part}):
+                raise ValueError(f"none of {name} to {words}")
     except ValueError as error:
         raise KdflowError(
             f"test_share: expected a share that takes images of every class from {len(photos):,}"

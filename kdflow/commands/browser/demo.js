@@ -38,15 +38,18 @@ async function start() {
 async function load() {
   const name = find("file").value;
   say(`Loading ${name} …`);
+  session = undefined; // a file that does not load leaves none
+  find("result").hidden = true;
   session = await ort.InferenceSession.create(`files/${name}`, { executionProviders: ["wasm"] });
   say("Ready.");
   if (picture) await classify();
 }
 
 async function classify() {
+  find("result").hidden = true;
+  if (!session) throw new Error("Expected a file that loads, got none. Choose one above.");
   const [, height, width, channels] = manifest.pixels.shape;
   let pixels;
-  find("result").hidden = true;
   try {
     pixels = await pixelsOf(picture, height, channels);
   } catch {
