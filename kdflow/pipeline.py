@@ -1,4 +1,9 @@
-"""Arrays, as the batches in which Keras takes them."""
+"""Arrays, as the batches in which Keras takes them.
+
+On TensorFlow these are pipelines that are not tuned while they run: TensorFlow 2.21 now and then
+waits at the end for the thread that tunes, which sleeps for up to a minute, the longer the pipeline
+has run.
+"""
 
 from typing import Any
 
@@ -7,7 +12,7 @@ import numpy as np
 
 from kdflow.late import late
 
-tensorflow = late("tensorflow")  # stands here because Keras makes no such pipeline from arrays
+tensorflow = late("tensorflow")  # stands here because Keras makes no such pipelines
 
 
 def in_batches(
@@ -16,9 +21,7 @@ def in_batches(
     """What `fit` or `predict` takes to see these images in their order.
 
     Given arrays on TensorFlow, Keras traces three functions of a pipeline in each call. That takes
-    a tenth of a second, as long as an epoch of a small data set; this pipeline has no functions. It
-    is not tuned while it runs either: TensorFlow 2.21 now and then waits at the end for the thread
-    that tunes, which sleeps for up to a minute, the longer the pipeline has run.
+    a tenth of a second, as long as an epoch of a small data set; this pipeline has no functions.
 
     Args:
         images: (n, height, width, channels).
@@ -26,8 +29,30 @@ def in_batches(
     """
     if keras.backend.backend() == "tensorflow":
         arrays = images if targets is None else (images, targets)
-        options = tensorflow.data.Options()
-        options.autotune.enabled = False
         batches = tensorflow.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
-        return {"x": batches.with_options(options)}
+        return {"x": _not_tuned(batches)}
     return {"x": images, "batch_size": batch_size} | ({} if targets is None else {"y": targets})
+
+
+def one_at_a_time(batches: keras.utils.PyDataset) -> dict[str, Any]:
+    """What `fit` takes to see these batches in their order. Each is made when it is needed."""
+    if keras.backend.backend() != "tensorflow":
+        return {"x": batches}
+    count = len(batches)
+    types = keras.tree.map_structure(_any_number_of, batches[0])
+    made = tensorflow.data.Dataset.from_generator(
+        lambda: (batches[index] for index in range(count)), output_signature=types
+    )
+    counted = made.apply(tensorflow.data.experimental.assert_cardinality(count))
+    return {"x": _not_tuned(counted.prefetch(1))}
+
+
+def _any_number_of(array: np.ndarray) -> Any:
+    """The type of a batch like this one, of any number of images."""
+    return tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype)
+
+
+def _not_tuned(batches: Any) -> Any:
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
+    return batches.with_options(options)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kdflow.pipeline import in_batches
+from kdflow.pipeline import in_batches, one_at_a_time
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 2, 1), np.uint8)
 TARGETS: dict[str, np.ndarray] = {
@@ -41,6 +41,30 @@ def test_a_training_sees_images_and_targets_in_their_order_a_batch_at_a_time() -
         assert found.dtype == expected.dtype
 
 
+class Pairs(keras.utils.PyDataset):
+    """Two images at a time, with their labels."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        part = slice(2 * index, 2 * index + 2)
+        return IMAGES[part], {"labels": TARGETS["labels"][part]}
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_batches_that_are_made_one_at_a_time_are_seen_in_their_order() -> None:
+    recorder = Recorder()
+    recorder.compile("sgd", run_eagerly=True)
+    recorder.fit(**one_at_a_time(Pairs()), shuffle=False, verbose=0)
+    batches = recorder.seen[-4:]
+    assert [len(images) for images, _ in batches] == [2, 2, 2, 1]
+    assert np.array_equal(np.concatenate([images for images, _ in batches]), IMAGES)
+    found = np.concatenate([targets["labels"] for _, targets in batches])
+    assert np.array_equal(found, TARGETS["labels"])
+    assert found.dtype == TARGETS["labels"].dtype
+
+
 def test_predictions_are_in_the_order_of_the_images() -> None:
     found = Recorder().predict(**in_batches(IMAGES, batch_size=3), verbose=0)
     assert np.array_equal(found, IMAGES[:, 0, 0])
@@ -48,5 +72,5 @@ def test_predictions_are_in_the_order_of_the_images() -> None:
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a pipeline of TensorFlow")
 def test_no_thread_tunes_the_pipeline_since_a_training_would_wait_for_it() -> None:
-    batches = in_batches(IMAGES, TARGETS, batch_size=3)["x"]
-    assert batches.options().autotune.enabled is False
+    for made in (in_batches(IMAGES, TARGETS, batch_size=3), one_at_a_time(Pairs())):
+        assert made["x"].options().autotune.enabled is False

@@ -16,6 +16,7 @@ from kdflow.dataset import SPLIT_SEED, Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
 from kdflow.image_file import Pixels
 from kdflow.losses import hint_loss
+from kdflow.pipeline import one_at_a_time
 from kdflow.training.loop import Epoch, Loop
 from kdflow.training.optimizers import make_optimizer
 from kdflow.training.order import epoch_order
@@ -68,7 +69,7 @@ def fit_hint(
     def data(epoch: int, first: int, end: int) -> dict[str, Any]:
         order, _ = epoch_order(train.indices, settings.seed, epoch)
         part = batches(order, settings.batch_size)[first:end]
-        return {"x": _HintBatches(train.images, train_hints, part)}
+        return one_at_a_time(_HintBatches(train.images, train_hints, part))
 
     whole = len(batches(train.indices, settings.batch_size))  # which is read batch by batch
     loop = Loop(
