@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.base import canonical, first_problem
-from kdflow.config.training import recipe
+from kdflow.config.training import OptimizerName, ScheduleName, recipe
 from kdflow.config.views import MAX_VIEWS, ViewSetConfig
 from kdflow.steps import STEPS
 from kdflow.steps.baseline import BaselineConfig
@@ -201,6 +201,14 @@ def test_views_go_up_to_all_there_are() -> None:
     assert {len(each) for each in VIEW_SETS.values()} == {MAX_VIEWS}
     fields = ViewSetConfig.model_fields
     assert set(get_args(fields["view_set"].annotation)) == set(VIEW_SETS)
+
+
+def test_the_optimisers_and_schedules_that_can_be_chosen_are_those_that_exist() -> None:
+    from kdflow.training.optimizers import OPTIMIZERS
+    from kdflow.training.schedules import SCHEDULES
+
+    assert set(get_args(OptimizerName)) == set(OPTIMIZERS)
+    assert set(get_args(ScheduleName)) == set(SCHEDULES)
 
 
 @pytest.mark.parametrize("config", [DistillConfig, BaselineConfig, ExportLogitsConfig])

@@ -39,9 +39,7 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
     folder = Path(need.source)
     if is_probabilities:
         folder = as_logits(folder, dataset)
-    read = logits.read(
-        folder, dataset, views=need.views, view_set=need.view_set, averaged=need.averaged
-    )
+    read = logits.read(folder, dataset, **_which(need))
     _check_holdout(read.manifest.holdout, need.holdout)
     taught = TeacherLogits(named_by_hash(read.manifest_sha256), read, need.views)
     _check_against_chance(taught, need, dataset)
@@ -80,21 +78,13 @@ def _how(run: FoundRun) -> tuple[str, str, str]:
 def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
     """What the logits are computed in; the bundled ones keep the precision that they were computed
     in."""
-    counted = need.views, need.view_set, need.averaged
-    is_bundled = bundle.has_logits(need.source, dataset, need.holdout, *counted)
+    is_bundled = bundle.has_logits(need.source, dataset, need.holdout, **_which(need))
     return bundle.precision() if is_bundled else need.precision
 
 
 def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
     """The logits of an export, verified; one with more views than needed serves."""
-    read = logits.read(
-        logits_folder(run),
-        dataset,
-        views=need.views,
-        view_set=need.view_set,
-        averaged=need.averaged,
-        in_order=True,
-    )
+    read = logits.read(logits_folder(run), dataset, **_which(need), in_order=True)
     _check_holdout(read.manifest.holdout, need.holdout)
     taught = TeacherLogits(run.run_id, read, need.views, remark(run))
     _check_against_chance(taught, need, dataset)
@@ -104,15 +94,13 @@ def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
 def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """An export of the model. The bundled logits come with all their views."""
     model = model_of(need)
-    counted = need.views, need.view_set, need.averaged
-    is_bundled = bundle.has_logits(need.source, dataset, model.holdout, *counted)
+    which = _which(need)
+    is_bundled = bundle.has_logits(need.source, dataset, model.holdout, **which)
     return "export_logits", {
         **dataset.parameters,
         "holdout": model.holdout,
         "model": need.source,
-        "views": bundle.VIEWS if is_bundled else need.views,
-        "view_set": need.view_set,
-        "averaged": need.averaged,
+        **(which | {"views": bundle.VIEWS} if is_bundled else which),
         "precision": need.precision,
         "pixels": need.reading.pixels,
         "allow_weak_teacher": need.reading.allow_weak,
@@ -126,6 +114,11 @@ def model_of(need: LogitsOf) -> ModelOf:
     trained_with = get_run(need.source).holdout
     _check_holdout(trained_with, need.holdout)
     return ModelOf(need.source, trained_with, reading=need.reading, precision=need.precision)
+
+
+def _which(need: LogitsOf) -> dict[str, Any]:
+    """Which logits are needed, under the names that `artifacts.logits.read` takes."""
+    return {"views": need.views, "view_set": need.view_set, "averaged": need.averaged}
 
 
 def _check_against_chance(taught: TeacherLogits, need: LogitsOf, dataset: Dataset) -> None:

@@ -135,7 +135,7 @@ def _trained(
     """A copy of the network that has learnt again."""
     network = exportable(model.network)
     train, validation = split(dataset.y_train, config.holdout)
-    watched = validation if len(validation) else train
+    watched, _ = _watched(dataset, config.holdout)
     settings = Settings(
         "adam",
         LEARNING_RATE,
