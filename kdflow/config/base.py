@@ -29,7 +29,7 @@ DATASET_OPTIONS = {option for record in DATASETS for option in record.options}
 
 Traceback = Annotated[
     bool,
-    Field(description="after an error, show where it was raised too, and not one line alone"),
+    Field(description="after an error, print the traceback too, not only one line"),
 ]
 
 
@@ -87,15 +87,16 @@ class Config(BaseModel):
         0.1,
         ge=0,
         le=0.5,
-        description="share of the training images kept for validation; 0 trains on all of them,"
-        " and the test set is the validation",
+        description="share of the training images kept for validation; 0 trains on all of them"
+        " and validates on the test set",
     )
     image_size: int = Field(
         0,
         ge=0,
         le=4096,
-        description="of a folder of photos: pixels of the square that each is resized to by its"
-        " shorter side and cropped to, centred; 0 expects photos of one size",
+        description="of a folder of photos: side of the square images in pixels; the shorter side"
+        " of a photo is resized to it, the longer one cropped at the centre; 0 expects photos of"
+        " one size",
         json_schema_extra={"neutral": 0},
     )
     test_share: float = Field(

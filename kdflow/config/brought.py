@@ -33,7 +33,7 @@ class BroughtModelConfig(Config):
     )
     allow_weak_teacher: bool = Field(
         False,
-        description="take a model that is no better than chance, too",
+        description="use a model that is no better than chance, too",
         json_schema_extra=HOW_TO_RUN,
     )
 

@@ -13,20 +13,20 @@ warnings.filterwarnings("ignore", 'Field name "register" in "DeployConfig" shado
 
 
 class DeployConfig(BroughtModelConfig):
-    """Turn a trained network into LiteRT and ONNX files, each judged against it and measured."""
+    """Turn a trained network into LiteRT and ONNX files, each compared with it and measured."""
 
     model: str = Field(
         "auto",
         min_length=1,
-        description="what to deploy: auto (the last finished distillation on this data set), a"
-        " network's name (the teacher of that kind), the id of a run that logged a model, or a"
-        " model of your own: a .keras or .h5 file, runs:/... or models:/...",
+        description="what to deploy: auto (of the finished distillations on this data set, the"
+        " one that started last), a network's name (the teacher of that kind), the id of a run that"
+        " logged a model, or a model of your own: a .keras or .h5 file, runs:/... or models:/...",
     )
     teacher: str = Field(
         "auto",
         min_length=1,
-        description="what the files are measured beside: auto (the teacher of the distillation, if"
-        " it is in the store), none, or a model, named as `model`",
+        description="the model that the files are measured against: auto (the teacher of the"
+        " distillation, if kdflow trained it), none, or a model, named as `model`",
     )
     margin: float = Field(
         1,
@@ -42,7 +42,7 @@ class DeployConfig(BroughtModelConfig):
         " evenly from each class",
     )
     calibration_seed: int = Field(
-        0, ge=0, lt=SEED_LIMIT, description="which training images these are"
+        0, ge=0, lt=SEED_LIMIT, description="seed by which the calibration images are drawn"
     )
     weight_bits: int = Field(
         8,
@@ -58,7 +58,7 @@ class DeployConfig(BroughtModelConfig):
         " more than the margin on validation images",
     )
     onnx: bool = Field(True, description="make ONNX files too (true or false)")
-    threads: int = Field(1, ge=1, le=1024, description="threads of a file's runtime as it is timed")
+    threads: int = Field(1, ge=1, le=1024, description="threads of a file while it is timed")
     serve: Literal["int8", "float16", "float32"] = Field(
         "int8", description="which LiteRT file is logged as an MLflow model, and registered"
     )

@@ -47,8 +47,8 @@ class FittingConfig(Config):
         0,
         ge=0,
         le=1,
-        description="of optimizer=adamw or muon: share of each weight that is taken off per step"
-        " and unit of learning rate, except of biases and normalisation",
+        description="of optimizer=adamw or muon: in each step, learning_rate * weight_decay * weight"
+        " is subtracted from each weight, except from biases and normalisation",
         json_schema_extra=rarely(0),
     )
     warmup: int = Field(
@@ -88,7 +88,7 @@ class FittingConfig(Config):
     )
     keep: Keep = Field(
         "last",
-        description="whose weights a training ends with: last (the last epoch's), best_loss or"
+        description="which weights a training ends with: last (the last epoch's), best_loss or"
         " best_accuracy (those of the epoch with the best val_loss or val_accuracy)",
         json_schema_extra=rarely("last"),
     )

@@ -106,7 +106,7 @@ class SeveralConfig(ObjectiveConfig, ReuseConfig, BroughtTeacherConfig, Precisio
     """What a step that trains networks one from another takes."""
 
     epochs: int = Field(
-        0, ge=0, lt=2**31, description="passes over the training images; 0 is each step's own"
+        0, ge=0, lt=2**31, description="passes over the training images; 0 is the default of each network"
     )
     seed: Seed = 0
 

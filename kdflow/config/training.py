@@ -75,7 +75,7 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
         " speedrun: sgd as in Jordan 2024, for networks with batch normalisation"
     )
     schedule: ScheduleName = Field(
-        description="how the learning rate goes on from learning_rate, its largest value: constant,"
+        description="how the learning rate changes; learning_rate is its largest value: constant,"
         " cosine (down to 0), or triangular (up for the first quarter, then down)"
     )
     dropout: float = Field(

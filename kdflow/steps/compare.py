@@ -27,7 +27,7 @@ class CompareConfig(DistillConfig, ReuseConfig):
     """Train baseline and distilled student with the same seeds, and say whether distillation
     helps."""
 
-    seeds: int = Field(5, ge=2, description="how many seeds, from seed on")
+    seeds: int = Field(5, ge=2, description="number of seeds: seed, seed + 1, and so on")
 
     @field_validator("seeds")
     @classmethod

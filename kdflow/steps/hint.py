@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 class HintConfig(StudentConfig, BroughtModelConfig, PrecisionConfig):
-    """Train the student's lower layers to give what a teacher's hint layer gives: FitNets, stage
-    one."""
+    """Train the student's lower layers to reproduce the output of a teacher's hint layer: FitNets,
+    stage one."""
 
     teacher: str = Field(
         "auto",
@@ -54,9 +54,9 @@ class HintConfig(StudentConfig, BroughtModelConfig, PrecisionConfig):
     )
     hint_values: Literal["cached", "recomputed"] = Field(
         "cached",
-        description="cached: each image passes the teacher once, and its hints are kept on disk"
-        " until the training ends; recomputed: each batch passes it again, which is slower and"
-        " needs no disk",
+        description="cached: each image goes through the teacher once, and its hints are kept on"
+        " disk until the training ends; recomputed: each batch goes through the teacher again,"
+        " which is slower and needs no disk",
         json_schema_extra=rarely("cached"),
     )
     epochs: Epochs = 10

@@ -1,4 +1,4 @@
-"""The whole story in one command: teacher, logits, student from labels alone, hints, distillation
+"""Everything in one command: teacher, logits, student from labels alone, hints, distillation
 without and with them, and a smaller network that the student teaches as an assistant."""
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 class MainConfig(SeveralConfig, StudentConfig, ThenDeployConfig):
-    """The whole story as runs under one: teacher, logits, baseline, hints, distillation without and
-    with them, a chain of assistants, one table."""
+    """Run everything under one parent run: teacher, logits, baseline, hints, distillation without
+    and with hints, a chain of assistants, one table."""
 
     teacher: str = Field(
         "auto",

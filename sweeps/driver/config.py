@@ -59,7 +59,7 @@ class SweepConfig(BaseModel):
     control: Literal["fixed", "searched"] = Field(
         "fixed",
         description="what the finals compare with, from labels alone: fixed (the finalist's own"
-        " recipe) or searched (the best of as many trials without a teacher, over those of the"
+        " settings) or searched (the best of as many trials without a teacher, over those of the"
         " study's parameters that the baseline has)",
     )
     workers: int = Field(
