@@ -129,7 +129,7 @@ def distillation(
     return seconds
 
 
-def epochs_of(name: str, task: Task) -> dict[str, Callable[[], float]]:
+def epoch_timers(name: str, task: Task) -> dict[str, Callable[[], float]]:
     """By what it is called, a function that trains `name` for one epoch more and returns the
     seconds that this took."""
     rng, batch_size = np.random.default_rng(0), NETWORKS[name].recipe.batch_size
@@ -185,7 +185,7 @@ def main() -> None:
     for name in given.networks:
         task = TASKS[name]
         task = replace(task, rounds=given.rounds or task.rounds)
-        epoch_of = epochs_of(name, task)
+        epoch_of = epoch_timers(name, task)
         counted = in_alternation(epoch_of, task.rounds)
         print(f"{name} in {native_precision()}:")
         for each in epoch_of:

@@ -24,8 +24,8 @@ import numpy as np
 from epoch import in_alternation, show
 
 from kdflow import network
-from kdflow.artifacts import unfinished
-from kdflow.artifacts.unfinished import Unfinished
+from kdflow.artifacts import checkpoints
+from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images
@@ -39,8 +39,8 @@ ROUNDS = 3
 IMAGES = {"student": 45_000, "fast": 2_048}  # of an epoch
 
 
-def epochs_of(
-    name: str, place: Unfinished | None = None, run: Run | None = None
+def epoch_timer(
+    name: str, checkpoint: Checkpoint | None = None, run: Run | None = None
 ) -> Callable[[], float]:
     """A function that trains a network for one epoch more, and returns the seconds that this
     took."""
@@ -52,7 +52,7 @@ def epochs_of(
     settings = Settings(
         recipe.optimizer, recipe.learning_rate, ROUNDS + 2, recipe.batch_size, seed=0
     )
-    epochs = fit(network.build(name, train, 10, seed=0), train, few, Labels(), settings, place)
+    epochs = fit(network.build(name, train, 10, seed=0), train, few, Labels(), settings, checkpoint)
 
     def seconds() -> float:
         started = time.perf_counter()
@@ -89,12 +89,12 @@ def main() -> None:
         epoch_of, spent = {}, {name: list[float]() for name in IMAGES}
         for name in IMAGES:
             run = opened.enter_context(open_run(name, "teacher", dataset, {}))
-            place = opened.enter_context(unfinished.locked(name))
-            assert place
-            place.save = timed(place.save, spent[name])  # type: ignore[method-assign]
+            checkpoint = opened.enter_context(checkpoints.locked(name))
+            assert checkpoint
+            checkpoint.save = timed(checkpoint.save, spent[name])  # type: ignore[method-assign]
             run.log = timed(run.log, spent[name])  # type: ignore[method-assign]
-            epoch_of[f"{name}, kept"] = epochs_of(name, place, run)
-            epoch_of[name] = epochs_of(name)
+            epoch_of[f"{name}, kept"] = epoch_timer(name, checkpoint, run)
+            epoch_of[name] = epoch_timer(name)
         counted = in_alternation(epoch_of, ROUNDS)
         for name in epoch_of:
             show(f"{name}, seconds", [each[name] for each in counted])

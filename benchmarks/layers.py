@@ -105,7 +105,7 @@ def profile(name: str, limit: float) -> None:
     rest = whole - sum(least.values())
     print(f"| all else | {1e3 * rest:.2f} | {rest / whole:.0%} | |")
     share = sum(multiplications.values()) * batch_size / whole / limit
-    print(f"| an epoch, a batch | {1e3 * whole:.2f} | 100% | {share:.0%} |")
+    print(f"| whole epoch, per batch | {1e3 * whole:.2f} | 100% | {share:.0%} |")
 
 
 if __name__ == "__main__":

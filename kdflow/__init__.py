@@ -14,5 +14,5 @@ if platform.machine() in {"x86_64", "AMD64"}:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Advice on retracing, which does not apply: each network is traced once per shape of batch.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
-# A `keras.json` in the user's home could name another backend; KERAS_BACKEND alone does.
+# A `keras.json` in the user's home could set another backend; only KERAS_BACKEND may.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -9,7 +9,7 @@ from kdflow.cli.process import exit_status, leave
 from kdflow.commands import COMMANDS
 from kdflow.commands.command import CommandConfig
 from kdflow.config.base import Config, first_problem
-from kdflow.quiet import native_output_held_back
+from kdflow.quiet import native_output_suppressed
 from kdflow.steps import STEPS
 
 CONFIGS: dict[str, type[Config] | type[CommandConfig]] = {
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     step, config = parse(argv)
 
     def run() -> None:
-        with native_output_held_back(shown_if_it_fails=True):
+        with native_output_suppressed(shown_if_it_fails=True):
             from kdflow.steps.run import run_step  # Keras and MLflow, only for valid input
 
         if isinstance(config, CommandConfig):

@@ -8,12 +8,12 @@ import textwrap
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kdflow.errors import KdflowError, reason
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
 else:
-    keras = late("keras")
+    keras = lazy_import("keras")
 
 ImageShape = tuple[int, int, int]
 PixelRange = Literal["0..255", "0..1", "-1..1", "imagenet"]
@@ -31,7 +31,7 @@ def functional(model: object, image_shape: ImageShape, what: str) -> keras.Model
         what: where it is from, for messages.
 
     Raises:
-        KdflowError: it is no functional or sequential model, has several inputs or outputs, or
+        KdflowError: it is not a functional or sequential model, has several inputs or outputs, or
             takes other images.
     """
     if not isinstance(model, keras.Model):
@@ -161,7 +161,7 @@ def _on(images: keras.KerasTensor, x: keras.KerasTensor, model: keras.Model) -> 
 
 
 def check_needs_no_code(model: keras.Model, what: str) -> None:
-    """Refuse a model that could not be loaded where its own code is not.
+    """Refuse a model that cannot be loaded without its own code.
 
     Raises:
         KdflowError: it has layers or functions that are not Keras' own, or a lambda.

@@ -19,8 +19,8 @@ LOGITS = FOLDER / "logits"
 VIEWS = 2
 
 
-def described() -> dict[str, Any]:
-    """Its config, commit, digests and metrics."""
+def metadata() -> dict[str, Any]:
+    """The bundled teacher's config, commit, digests and metrics."""
     content: dict[str, Any] = json.loads((FOLDER / "bundle.json").read_text())
     return content
 
@@ -28,14 +28,14 @@ def described() -> dict[str, Any]:
 def is_meant(source: str, dataset: Dataset) -> bool:
     """Whether `source` names the bundled teacher, whatever its holdout. The same images from a file
     have other class names."""
-    is_cifar10 = dataset.name == "cifar10" and dataset.digest == described()["dataset_digest"]
+    is_cifar10 = dataset.name == "cifar10" and dataset.digest == metadata()["dataset_digest"]
     return bool(source == "auto" and is_cifar10)
 
 
 def fits(source: str, dataset: Dataset, holdout: float) -> bool:
     """Whether the bundled teacher is what `source` names. Without a holdout there is no validation
     that a teacher could have seen."""
-    return is_meant(source, dataset) and holdout in (0, described()["config"]["holdout"])
+    return is_meant(source, dataset) and holdout in (0, metadata()["config"]["holdout"])
 
 
 def has_logits(
@@ -48,20 +48,20 @@ def has_logits(
 
 def precision() -> Precision:
     """What it was trained in, and its logits computed in."""
-    trained_in: Precision = described()["config"]["precision"]
+    trained_in: Precision = metadata()["config"]["precision"]
     return trained_in
 
 
 def key() -> str:
     """The key of the runs that hold the bundled teacher."""
-    content = described()
+    content = metadata()
     names = ["bundled", {}, content["dataset_digest"], {"weights": content["weights"]}]
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()
 
 
 def load_network(dataset: Dataset) -> keras.Model:
     """The bundled teacher's network."""
-    record = NETWORKS[described()["config"]["arch"]]
+    record = NETWORKS[metadata()["config"]["arch"]]
     network = record.build(Spec(dataset.image_shape, dataset.classes))
     with np.load(FOLDER / "weights.npz") as stored:
         network.set_weights([stored[name].astype(np.float32) for name in weight_names(network)])

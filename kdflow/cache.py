@@ -34,7 +34,7 @@ def writing_to(folder: Path, otherwise: str = "") -> Iterator[None]:
     except OSError as error:
         raise KdflowError(
             f"cache: expected a folder with room to write to, got {folder} ({error});"
-            f" KDFLOW_CACHE names another{otherwise}"
+            f" set KDFLOW_CACHE to another folder{otherwise}"
         ) from error
 
 
@@ -65,5 +65,5 @@ def check_room(folder: Path, needed: int, what: str, otherwise: str = "") -> Non
     if free < needed:
         raise KdflowError(
             f"cache: expected {needed / 1e6:,.1f} MB of room in {folder} for {what}, got"
-            f" {free / 1e6:,.1f} MB; KDFLOW_CACHE names another folder{otherwise}"
+            f" {free / 1e6:,.1f} MB; set KDFLOW_CACHE to another folder{otherwise}"
         )

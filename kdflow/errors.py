@@ -15,11 +15,11 @@ class KdflowError(Exception):
     """Input, stored data or a training that cannot be used as asked; shown without a traceback."""
 
 
-class Unfit(KdflowError):
+class UnfitError(KdflowError):
     """A stored result that is proven to be missing, damaged or of something else."""
 
 
-class Unreachable(KdflowError):
+class UnreachableError(KdflowError):
     """A store or server that does not answer, so that nothing is known about the result."""
 
 

@@ -1,4 +1,4 @@
-"""A network's layers with maps: those that give and learn hints, and what starts from them."""
+"""Layers with feature maps: the hint and the guided layer, and networks that end at one."""
 
 from collections.abc import Iterator
 from itertools import dropwhile, product
@@ -63,13 +63,14 @@ AUTO_DEPTH = 2 / 3  # of a network's layers with maps: where FitNets have theirs
 def feature_layers(
     teaching: keras.Model, learning: keras.Model, hint_layer: str, guided_layer: str
 ) -> tuple[str, str]:
-    """The hint layer of the teacher and the guided layer of the student that a user means, each of
-    which may be auto: the network's own in the catalogue; else the one that goes with the other
-    network's layer, of equal height and width if there is one, and nearest to two thirds of the
-    depth.
+    """The hint layer of the teacher and the guided layer of the student.
+
+    `auto` stands for the layer that the catalogue names. If it names none, the pair of layers is
+    chosen that has maps of equal height and width, if there is one, and is nearest to two thirds of
+    the depth.
 
     Raises:
-        KdflowError: a layer is none of `feature_maps`.
+        KdflowError: a layer is not among `feature_maps`.
     """
     taught, learnt = feature_maps(teaching), feature_maps(learning)
     hinting = _candidates(teaching, taught, hint_layer, "hint_layer")

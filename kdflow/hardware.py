@@ -1,5 +1,5 @@
-"""What the last bits of a training depend on, besides its code: what Keras computes on, and the
-type that this multiplies in natively."""
+"""The hardware that Keras computes on, and its native precision. Both affect the last bits of a
+training's weights."""
 
 import os
 from collections.abc import Collection
@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 # The backends stand here because Keras does not say which GPU it computes on.
-keras, tensorflow, jax = late("keras"), late("tensorflow"), late("jax")
+keras, tensorflow, jax = lazy_import("keras"), lazy_import("tensorflow"), lazy_import("jax")
 # TensorFlow has no public name for what it was imported with.
-tensorflow_build = late("tensorflow.python.util._pywrap_util_port")
+tensorflow_build = lazy_import("tensorflow.python.util._pywrap_util_port")
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -50,14 +50,14 @@ def _kinds() -> set[str]:
 
 
 def _precision_of_cpu(cpuinfo: str) -> Precision:
-    """The same of a processor, from the text of `CPUINFO`."""
+    """The native precision of a processor, from the text of `CPUINFO`."""
     lines = (line.partition(":") for line in cpuinfo.splitlines())
     flags = next((it.split() for name, _, it in lines if name.strip() == "flags"), [])
     return "bfloat16" if BFLOAT16_FLAGS & {*flags} else "float32"
 
 
 def _precision_of_gpus(capabilities: Collection[tuple[int, ...]]) -> Precision:
-    """The same of GPUs, from the compute capability of each: its major and minor number."""
+    """The native precision of GPUs, from the compute capability of each: (major, minor)."""
     return "bfloat16" if min(capabilities, default=()) >= BFLOAT16_CAPABILITY else "float32"
 
 

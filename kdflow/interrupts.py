@@ -97,7 +97,7 @@ def raise_if_due() -> None:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Delay a signal that arrives inside the block until the block ends. Unlike
     `delayed_to_the_end`, this needs no handlers of `end_on_signals`. Outside the main thread, where
     Python delivers no signals, nothing has to be delayed."""

@@ -6,9 +6,9 @@ Notation: z are logits, T is `temp`, and p_T = softmax(z / T) over the class axi
 
 from typing import Any
 
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
-ops = late("keras.ops")
+ops = lazy_import("keras.ops")
 
 Tensor = Any
 

@@ -11,13 +11,13 @@ from typing import IO, TYPE_CHECKING
 
 from kdflow import interrupts
 from kdflow.errors import KdflowError, reason
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import h5py
     import keras
 else:
-    h5py, keras = late("h5py"), late("keras")
+    h5py, keras = lazy_import("h5py"), lazy_import("keras")
 
 MODEL_FILES = (".keras", ".h5")
 MODEL_URIS = ("runs:/", "models:/")  # of MLflow
@@ -60,7 +60,7 @@ def loaded(source: str, load: Callable[[], object]) -> keras.Model:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no regular file, or would take far more memory than disk.
+    """Refuse what is not a regular file, or would take far more memory than disk.
 
     Raises:
         ValueError: with the reason. Errors of a damaged file pass.
@@ -96,8 +96,9 @@ def _declared_weights(file: IO[bytes]) -> int:
 
 
 def _check_expansion(declared: int, size: int) -> None:
-    if declared > max(MAX_EXPANSION * size, ALWAYS_ALLOWED):
+    allowed = max(MAX_EXPANSION * size, ALWAYS_ALLOWED)
+    if declared > allowed:
         raise ValueError(
-            f"expected at most {MAX_EXPANSION} times its {size / 1e6:,.1f} MB in it, got"
-            f" {declared / 1e6:,.1f} MB"
+            f"expected at most {allowed / 1e6:,.1f} MB in memory from {size / 1e6:,.1f} MB in the"
+            f" file, got {declared / 1e6:,.1f} MB"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kdflow.config.base import Config
-from kdflow.config.brought import Reading
+from kdflow.config.own_teacher import Reading
 from kdflow.config.precision import AskedPrecision
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ class Planned:
 
     Attributes:
         inputs: what it builds on, by role.
-        later: by parameter, the needs whose run ids they will be, while these runs have yet to be
-            made; what the step needs in turn is planned when they exist.
+        later: parameters whose value is the id of a run that does not exist yet, each with the need
+            that makes the run. The step's own needs are planned once these runs exist.
         result: what it made, once it has run.
     """
 

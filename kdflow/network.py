@@ -24,7 +24,7 @@ keras.config.set_epsilon(1e-7)
 
 
 def record_of(name: str) -> Network:
-    """The record of a network of the catalogue or of one's own.
+    """The record of a network of the catalogue, or of a user's own.
 
     Raises:
         KdflowError: there is none.
@@ -44,10 +44,10 @@ def check_fit(
     keeps_weights: bool = False,
 ) -> None:
     """Refuse images that the network cannot take, a dropout that it does not have, and a network of
-    one's own that is no classifier of these images.
+    the user's own that does not classify these images.
 
     Raises:
-        KdflowError: says which it could.
+        KdflowError: says what was expected and what was received.
     """
     record = record_of(name)
     height, width, _ = image_shape
@@ -101,7 +101,7 @@ def build(
 
 
 def untrained(name: str, image_shape: ImageShape, classes: int) -> keras.Model:
-    """The network with random weights: for its shapes. One of one's own is built once."""
+    """The network with random weights: for its shapes. A user's own is built once."""
     record = record_of(name)
     if record.is_own:
         return _built_once(name, record.version, image_shape, classes, False)
@@ -116,7 +116,7 @@ def _built_once(
 
 
 def identity(name: str, image_shape: ImageShape, classes: int, *, keeps_weights: bool) -> str:
-    """What names a network of one's own in keys, whatever its file is called: the SHA-256 of its
+    """The identifier in keys of a user's network, whatever its file is called: the SHA-256 of its
     architecture, of how it is initialised and regularised, and of the weights that it starts from,
     where these do not follow from the seed."""
     record = record_of(name)
@@ -153,7 +153,7 @@ def weights_sha256(model: keras.Layer) -> str:
     return digest.hexdigest()
 
 
-# Of a layer's config: what shapes a training, and not what the layer computes.
+# Entries of a layer's config that affect its training, not what it computes.
 NOT_COMPUTED = {"trainable", "seed", "rate", "build_config"}
 
 

@@ -1,8 +1,8 @@
-"""Arrays, as the batches in which Keras takes them.
+"""Batches for Keras.
 
-On TensorFlow these are pipelines that are not tuned while they run: TensorFlow 2.21 now and then
-waits at the end for the thread that tunes, which sleeps for up to a minute, the longer the pipeline
-has run.
+On TensorFlow they are pipelines without autotuning. With it, TensorFlow 2.21 sometimes waits at the
+end for the tuning thread, which can sleep for up to a minute: the longer the pipeline has run, the
+longer.
 """
 
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
-tensorflow = late("tensorflow")  # stands here because Keras makes no such pipelines
+tensorflow = lazy_import("tensorflow")  # stands here because Keras makes no such pipelines
 
 
 def in_batches(

@@ -19,8 +19,8 @@ def computing_in(precision: Precision, network: keras.Model) -> Iterator[None]:
     changes. Outside the block it is the same model as before.
 
     In bfloat16 these still compute in float32: the layer that makes the output (the logits) and
-    what follows it, and the layers of `_stays`. Batch normalisation takes its statistics in float32
-    by itself.
+    what follows it, and the layers of `_keeps_dtype`. Batch normalisation takes its statistics in
+    float32 by itself.
 
     Args:
         network: functional or sequential.
@@ -51,7 +51,7 @@ def predicting_in(precision: Precision, network: keras.Model) -> Iterator[keras.
 def _in_bfloat16(network: keras.Model) -> list[keras.Layer]:
     """The layers that compute in bfloat16, and those that they consist of."""
     last = {id(layer) for layer in _making_output(network)}
-    return [it for it in _all_layers(network) if id(it) not in last and not _stays(it)]
+    return [it for it in _all_layers(network) if id(it) not in last and not _keeps_dtype(it)]
 
 
 def _all_layers(network: keras.Model) -> Iterator[keras.Layer]:
@@ -63,8 +63,8 @@ def _all_layers(network: keras.Model) -> Iterator[keras.Layer]:
             yield from layer._flatten_layers()
 
 
-def _stays(layer: keras.Layer) -> bool:
-    """Whether a layer keeps its type: it has one of its own, as a file of one's own may say; it is
+def _keeps_dtype(layer: keras.Layer) -> bool:
+    """Whether a layer keeps its type: a user's file sets another one than float32; it is
     a preprocessing layer, or its outputs are regularised, neither of which TensorFlow can always do
     in bfloat16; or it is dropout, whose masks would be others there."""
     return bool(

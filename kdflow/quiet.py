@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def native_output_held_back(*, shown_if_it_fails: bool) -> Iterator[None]:
+def native_output_suppressed(*, shown_if_it_fails: bool) -> Iterator[None]:
     """Hold back what is written to stderr in the block: TensorFlow and LiteRT write lines that no
     setting silences.
 

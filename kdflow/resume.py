@@ -1,8 +1,8 @@
-"""When is an interrupted run resumed? A step claims a place in the cache while it runs. The same
-step, run again, finds the claim of a process that was interrupted or killed and continues its run,
-unless other code made it, it builds on other results or it computed in another precision: then the
-console says so and it starts again. Under `mlflow run`, the run that MLflow has opened continues it
-and is linked to it.
+"""When is an interrupted run resumed? A step has a checkpoint in the cache while it runs. The
+same step, run again, finds the checkpoint of an interrupted or killed process and continues its
+run, unless other code made it, it builds on other results or it computed in another precision: then
+the console says so and it starts again. Under `mlflow run`, the run that MLflow has opened
+continues it and is linked to it.
 """
 
 import contextlib
@@ -11,12 +11,12 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kdflow.artifacts import unfinished
-from kdflow.artifacts.unfinished import Claim, Unfinished
+from kdflow.artifacts import checkpoints
+from kdflow.artifacts.checkpoints import Checkpoint, Claim
 from kdflow.cache import cache_folder
-from kdflow.config.precision import other_than
+from kdflow.config.precision import other_precision
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, Unreachable
+from kdflow.errors import KdflowError, UnreachableError
 from kdflow.hardware import hardware
 from kdflow.needs import Planned
 from kdflow.sources import code_of
@@ -48,14 +48,14 @@ def run_of(
         with _new_run(planned, title, dataset, parent) as run:
             yield run
         return
-    name = _place_name(planned, dataset, planned.config.used())
-    with unfinished.locked(name) as place:
-        if place is None:
+    name = _checkpoint_name(planned, dataset, planned.config.used())
+    with checkpoints.locked(name) as checkpoint:
+        if checkpoint is None:
             print(
-                f"{title}: an interrupt could not be resumed, since another process runs the same"
-                f" step or {cache_folder()} cannot be written to"
+                f"{title}: if interrupted, this run cannot be resumed: another process runs the"
+                f" same step, or {cache_folder()} cannot be written to"
             )
-        claim = _claim(planned, title, place, key) if place else None
+        claim = _claim(planned, title, checkpoint, key) if checkpoint else None
         if claim:  # what its process has logged comes first
             deliver_left_over()
         else:
@@ -69,25 +69,25 @@ def run_of(
             if claim and run.run_id != claim.run_id:
                 run.set_tags({RESUMED_FROM_TAG: claim.run_id})
                 runs.end_killed(claim.run_id)
-            run.place = place
-            claim_place(run, planned, claim.key if claim else "")
+            run.checkpoint = checkpoint
+            claim_checkpoint(run, planned, claim.key if claim else "")
             try:
                 yield run
-            except Unreachable:
+            except UnreachableError:
                 raise
             except KdflowError:  # the same would happen again
-                if place:
-                    place.remove()
+                if checkpoint:
+                    checkpoint.remove()
                 raise
-        if place:
-            place.remove()
+        if checkpoint:
+            checkpoint.remove()
 
 
-def claim_place(run: Run, planned: Planned, key: str) -> None:
-    """Record in the run's place, if it has one, what it is."""
-    if run.place:
+def claim_checkpoint(run: Run, planned: Planned, key: str) -> None:
+    """Record in the run's checkpoint, if it has one, which run it belongs to."""
+    if run.checkpoint:
         code = code_of(planned.step.name, planned.config.used())
-        run.place.set_claim(Claim(run.run_id, code, key, hardware()))
+        run.checkpoint.set_claim(Claim(run.run_id, code, key, hardware()))
 
 
 def _new_run(
@@ -98,10 +98,10 @@ def _new_run(
 
 
 def _claim(
-    planned: Planned, title: str, place: Unfinished, key: Callable[[], str | None]
+    planned: Planned, title: str, checkpoint: Checkpoint, key: Callable[[], str | None]
 ) -> Claim | None:
-    """The claim of the run to resume, if there is one; else the place is cleared."""
-    claim = place.claim()
+    """The claim of the run to resume, if there is one; else the checkpoint is cleared."""
+    claim = checkpoint.claim()
     if claim is None:
         return None
     reason = ""
@@ -117,7 +117,7 @@ def _claim(
         print(f"{title}: resumes run {claim.run_id}")
         return claim
     print(f"{title}: the interrupted run {claim.run_id} is not resumed, since {reason}")
-    place.clear()
+    checkpoint.clear()
     return None
 
 
@@ -126,12 +126,12 @@ def _say_if_in_another_precision(planned: Planned, title: str, dataset: Dataset)
     used = planned.config.used()
     if "precision" not in used:
         return
-    other = other_than(used["precision"])
-    name = _place_name(planned, dataset, used | {"precision": other})
-    if name not in unfinished.names():
+    other = other_precision(used["precision"])
+    name = _checkpoint_name(planned, dataset, used | {"precision": other})
+    if name not in checkpoints.names():
         return
-    with unfinished.locked(name) as place:
-        claim = place.claim() if place else None
+    with checkpoints.locked(name) as checkpoint:
+        claim = checkpoint.claim() if checkpoint else None
     if claim and is_unfinished(claim.run_id):
         print(
             f"{title}: the interrupted run {claim.run_id} is not resumed, since it computed in"
@@ -139,7 +139,7 @@ def _say_if_in_another_precision(planned: Planned, title: str, dataset: Dataset)
         )
 
 
-def _place_name(planned: Planned, dataset: Dataset, used: dict[str, Any]) -> str:
+def _checkpoint_name(planned: Planned, dataset: Dataset, used: dict[str, Any]) -> str:
     step = planned.step  # what imports the bundled teacher has its step's name and another verb
     described = [step.name, step.verb, used, dataset.digest, store.uri()]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from kdflow.config.base import DATASET_OPTIONS, Config, canonical, validated
 from kdflow.dataset import Dataset
-from kdflow.errors import Unfit, about
+from kdflow.errors import UnfitError, about
 from kdflow.hardware import hardware
 from kdflow.needs import (
     Found,
@@ -34,7 +34,7 @@ from kdflow.needs import (
 )
 from kdflow.results import layers, logits, models, trainings
 from kdflow.results.records import StepResult
-from kdflow.resume import claim_place, run_of
+from kdflow.resume import claim_checkpoint, run_of
 from kdflow.sources import code_of, own_networks
 from kdflow.tags import CODE_TAG, HARDWARE_TAG, KEY_TAG, upstream_tag
 from kdflow.tracking.find import FoundRun, find_runs, get_run
@@ -59,7 +59,7 @@ class Finder(Protocol):
         """The runs that may hold the result, best first."""
 
     def opened(self, need: Any, run: FoundRun, dataset: Dataset) -> Any:
-        """The verified result that a run holds. Raises `Unfit` or `Unreachable`."""
+        """The verified result that a run holds. Raises `UnfitError` or `UnreachableError`."""
 
     def made_by(self, need: Any, dataset: Dataset) -> tuple[str, dict[str, Any]]:
         """The step that makes the result where there is none, and its parameters."""
@@ -110,7 +110,7 @@ class Resolver:
 
         Raises:
             KdflowError: what the user named does not exist or does not fit, or it cannot be made.
-            Unreachable: the store does not answer.
+            UnreachableError: the store does not answer.
         """
         if need not in self._plans:
             parameter = "" if self._deciding else need.parameter
@@ -130,7 +130,7 @@ class Resolver:
         for run in finder.candidates(need, self):
             try:
                 return Found(finder.opened(need, run, self.dataset))
-            except Unfit as error:
+            except UnfitError as error:
                 if run.run_id == getattr(need, "source", None):
                     raise  # the user named this very run
                 print(f"{run.step}: {error}; it is not used")
@@ -262,7 +262,7 @@ class Resolver:
             if not step.is_parent:
                 key = self.key(planned)
                 run.set_tags({KEY_TAG: key})
-                claim_place(run, planned, key)
+                claim_checkpoint(run, planned, key)
             yield run, results
 
     def _key_if_known(self, planned: Planned) -> str | None:
@@ -270,7 +270,7 @@ class Resolver:
         return self.key(planned) if exist and not planned.step.is_parent else None
 
     def lines(
-        self, plans: Iterable[Found | Planned], about_how_long: Callable[[Planned], str]
+        self, plans: Iterable[Found | Planned], duration_estimator: Callable[[Planned], str]
     ) -> Iterator[str]:
         """Plans in words, a line per result, in the order in which they are needed; each once."""
         shown: set[int] = set()
@@ -286,7 +286,7 @@ class Resolver:
                 yield from walk(self.plan(need))
             if "teacher" in plan.later:
                 yield "  export  the logits of that run"
-            yield f"  {plan.step.verb:7} {plan.title}{about_how_long(plan)}"
+            yield f"  {plan.step.verb:7} {plan.title}{duration_estimator(plan)}"
 
         for plan in plans:
             yield from walk(plan)

@@ -53,7 +53,7 @@ def code_of(step: str, used: Mapping[str, Any]) -> str:
 
 
 def own_networks(config: Config, dataset: Dataset) -> dict[str, str]:
-    """By parameter, what names in keys the networks of one's own that a step trains."""
+    """By parameter, the identifiers in keys of the user's own networks that a step trains."""
     named = {name: getattr(config, name, "") for name in ("arch", "student")}
     kept = getattr(config, "keeps_weights", False)
     images = dataset.image_shape, dataset.classes

@@ -14,12 +14,12 @@ import numpy as np
 
 from kdflow.errors import KdflowError
 from kdflow.image_file import Pixels
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     from PIL import Image, ImageEnhance
 else:
-    Image, ImageEnhance = late("PIL.Image"), late("PIL.ImageEnhance")
+    Image, ImageEnhance = lazy_import("PIL.Image"), lazy_import("PIL.ImageEnhance")
 
 MAX_SHIFT = 4
 
@@ -48,7 +48,7 @@ class PhotoView(NamedTuple):
     colours: str
 
 
-# What brightness, contrast and saturation are multiplied by, and red; blue is divided by the last.
+# Factors of brightness, contrast, saturation and warmth. The last multiplies red and divides blue.
 COLOURS = {
     "own": (1, 1, 1, 1),
     "darker": (0.8, 1, 1, 1),

@@ -8,10 +8,10 @@ from kdflow.cli.arguments import OneLineParser, add_flags
 from kdflow.cli.process import exit_status, leave
 from kdflow.config.base import first_problem
 from kdflow.errors import KdflowError
-from kdflow.quiet import native_output_held_back
+from kdflow.quiet import native_output_suppressed
 from kdflow.steps.distill import DistillConfig
 from sweeps.driver import control
-from sweeps.driver.config import NOT_A_USERS, SweepConfig, trial_config
+from sweeps.driver.config import FIXED_FIELDS, SweepConfig, trial_config
 from sweeps.driver.study import Study, load, names
 
 
@@ -33,7 +33,7 @@ def build_parser() -> OneLineParser:
         parser.add_argument_group("every trial, see python -m kdflow distill --help"),
         DistillConfig,
         depends_on="the data set and the network",
-        without=NOT_A_USERS,
+        without=FIXED_FIELDS,
     )
     return parser
 
@@ -49,7 +49,7 @@ def parse(argv: list[str] | None) -> tuple[SweepConfig, Study, DistillConfig]:
         config = SweepConfig(**{"trials": study.trials, **values})
         base = trial_config(study, given)
         if config.control == "searched":
-            control.study_of(study)  # refuses one without a parameter of the baseline
+            control.baseline_study(study)  # refuses one without a parameter of the baseline
         return config, study, base
     except ValidationError as error:
         parser.exit(2, f"sweeps: {first_problem(error)}\n")
@@ -61,13 +61,15 @@ def main(argv: list[str] | None = None) -> int:
     config, study, base = parse(argv)
 
     def run() -> None:
-        with native_output_held_back(shown_if_it_fails=True):
+        with native_output_suppressed(shown_if_it_fails=True):
             from kdflow.tracking import runs, saved_views
             from sweeps.driver import sweep  # Keras and MLflow, only once the input is valid
 
         run_id = sweep.run(config, study, base)
         if run_id:
-            print(f"run {run_id}; all runs: {saved_views.how_to_see(runs.experiment_of(run_id))}")
+            print(
+                f"run {run_id}; all runs: {saved_views.link_or_command(runs.experiment_of(run_id))}"
+            )
 
     return exit_status("sweeps", run, shows_traceback=base.traceback)
 

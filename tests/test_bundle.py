@@ -16,10 +16,10 @@ from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.needs import LogitsOf, ModelOf, Planned
 from kdflow.network import weights_sha256
-from kdflow.resume import _place_name
+from kdflow.resume import _checkpoint_name
 from kdflow.reuse import Resolver
 from kdflow.steps.bundled import BUNDLED
-from kdflow.steps.estimate import about_how_long
+from kdflow.steps.estimate import duration_estimator
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.steps.teacher import TeacherConfig
 
@@ -41,8 +41,8 @@ def user_cache() -> Path:
 @pytest.fixture
 def stand_in(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Small images that pass for CIFAR-10."""
-    described = bundle.described() | {"dataset_digest": tiny.digest}
-    monkeypatch.setattr(bundle, "described", lambda: described)
+    described = bundle.metadata() | {"dataset_digest": tiny.digest}
+    monkeypatch.setattr(bundle, "metadata", lambda: described)
     return replace(tiny, name="cifar10")
 
 
@@ -57,7 +57,7 @@ def test_the_bundle_is_small() -> None:
 
 def test_it_says_every_setting_that_it_was_trained_with() -> None:
     # what it leaves out would be filled in from a later version's defaults
-    config = bundle.described()["config"]
+    config = bundle.metadata()["config"]
     assert parameters(TeacherConfig, **config).used() == config
 
 
@@ -82,7 +82,7 @@ def test_auto_says_that_the_bundled_teacher_had_another_holdout(
     plan = Resolver(ALL_STEPS, stand_in).plan(ModelOf("auto", 0.2))
     assert isinstance(plan, Planned)
     assert (plan.step.name, plan.title) == ("teacher", "s0 teacher vgg")
-    expected = "comes with kdflow was trained with holdout=0.1, not 0.2; it does not fit\n"
+    expected = "the bundled teacher was trained with holdout=0.1, not 0.2; it is not used\n"
     assert capsys.readouterr().out.count(expected) == 1
 
 
@@ -92,7 +92,7 @@ def test_the_plan_says_that_it_is_imported_and_not_trained(
 ) -> None:
     resolver = Resolver(ALL_STEPS, stand_in)
     plan = resolver.plan(LogitsOf("auto", 0.1, 1))
-    assert list(resolver.lines([plan], about_how_long(stand_in))) == [
+    assert list(resolver.lines([plan], duration_estimator(stand_in))) == [
         "  import  bundled teacher fast",  # which takes no time
         "  export  views=2 export_logits auto",  # it comes with the logits of two
     ]
@@ -104,7 +104,7 @@ def test_the_logits_belong_to_cifar10_and_are_those_of_a_strong_teacher(cifar10:
     read = logits.read(bundle.LOGITS, cifar10, views=2)
     assert read.train.dtype == np.float16
     assert (read.test[0].argmax(1) == cifar10.y_test).mean() >= 0.93
-    assert read.manifest.holdout == bundle.described()["config"]["holdout"] == 0.1
+    assert read.manifest.holdout == bundle.metadata()["config"]["holdout"] == 0.1
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_on_an_empty_store_distill_imports_it_as_runs_and_finds_them_again(
 def test_an_interrupted_training_of_the_same_teacher_is_not_taken_over(stand_in: Dataset) -> None:
     config = parameters(TeacherConfig, arch="fast", learning_rate=0.75)
     imported, trained = (
-        _place_name(Planned(step, config), stand_in, config.used())
+        _checkpoint_name(Planned(step, config), stand_in, config.used())
         for step in (BUNDLED, ALL_STEPS["teacher"])
     )
     assert imported != trained

@@ -141,7 +141,8 @@ def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
         ({"batch_size": "9" * 20}, f"batch_size: expected less than 2147483648, got '{'9' * 20}'"),
         (
             {"holdout": "0", "evaluate_test": "false"},
-            "evaluate_test: expected true with holdout=0, which watches the test set, got 'false'",
+            "evaluate_test: expected true with holdout=0, which validates on the test set, got"
+            " 'false'",
         ),
         ({"tmep": "4"}, "tmep: no such parameter"),
         ({"loss": "mse"}, "loss: expected 'kd', 'dkd', 'dist' or 'ls', got 'mse'"),
@@ -233,7 +234,7 @@ def test_a_default_that_is_given_makes_the_same_config() -> None:
         ({"weight_decay": 0.1}, "weight_decay: expected 0 with optimizer=adam, got 0.1"),
         (
             {"warmup": 2, "schedule": "triangular"},
-            "warmup: expected 0 with schedule=triangular, which rises, got 2",
+            "warmup: expected 0 with schedule=triangular, which has a warmup, got 2",
         ),
         ({"warmup": 5, "epochs": 5}, "warmup: expected fewer epochs than all 5, got 5"),
         (

@@ -1,9 +1,9 @@
 import pytest
 
-from kdflow.errors import KdflowError, Unfit, Unreachable, about
+from kdflow.errors import KdflowError, UnfitError, UnreachableError, about
 
 
-@pytest.mark.parametrize("kind", [KdflowError, Unfit, Unreachable])
+@pytest.mark.parametrize("kind", [KdflowError, UnfitError, UnreachableError])
 def test_an_error_keeps_its_kind_when_the_parameter_is_named(kind: type[KdflowError]) -> None:
     # a stored result is made again where it is unfit, never where it is unreachable
     cause = kind("expected one, got none")
@@ -15,8 +15,8 @@ def test_an_error_keeps_its_kind_when_the_parameter_is_named(kind: type[KdflowEr
 
 
 def test_an_error_without_a_parameter_stays_as_it_is() -> None:
-    cause = Unfit("expected one, got none")
-    with pytest.raises(Unfit) as raised, about(""):
+    cause = UnfitError("expected one, got none")
+    with pytest.raises(UnfitError) as raised, about(""):
         raise cause
     assert raised.value is cause
 

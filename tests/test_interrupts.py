@@ -34,7 +34,7 @@ def test_a_signal_takes_effect_at_the_end_of_the_block(number: signal.Signals) -
     reached = []
 
     def interrupted() -> None:
-        with interrupts.held_back():
+        with interrupts.signals_deferred():
             signal.raise_signal(number)
             reached.append("the end")
 
@@ -50,7 +50,7 @@ def test_in_another_thread_the_block_runs_and_signals_stay_as_they_are() -> None
     seen: list[object] = []
 
     def work() -> None:
-        with interrupts.held_back():
+        with interrupts.signals_deferred():
             seen.extend(signal.getsignal(number) for number in interrupts.SIGNALS)
         seen.append("the end")
 
@@ -61,7 +61,7 @@ def test_in_another_thread_the_block_runs_and_signals_stay_as_they_are() -> None
 
 
 def test_an_error_in_the_block_gives_the_handlers_back() -> None:
-    with pytest.raises(ValueError, match=r"^mine$"), interrupts.held_back():
+    with pytest.raises(ValueError, match=r"^mine$"), interrupts.signals_deferred():
         raise ValueError("mine")
     assert {signal.getsignal(each) for each in interrupts.SIGNALS} == {signal.default_int_handler}
 

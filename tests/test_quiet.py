@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from kdflow.quiet import native_output_held_back
+from kdflow.quiet import native_output_suppressed
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ def test_what_libraries_say_is_shown_only_if_they_fail(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     def work() -> None:
-        with native_output_held_back(shown_if_it_fails=shown_if_it_fails):
+        with native_output_suppressed(shown_if_it_fails=shown_if_it_fails):
             os.write(2, b"a reason")
             if error:
                 raise error

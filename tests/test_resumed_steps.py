@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from kdflow import sources
 from kdflow.__main__ import main
-from kdflow.artifacts import unfinished
+from kdflow.artifacts import checkpoints
 from kdflow.tracking import journal, store, sync
 from kdflow.training.loop import Loop
 
@@ -20,14 +20,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "first")
 
 def interrupt(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """The run of a command that was interrupted after its first epoch."""
-    ended = Loop.ended
+    finish_epoch = Loop.finish_epoch
 
     def once(*given: object, **named: object) -> None:
-        ended(*given, **named)  # type: ignore[arg-type]
+        finish_epoch(*given, **named)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "ended", once)
+        patch.setattr(Loop, "finish_epoch", once)
         assert main(argv) == 130
     return runs()[-1]
 
@@ -87,7 +87,7 @@ def test_a_training_is_not_resumed_with_other_threads_and_says_so(
     assert expected in capsys.readouterr().out
 
 
-def test_a_run_of_another_precision_is_not_resumed_and_says_so_and_stays(
+def test_a_run_of_another_precision_is_not_resumed_and_says_so_and_keeps_dtype(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["baseline", "--dataset", "digits", "--student", "pupil", "--epochs", "2"]
@@ -118,9 +118,9 @@ def test_a_deleted_run_is_not_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_training_that_fails_is_not_resumed() -> None:
     argv = ["baseline", "--dataset", "digits", "--learning_rate", "1e30", "--optimizer", "sgd"]
-    before = unfinished.names()
+    before = checkpoints.names()
     assert main(argv) == 1
-    assert unfinished.names() == before
+    assert checkpoints.names() == before
 
 
 def test_compare_resumes_itself_and_the_training_that_was_interrupted(

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from kdflow.__main__ import main
-from kdflow.errors import Unreachable
+from kdflow.errors import UnreachableError
 from kdflow.needs import LayersOf, LogitsOf, ModelOf, training
 from kdflow.tracking import artifacts, find
 
@@ -135,7 +135,9 @@ def test_a_run_named_by_its_id_in_a_store_that_does_not_answer(
         ModelOf(exported.info.run_id, 0.1),
         LayersOf(exported.info.run_id, "student", "pupil", 0.1),
     ):
-        with pytest.raises(Unreachable, match=r"cannot be read: .* connection refused\. It may be"):
+        with pytest.raises(
+            UnreachableError, match=r"cannot be read: .* connection refused\. It may be"
+        ):
             resolver().plan(need)
 
 
@@ -144,7 +146,7 @@ def test_a_training_to_compare_with_that_cannot_be_read_is_not_trained_again(
 ) -> None:
     distillation = training("distill", dataset="digits", teacher="pupil", epochs=2, temp=8)
     no_models(monkeypatch)
-    with pytest.raises(Unreachable, match="connection refused"):
+    with pytest.raises(UnreachableError, match="connection refused"):
         resolver().plan(distillation)
 
 
@@ -154,5 +156,5 @@ def test_a_silent_store_ends_the_look_for_unfinished_runs(monkeypatch: pytest.Mo
         raise MlflowException("connection refused")
 
     monkeypatch.setattr(mlflow, "get_run", silent)
-    with pytest.raises(Unreachable, match=r"connection refused"):
+    with pytest.raises(UnreachableError, match=r"connection refused"):
         find.is_unfinished("a" * 32)

@@ -17,14 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from kdflow import cache, interrupts
-from kdflow.artifacts import unfinished
-from kdflow.artifacts.unfinished import Unfinished
+from kdflow.artifacts import checkpoints
+from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.errors import KdflowError
 from kdflow.image_file import Pixels
 
 TEACHER_BATCH = 100
-FILE_OF = "hints-"  # in the place of a step, with the number of the array
-OR_RECOMPUTED = ", or hint_values=recomputed needs none"
+FILE_PREFIX = "hints-"  # in the place of a step, with the number of the array
+OR_RECOMPUTED = ", or set hint_values=recomputed, which needs no disk"
 
 MapShape = tuple[int, int, int]
 
@@ -101,14 +101,19 @@ def check_room(folder: Path, images: int, shape: MapShape) -> None:
     """
     with cache.writing_to(folder, OR_RECOMPUTED):
         tempfile.TemporaryFile(dir=folder).close()
-    kept = unfinished.bytes_kept(f"{FILE_OF}*")  # of interrupted steps, of which this may be one
+    kept = checkpoints.bytes_kept(
+        f"{FILE_PREFIX}*"
+    )  # of interrupted steps, of which this may be one
     needed = bytes_needed(images, shape) - kept
     cache.check_room(folder, needed, f"the hints of {images:,} images", OR_RECOMPUTED)
 
 
 @contextlib.contextmanager
 def cached(
-    teacher: keras.Model, arrays: Sequence[Pixels], folder: Path, place: Unfinished | None = None
+    teacher: keras.Model,
+    arrays: Sequence[Pixels],
+    folder: Path,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[list[Cached]]:
     """The hints of each array of images, on disk until the block ends.
 
@@ -117,8 +122,8 @@ def cached(
         arrays: uint8, (images, height, width, channels) each.
         folder: where there is room for them. The files have no name, so that their room is free
             again however the process ends.
-        place: where they are kept instead if the step can be resumed: the hints that are there are
-            not computed again.
+        checkpoint: where they are kept instead if the step can be resumed: the hints that are there
+            are not computed again.
 
     Raises:
         KdflowError: a hint is not finite in half precision, or the disk is full.
@@ -128,8 +133,8 @@ def cached(
         with cache.writing_to(folder, OR_RECOMPUTED):
             for index, images in enumerate(arrays):
                 file = (
-                    place.open(f"{FILE_OF}{index}")
-                    if place
+                    checkpoint.open(f"{FILE_PREFIX}{index}")
+                    if checkpoint
                     else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `files` closes it
                 )
                 made.append(_cached(teacher, images, files.enter_context(file)))
@@ -149,7 +154,7 @@ def _cached(teacher: keras.Model, images: Pixels, file: IO[bytes]) -> Cached:
         for start in range(done, len(images), TEACHER_BATCH):
             halves = _computed(teacher, images[start : start + TEACHER_BATCH])
             unwritten = memoryview(halves.tobytes())
-            while unwritten:  # a disk that fills up takes a part, and raises at the next
+            while unwritten:  # a nearly full disk writes a part; the next write raises
                 unwritten = unwritten[file.write(unwritten) :]
             bar.update(len(halves))
     return Cached(file, len(images), shape)
@@ -162,7 +167,7 @@ def _computed(teacher: keras.Model, images: np.ndarray) -> np.ndarray:
         halves: np.ndarray = maps.astype(np.float16)
     if not np.isfinite(halves).all():
         raise KdflowError(
-            "hint_layer: expected a layer whose output half precision holds, finite and up to"
+            "hint_layer: expected a layer whose output fits in half precision, finite and up to"
             f" 65,504, got {maps.flat[np.argmax(~np.isfinite(halves))]}"
         )
     return halves

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdflow.artifacts.alignment import check_order
 from kdflow.config.base import canonical
 from kdflow.dataset import Dataset, sha256
-from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.evaluate.metrics import accuracy
 from kdflow.views import VIEW_SETS, PhotoView, View
 
@@ -195,12 +195,12 @@ def read(
         in_order: whether the order is certain, since kdflow made them.
 
     Raises:
-        Unfit: the manifest is missing or malformed, or names another data set; the logits are of
-            other views, or averaged where they should not be, or the reverse; an array is
+        UnfitError: the manifest is missing or malformed, or names another data set; the logits are
+            of other views, or averaged where they should not be, or the reverse; an array is
             missing, has another shape or type, a changed byte, a value that is not finite, or
             probabilities; the accuracy recomputed from it is not the recorded one; or its rows are
             in another order.
-        Unreachable: a file cannot be read, though it may be intact.
+        UnreachableError: a file cannot be read, though it may be intact.
     """
     manifest_text = _manifest_text(folder)
     manifest = _parsed(manifest_text, folder)
@@ -209,14 +209,14 @@ def read(
     in_set = VIEW_SETS[view_set]
     if manifest.views[:views] != list(in_set[:views]):
         others = "" if manifest.views[0] == in_set[0] else " of another set"
-        raise Unfit(
+        raise UnfitError(
             f"logits in {folder}: expected the first {views} views of view_set={view_set}, got"
             f" {len(manifest.views)}{others} (export them with views={views} view_set={view_set})"
         )
     if manifest.averaged != averaged:
         asked, found = canonical(averaged), canonical(manifest.averaged)
-        raise Unfit(
-            f"logits in {folder}: expected averaged={asked}, as this run, got averaged={found}"
+        raise UnfitError(
+            f"logits in {folder}: expected averaged={asked}, as in this run, got averaged={found}"
             f" (export them with averaged={asked})"
         )
     train, test = (_read_array(folder, manifest, dataset, split) for split in SPLITS)
@@ -230,11 +230,13 @@ def _manifest_text(folder: Path) -> str:
     try:
         return (folder / "manifest.json").read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise Unfit(f"logits in {folder}: expected a manifest.json, got none") from error
+        raise UnfitError(f"logits in {folder}: expected a manifest.json, got none") from error
     except OSError as error:
-        raise Unreachable(f"logits in {folder}: manifest.json cannot be read: {error}") from error
+        raise UnreachableError(
+            f"logits in {folder}: manifest.json cannot be read: {error}"
+        ) from error
     except UnicodeDecodeError as error:
-        raise Unfit(f"logits in {folder}: expected text in manifest.json, {error}") from error
+        raise UnfitError(f"logits in {folder}: expected text in manifest.json, {error}") from error
 
 
 def _parsed(text: str, folder: Path) -> Manifest:
@@ -243,7 +245,7 @@ def _parsed(text: str, folder: Path) -> Manifest:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "it"
-        raise Unfit(f"logits in {folder}: manifest.json: {where}: {problem['msg']}") from error
+        raise UnfitError(f"logits in {folder}: manifest.json: {where}: {problem['msg']}") from error
 
 
 def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) -> np.ndarray:
@@ -252,9 +254,9 @@ def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) 
     try:
         array = np.lib.format.open_memmap(folder / name, mode="r")  # which refuses pickles
     except (FileNotFoundError, ValueError) as error:
-        raise Unfit(f"logits in {folder}: expected an array in {name}, got {error}") from error
+        raise UnfitError(f"logits in {folder}: expected an array in {name}, got {error}") from error
     except OSError as error:
-        raise Unreachable(f"logits in {folder}: {name} cannot be read: {error}") from error
+        raise UnreachableError(f"logits in {folder}: {name} cannot be read: {error}") from error
     views = len(manifest.views)
     if split == "test" and array.ndim:
         views = min(max(1, len(array)), views)
@@ -279,17 +281,17 @@ def digest(logits: Logits, views: int) -> str:
 def _check_values(what: str, array: np.ndarray, where: str) -> None:
     """Refuse values that no student can learn from as logits."""
     if count := int((~np.isfinite(array)).sum()):
-        raise Unfit(f"{what}: expected finite values in {where}, got {count} that are not")
+        raise UnfitError(f"{what}: expected finite values in {where}, got {count} that are not")
     if are_probabilities(array):
-        raise Unfit(
-            f"{what}: expected raw ones, got probabilities in {where}; values=probabilities reads a"
-            " folder of train_probabilities.npy and test_probabilities.npy"
+        raise UnfitError(
+            f"{what}: expected raw logits, got probabilities in {where}; values=probabilities reads"
+            " a folder of train_probabilities.npy and test_probabilities.npy"
         )
 
 
 def _expect(folder: Path, what: str, expected: object, found: object) -> None:
     if expected != found:
-        raise Unfit(f"logits in {folder}: {what}: expected {expected}, got {found}")
+        raise UnfitError(f"logits in {folder}: {what}: expected {expected}, got {found}")
 
 
 def _labels(dataset: Dataset, split: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from kdflow.errors import KdflowError, reason, without_passwords
 
 BACKENDS = ("tensorflow", "jax")
 
-# Of the exceptions of these packages, and of the operating system, the cause is outside kdflow.
+# Exceptions of these packages, and of the operating system, have a cause outside kdflow.
 OUTSIDE = {"alembic", "boto3", "botocore", "mlflow", "optuna", "psycopg", "ray", "sqlalchemy"}
 
 
@@ -44,7 +44,7 @@ def exit_status(name: str, action: Callable[[], object], *, shows_traceback: boo
         shows_traceback: show where the error was raised, too.
     """
     project_run = os.environ.get("MLFLOW_RUN_ID")  # opened by `mlflow run`; joining it unsets this
-    _keep_on_without_output()
+    _ignore_output_errors()
     interrupts.end_on_signals(in_mlflow_run=project_run is not None)
     try:
         check_backend()
@@ -100,7 +100,7 @@ class _Output(io.FileIO):
             return memoryview(data).nbytes
 
 
-def _keep_on_without_output() -> None:
+def _ignore_output_errors() -> None:
     """Let no print end the process, where its output is closed or its encoding is ASCII; write
     lines as they are printed, as a log file is read live."""
     for name in ("stdout", "stderr"):

@@ -86,7 +86,7 @@ def run(config: CleanConfig) -> None:
         from kdflow.tracking import runs, store
 
         store.open_store()
-        for run_id in runs.end_silent(config.end_runs_of):
+        for run_id in runs.end_unreachable(config.end_runs_of):
             print(f"clean: run {run_id} of {config.end_runs_of} is now KILLED")
 
 
@@ -96,16 +96,18 @@ def left_over(root: Path) -> Iterator[LeftOver]:
     Args:
         root: the folder.
     """
-    from kdflow.artifacts import unfinished
+    from kdflow.artifacts import checkpoints
     from kdflow.tracking import journal
 
     for path in sorted(root.iterdir()) if root.exists() else []:
-        if path.name == unfinished.FOLDER:
-            for name in unfinished.names():
-                with unfinished.locked(name) as place:
-                    claim = place.claim() if place else None
+        if path.name == checkpoints.FOLDER:
+            for name in checkpoints.names():
+                with checkpoints.locked(name) as checkpoint:
+                    claim = checkpoint.claim() if checkpoint else None
                 what = f"the state of interrupted run {claim.run_id}" if claim else "a step's state"
-                yield LeftOver(path / name, what, partial(_remove_state, name) if place else None)
+                yield LeftOver(
+                    path / name, what, partial(_remove_state, name) if checkpoint else None
+                )
         elif path.name == journal.FOLDER:
             with journal.left_over() as journals:
                 free = {left.folder: left for left in journals}
@@ -122,11 +124,11 @@ def left_over(root: Path) -> Iterator[LeftOver]:
 
 
 def _remove_state(name: str) -> None:
-    from kdflow.artifacts import unfinished
+    from kdflow.artifacts import checkpoints
 
-    with unfinished.locked(name) as place:
-        if place:
-            place.remove()
+    with checkpoints.locked(name) as checkpoint:
+        if checkpoint:
+            checkpoint.remove()
 
 
 def _remove_journal(folder: Path) -> None:

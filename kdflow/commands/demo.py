@@ -34,7 +34,7 @@ def run(config: DemoConfig) -> None:
 
     output = Path(config.output)
     if output.exists():
-        raise KdflowError(f"output: expected a folder that is not there yet, got {output}")
+        raise KdflowError(f"output: expected a path that does not exist yet, got {output}")
     with about("run"):
         source = _artifacts(config.run)
         manifest = _manifest(source)

@@ -48,7 +48,7 @@ class PredictConfig(CommandConfig):
         " model's run best",
     )
     skip_bad: bool = Field(
-        False, description="leave out files that are no images (true), or refuse them (false)"
+        False, description="leave out files that are not images (true), or refuse them (false)"
     )
 
 
@@ -91,7 +91,9 @@ def run(config: PredictConfig) -> None:
     output = Path(config.output)
     _write(predictions, output, config.model, temperature)
     if left_out:
-        print(f"predict: {len(left_out)} files that are no images left out, {left_out[0]} first")
+        print(
+            f"predict: skipped {len(left_out)} files that are not images; the first: {left_out[0]}"
+        )
     print(f"predict: {len(predictions)} images in {output} and {output.with_suffix('.html')}")
 
 
@@ -149,18 +151,18 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
 def _predicted(
     model: NamedModel, files: Sequence[Path], temperature: float
 ) -> Iterator[Prediction | str]:
-    """What the model says of each file, or why it is no image."""
+    """What the model says of each file, or why it is not an image."""
     import numpy as np
     from scipy.special import softmax
 
-    from kdflow.catalogue.datasets.photo import NoPhotoError
+    from kdflow.catalogue.datasets.photo import InvalidImageError
     from kdflow.evaluate.metrics import predict_logits
 
     read: list[np.ndarray | str] = []
     for file in files:
         try:
             read.append(_pixels(file, model.network))
-        except NoPhotoError as error:
+        except InvalidImageError as error:
             read.append(f"{file}: {error}")
     images = [pixels for pixels in read if not isinstance(pixels, str)]
     rows = iter(())

@@ -22,9 +22,9 @@ C = TypeVar("C", bound=BaseModel)
 
 SEED_LIMIT = 2**31
 
-# Of a field that says how a step is run, not what its result is: neither logged nor in a key.
+# Marks a field that says how a step is run, not what its result is: not logged, not in a key.
 HOW_TO_RUN: Any = {"how_to_run": True}
-# With which some data sets are loaded; a key has the images themselves, by their digest.
+# Parameters that some data sets are loaded with. A key has the images' digest instead.
 DATASET_OPTIONS = {option for record in DATASETS for option in record.options}
 
 Traceback = Annotated[
@@ -60,8 +60,8 @@ Seed = Annotated[
 ]
 
 
-def rarely(neutral: float | str) -> Any:
-    """How a parameter is declared that few runs use and that changes nothing at `neutral`."""
+def rarely_used(neutral: float | str) -> Any:
+    """The declaration of a parameter that few runs use and that changes nothing at `neutral`."""
     return {"neutral": neutral, "rare": True}
 
 
@@ -109,7 +109,7 @@ class Config(BaseModel):
     )
     skip_bad: bool = Field(
         False,
-        description="of a folder of photos: leave out files that are no images (true), or refuse"
+        description="of a folder of photos: leave out files that are not images (true), or refuse"
         " the folder (false)",
         json_schema_extra={"neutral": False},
     )
@@ -136,7 +136,7 @@ class Config(BaseModel):
 
     @field_validator(*DATASET_OPTIONS)
     @classmethod
-    def _only_of_the_data_set(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_option_is_used(cls, value: Any, info: ValidationInfo) -> Any:
         name, record = str(info.field_name), find_dataset(info.data.get("dataset", ""))
         default = cls.model_fields[name].default
         if record and name not in record.options and value != default:

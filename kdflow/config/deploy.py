@@ -6,13 +6,13 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.config.base import SEED_LIMIT
-from kdflow.config.brought import BroughtModelConfig
+from kdflow.config.own_teacher import OwnModelConfig
 
-# Of every class, as pydantic sees it: the way to declare a subclass without inheriting.
+# pydantic warns that the field `register` hides ABCMeta.register, which is not used here.
 warnings.filterwarnings("ignore", 'Field name "register" in "DeployConfig" shadows')
 
 
-class DeployConfig(BroughtModelConfig):
+class DeployConfig(OwnModelConfig):
     """Turn a trained network into LiteRT and ONNX files, each compared with it and measured."""
 
     model: str = Field(
@@ -32,8 +32,8 @@ class DeployConfig(BroughtModelConfig):
         1,
         ge=0,
         le=100,
-        description="the loss of test accuracy against Keras that counts as none, in percentage"
-        " points; a file that loses more fails the run",
+        description="the largest loss of test accuracy against Keras that is accepted, in"
+        " percentage points; a file that loses more fails the run",
     )
     calibration_images: int = Field(
         500,
@@ -76,14 +76,14 @@ class DeployConfig(BroughtModelConfig):
 
     @field_validator("register")
     @classmethod
-    def _a_name(cls, register: str) -> str:
+    def _check_name(cls, register: str) -> str:
         if not register.strip() or set(register) & set("/:"):
             raise ValueError("expected a name without / and :")
         return register
 
     @field_validator("promote")
     @classmethod
-    def _what_is_registered(cls, promote: bool, info: ValidationInfo) -> bool:
+    def _check_register_is_set(cls, promote: bool, info: ValidationInfo) -> bool:
         if promote and info.data.get("register") == "none":
             raise ValueError("expected false without register=name")
         return promote

@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from kdflow.config.base import Config, rarely
+from kdflow.config.base import Config, rarely_used
 from kdflow.hardware import Precision
 
 DECAYING = ("adamw", "muon")  # the optimisers that take `weight_decay`
@@ -47,23 +47,23 @@ class FittingConfig(Config):
         0,
         ge=0,
         le=1,
-        description="of optimizer=adamw or muon: in each step, learning_rate * weight_decay * weight"
-        " is subtracted from each weight, except from biases and normalisation",
-        json_schema_extra=rarely(0),
+        description="of optimizer=adamw or muon: each step subtracts learning_rate * weight_decay *"
+        " weight from each weight, except from biases and normalisation",
+        json_schema_extra=rarely_used(0),
     )
     warmup: int = Field(
         0,
         ge=0,
         description="epochs in which the learning rate rises linearly from 0 to what the schedule"
         " gives",
-        json_schema_extra=rarely(0),
+        json_schema_extra=rarely_used(0),
     )
     clip_norm: float = Field(
         0,
         ge=0,
         description="largest norm of all gradients together, to which larger ones are scaled down;"
         " 0 is no limit",
-        json_schema_extra=rarely(0),
+        json_schema_extra=rarely_used(0),
     )
     ema: float = Field(
         0,
@@ -71,38 +71,38 @@ class FittingConfig(Config):
         lt=1,
         description="evaluate and keep the exponential moving average of the weights with this"
         " decay per step, say 0.999; 0 takes the weights themselves",
-        json_schema_extra=rarely(0),
+        json_schema_extra=rarely_used(0),
     )
     label_smoothing: float = Field(
         0,
         ge=0,
         lt=1,
         description="share of each label that is spread evenly over all classes",
-        json_schema_extra=rarely(0),
+        json_schema_extra=rarely_used(0),
     )
     class_weight: Literal["none", "balanced"] = Field(
         "none",
         description="balanced: weight the labels' term so that every class counts the same, however"
         " many training images it has",
-        json_schema_extra=rarely("none"),
+        json_schema_extra=rarely_used("none"),
     )
     keep: Keep = Field(
         "last",
         description="which weights a training ends with: last (the last epoch's), best_loss or"
         " best_accuracy (those of the epoch with the best val_loss or val_accuracy)",
-        json_schema_extra=rarely("last"),
+        json_schema_extra=rarely_used("last"),
     )
     patience: int = Field(
         0,
         ge=0,
         description="stop after this many epochs without a better val_loss (val_accuracy with"
         " keep=best_accuracy); 0 trains all epochs",
-        json_schema_extra=rarely(0),
+        json_schema_extra=rarely_used(0),
     )
 
     @field_validator("keep", "patience")
     @classmethod
-    def _not_by_the_test_set(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_validation_exists(cls, value: Any, info: ValidationInfo) -> Any:
         neutral = cls.model_fields[str(info.field_name)].default
         if value != neutral and info.data.get("holdout") == 0:
             raise ValueError(f"expected {neutral} with holdout=0, whose validation is the test set")

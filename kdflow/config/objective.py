@@ -6,7 +6,7 @@ from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from kdflow.catalogue.losses import LOSSES
 from kdflow.config.base import HOW_TO_RUN, Config, Seed, canonical, one_of
-from kdflow.config.brought import BroughtTeacherConfig
+from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
 
@@ -34,7 +34,7 @@ WEIGHTS: dict[str, Any] = {
 }
 
 
-def _only_of_the_loss(cls: type[Config], weight: float, info: ValidationInfo) -> float:
+def _check_weight_is_used(cls: type[Config], weight: float, info: ValidationInfo) -> float:
     loss, name = info.data.get("loss"), str(info.field_name)
     default = cls.model_fields[name].default
     if loss and name not in LOSSES[loss].weights and weight != default:
@@ -45,7 +45,7 @@ def _only_of_the_loss(cls: type[Config], weight: float, info: ValidationInfo) ->
 WeightsConfig = create_model(
     "WeightsConfig",
     __base__=LossConfig,
-    __validators__={"only_of_the_loss": field_validator(*WEIGHTS)(_only_of_the_loss)},
+    __validators__={"only_of_the_loss": field_validator(*WEIGHTS)(_check_weight_is_used)},
     **WEIGHTS,
 )
 """The loss and the parameters that one loss alone has, a field each."""
@@ -102,11 +102,14 @@ class ThenDeployConfig(Config):
     )
 
 
-class SeveralConfig(ObjectiveConfig, ReuseConfig, BroughtTeacherConfig, PrecisionConfig):
+class ChainConfig(ObjectiveConfig, ReuseConfig, OwnTeacherConfig, PrecisionConfig):
     """What a step that trains networks one from another takes."""
 
     epochs: int = Field(
-        0, ge=0, lt=2**31, description="passes over the training images; 0 is the default of each network"
+        0,
+        ge=0,
+        lt=2**31,
+        description="passes over the training images; 0 is the default of each network",
     )
     seed: Seed = 0
 

@@ -15,7 +15,7 @@ def resolved(asked: AskedPrecision) -> Precision:
     return native_precision() if asked == "auto" else asked
 
 
-def other_than(asked: AskedPrecision) -> Precision:
+def other_precision(asked: AskedPrecision) -> Precision:
     """The type that a step does not compute in."""
     return "float32" if resolved(asked) == "bfloat16" else "bfloat16"
 

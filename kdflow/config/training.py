@@ -17,7 +17,7 @@ from kdflow.config.base import (
     LearningRate,
     NetworkName,
     Seed,
-    rarely,
+    rarely_used,
 )
 from kdflow.config.fitting import DECAYING, FittingConfig, Settings
 from kdflow.config.precision import PrecisionConfig
@@ -89,7 +89,7 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
         "fresh",
         description="of a .keras file of your own: fresh (its architecture, initialised from seed)"
         " or kept (starts from its weights)",
-        json_schema_extra=rarely("fresh"),
+        json_schema_extra=rarely_used("fresh"),
     )
     evaluate_test: bool = Field(
         True, description="read the test set once, at the end (true or false)"
@@ -97,9 +97,9 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
 
     @field_validator("evaluate_test")
     @classmethod
-    def _no_watched_test_set(cls, evaluate_test: bool, info: ValidationInfo) -> bool:
+    def _check_evaluate_test(cls, evaluate_test: bool, info: ValidationInfo) -> bool:
         if not evaluate_test and info.data.get("holdout") == 0:
-            raise ValueError("expected true with holdout=0, which watches the test set")
+            raise ValueError("expected true with holdout=0, which validates on the test set")
         return evaluate_test
 
     @model_validator(mode="before")
@@ -109,7 +109,9 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
         if dataset is None:
             return given
         network = given.get(cls.network_field) or cls.default_network(dataset)
-        known = network if is_network(network) else "student"  # any other is refused too
+        known = (
+            network if is_network(network) else "student"
+        )  # an unknown name is refused by its own validator
         rate = find_network(known).dropout or 0
         defaults = recipe(dataset, known)._asdict() | {"dropout": rate}
         required = {name for name, field in cls.model_fields.items() if field.is_required()}
@@ -117,14 +119,15 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
         return {cls.network_field: network, **fitting, **given}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combination(self) -> Self:
         if self.weight_decay and self.optimizer not in DECAYING:
             raise ValueError(
                 f"weight_decay: expected 0 with optimizer={self.optimizer}, got {self.weight_decay}"
             )
         if self.warmup and self.schedule == "triangular":
             raise ValueError(
-                f"warmup: expected 0 with schedule=triangular, which rises, got {self.warmup}"
+                "warmup: expected 0 with schedule=triangular, which has a warmup, got"
+                f" {self.warmup}"
             )
         if self.warmup and self.warmup >= self.epochs:
             raise ValueError(

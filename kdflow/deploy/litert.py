@@ -14,7 +14,7 @@ import numpy as np
 
 from kdflow import interrupts
 from kdflow.deploy.tensor import Tensor
-from kdflow.quiet import native_output_held_back
+from kdflow.quiet import native_output_suppressed
 
 if TYPE_CHECKING:
     import keras
@@ -95,7 +95,7 @@ class LiteRTFile:
     def __init__(self, path: Path, threads: int = 1) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        with native_output_held_back(shown_if_it_fails=False):
+        with native_output_suppressed(shown_if_it_fails=False):
             self._interpreter = Interpreter(str(path), num_threads=threads)
             self._interpreter.allocate_tensors()
         (given,) = self._interpreter.get_input_details()
@@ -159,7 +159,7 @@ def _quietly() -> Iterator[None]:
     interrupt."""
     with (
         interrupts.delayed_to_the_end(),
-        native_output_held_back(shown_if_it_fails=False),
+        native_output_suppressed(shown_if_it_fails=False),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
         warnings.catch_warnings(),

@@ -47,7 +47,7 @@ def check_room(network: keras.Model) -> None:
     if free < needed:
         raise KdflowError(
             f"expected {needed / 2**20:.0f} MiB of room in {folder}, got {free / 2**20:.0f} MiB;"
-            " TMPDIR names another folder"
+            " set TMPDIR to another folder"
         )
 
 
@@ -74,7 +74,7 @@ def make(
     for name in names:
         path = folder / name
         if (source := path.with_stem("float32").name) in made.not_made:
-            made.not_made[name] = f"it is made of {source}"
+            made.not_made[name] = f"it needs {source}, which was not made"
             continue
         try:
             _make_whole(path, _writer(network, path, images, weight_bits))

@@ -61,7 +61,7 @@ def manifest(
 
     Args:
         paths: of the files.
-        judged: what each is worth, by name.
+        judged: how each file compares with the network, by name.
         source: the run that trained the network, or the hash of its weights.
         calibration: how the images were drawn that int8 ranges are measured on.
         margin: of the verdicts, 0 to 1.

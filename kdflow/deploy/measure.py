@@ -29,7 +29,7 @@ class Side(NamedTuple):
 
 
 def measured(sides: list[Side], dataset: Dataset, margin: float, threads: int) -> list[Row]:
-    """What each network and each of its files is worth on the test set, how fast it answers and
+    """How accurate each network and each of its files is on the test set, how fast it answers and
     what memory it needs.
 
     Args:

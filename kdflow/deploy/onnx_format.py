@@ -17,7 +17,7 @@ from kdflow import interrupts
 from kdflow.deploy.litert import CUSTOM
 from kdflow.deploy.tensor import Tensor
 from kdflow.errors import reason
-from kdflow.quiet import native_output_held_back
+from kdflow.quiet import native_output_suppressed
 
 if TYPE_CHECKING:
     import keras
@@ -133,7 +133,7 @@ def _quietly() -> Iterator[None]:
     interrupt."""
     with (
         interrupts.delayed_to_the_end(),
-        native_output_held_back(shown_if_it_fails=False),
+        native_output_suppressed(shown_if_it_fails=False),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")

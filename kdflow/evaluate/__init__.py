@@ -1,1 +1,1 @@
-"""What a network is worth: metrics, comparisons with verdicts, and their plots."""
+"""The evaluation of networks: metrics, comparisons with verdicts, and their plots."""

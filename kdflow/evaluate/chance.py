@@ -14,7 +14,8 @@ class AgainstChance(NamedTuple):
     Attributes:
         accuracy: the share of predictions that are right.
         majority: the share of the most frequent label.
-        p_value: how likely so many right ones are for a guess that is right as often as `majority`.
+        p_value: the probability of at least as many right predictions by guesses that are each
+            right with the probability `majority`.
     """
 
     accuracy: float

@@ -25,13 +25,13 @@ class Estimate(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What a candidate's results are worth against a baseline's.
+    """A candidate's results compared with a baseline's.
 
     Attributes:
         difference: candidate minus baseline, paired by seed.
-        p_value: two-sided, of no difference; 1 where all differences are the same, which has none.
+        p_value: of the two-sided test of no difference; 1 where all differences are equal.
         verdict: BEATS or WORSE if the interval of the difference excludes 0, else INCONCLUSIVE.
-            Where all differences are the same it is INCONCLUSIVE, and after `holm` it may be.
+            It is INCONCLUSIVE too where all differences are equal, and `holm` may make it so.
     """
 
     candidate: Estimate

@@ -1,4 +1,4 @@
-"""What a network is worth, computed from its logits or its features with NumPy."""
+"""The metrics of a network, computed from its logits or its features with NumPy."""
 
 import math
 

@@ -18,14 +18,13 @@ class Paired(NamedTuple):
 
     Attributes:
         difference: candidate minus reference, -1 to 1.
-        low, high: each bound is wrong in at most 5 of 100 experiments, so that together they are a
-            90 % interval: a verdict rests on one of them.
+        low, high: one-sided 95 % bounds, so that together they are a 90 % interval: a verdict rests
+            on one of them.
         p_value: of McNemar's exact test, two-sided: both are right equally often.
         lost: images that the reference alone classifies correctly.
         gained: images that the candidate alone does.
         images: how many there are.
-        verdict: SAME if the interval excludes that the candidate loses more than the margin, WORSE
-            if it excludes that it does not, else INCONCLUSIVE.
+        verdict: SAME if `low` is above -margin, WORSE if `high` is below it, else INCONCLUSIVE.
     """
 
     difference: float
@@ -51,7 +50,7 @@ def compare_paired(candidate: np.ndarray, reference: np.ndarray, margin: float) 
 
     Args:
         candidate, reference: (images,) booleans, whether the class is right.
-        margin: the largest loss of accuracy that counts as none, 0 to 1.
+        margin: the largest loss of accuracy that is accepted, 0 to 1.
 
     Raises:
         ValueError: no images, or not as many of one as of the other.

@@ -31,7 +31,7 @@ def learning_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
 
 
 def hint_curves(history: Sequence[dict[str, float]], title: str) -> Figure:
-    """The error of the hints, and what the guided features are worth, per epoch.
+    """The error of the hints, and the accuracy of a classifier on the guided features, per epoch.
 
     Args:
         history: one dict of metrics per epoch, as `training.hint.fit_hint` yields them.

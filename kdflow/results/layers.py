@@ -11,14 +11,14 @@ from kdflow.errors import KdflowError, about
 from kdflow.features import features
 from kdflow.naming import is_hash
 from kdflow.needs import LayersOf, Lookup
-from kdflow.results.brought import is_brought
+from kdflow.results.own_model import is_own_model
 from kdflow.results.records import TrainedModel, current_model
 from kdflow.tags import GUIDED_LAYER_TAG, upstream_tag
 from kdflow.tracking.find import FoundRun, get_run
 
 
 def named(need: LayersOf, dataset: Dataset) -> None:
-    """No path names a hint run's layers."""
+    """None: no path can name a hint run's layers."""
 
 
 def candidates(need: LayersOf, lookup: Lookup) -> list[FoundRun]:
@@ -72,7 +72,7 @@ def made_by(need: LayersOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
 
 def model_source(source: str) -> str:
     """What names the teacher's model where `source` names its logits."""
-    if is_automatic(source) or is_brought(source):
+    if is_automatic(source) or is_own_model(source):
         return source
     if logits.is_folder(source):
         raise KdflowError(

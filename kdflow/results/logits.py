@@ -9,12 +9,12 @@ from kdflow.artifacts.probabilities import as_logits
 from kdflow.config.precision import AskedPrecision, resolved
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, Unfit
+from kdflow.errors import KdflowError, UnfitError
 from kdflow.evaluate.chance import against_chance
 from kdflow.naming import named_by_hash
 from kdflow.needs import LogitsOf, Lookup, ModelOf
 from kdflow.results import models
-from kdflow.results.brought import check_pixels, is_brought, no_better_than_chance
+from kdflow.results.own_model import chance_level_error, check_pixels, is_own_model
 from kdflow.results.records import TeacherLogits, remark
 from kdflow.tags import (
     AVERAGED_TAG,
@@ -32,7 +32,7 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
     """The logits in a folder, or the logarithm of the probabilities there."""
     check_pixels(need.source, need.reading)
     is_probabilities = need.reading.values == "probabilities"
-    if is_automatic(need.source) or is_brought(need.source) or not logits.is_folder(need.source):
+    if is_automatic(need.source) or is_own_model(need.source) or not logits.is_folder(need.source):
         if is_probabilities:
             raise KdflowError(f"expected a folder with values=probabilities, got {need.source}")
         return None
@@ -48,7 +48,7 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
 
 def candidates(need: LogitsOf, lookup: Lookup) -> list[FoundRun]:
     """The export that the user named, or the exports of the model."""
-    if is_brought(need.source):
+    if is_own_model(need.source):
         source = lookup.plan(model_of(need)).result.source
         return _exports(source, need, lookup.dataset)
     if not is_automatic(need.source) and get_run(need.source).step == "export_logits":
@@ -109,7 +109,7 @@ def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
 
 def model_of(need: LogitsOf) -> ModelOf:
     """The model whose logits they are. A run's model keeps its own holdout."""
-    if is_automatic(need.source) or is_brought(need.source):
+    if is_automatic(need.source) or is_own_model(need.source):
         return ModelOf(need.source, need.holdout, reading=need.reading, precision=need.precision)
     trained_with = get_run(need.source).holdout
     _check_holdout(trained_with, need.holdout)
@@ -128,7 +128,7 @@ def _check_against_chance(taught: TeacherLogits, need: LogitsOf, dataset: Datase
     result = against_chance(taught.logits.train[0].argmax(axis=-1), dataset.y_train)
     if not result.is_better:
         causes = "it has not learnt, or its logits are of other images, classes or another order"
-        raise no_better_than_chance(result, taught.logits.manifest.network, causes)
+        raise chance_level_error(result, taught.logits.manifest.network, causes)
 
 
 def _check_holdout(trained_with: float | None, holdout: float) -> None:
@@ -139,7 +139,7 @@ def _check_holdout(trained_with: float | None, holdout: float) -> None:
             " accuracy means little if it has seen the validation images"
         )
     elif holdout and trained_with != holdout:
-        raise Unfit(
-            f"expected one trained with holdout={holdout}, as this run, so that neither"
-            f" trains on the other's validation images; got holdout={trained_with}"
+        raise UnfitError(
+            f"expected a teacher trained with holdout={holdout}, as this run is, so that"
+            f" neither trains on the other's validation images; got holdout={trained_with}"
         )

@@ -5,13 +5,13 @@ from typing import Any
 
 from kdflow import bundle
 from kdflow.config.base import validated
-from kdflow.config.precision import other_than, resolved
+from kdflow.config.precision import other_precision, resolved
 from kdflow.config.training import default_teacher, is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
 from kdflow.needs import Lookup, ModelOf
-from kdflow.results import brought
-from kdflow.results.brought import check_pixels, is_brought
+from kdflow.results import own_model
+from kdflow.results.own_model import check_pixels, is_own_model
 from kdflow.results.records import TrainedModel, verified_model
 from kdflow.tags import KEY_TAG
 from kdflow.tracking.find import MODELS, FoundRun, find_runs, get_run
@@ -20,8 +20,8 @@ from kdflow.tracking.models import check_classifies
 
 def named(need: ModelOf, dataset: Dataset) -> TrainedModel | None:
     """A model that kdflow did not train: a `.keras` or `.h5` file, `runs:/...` or `models:/...`."""
-    if is_brought(need.source):
-        return brought.read(need.source, dataset, need.reading)
+    if is_own_model(need.source):
+        return own_model.read(need.source, dataset, need.reading)
     check_pixels(need.source, need.reading)
     return None
 
@@ -30,12 +30,12 @@ def candidates(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
     """The runs that hold the model; says so if the only ones are of another precision."""
     found = runs_of(need, lookup)
     if not found and is_automatic(need.source):
-        other = replace(need, precision=other_than(need.precision))
+        other = replace(need, precision=other_precision(need.precision))
         if others := runs_of(other, lookup):
             print(
-                f"teacher: {len(others)} earlier run(s) in {other.precision} not used, as this is"
-                f" in {resolved(need.precision)} (precision={other.precision}, or a run's id, uses"
-                " one)"
+                f"teacher: {len(others)} earlier run(s) in {other.precision} are not used, as this"
+                f" run computes in {resolved(need.precision)}; to use one, set"
+                f" precision={other.precision}, or name it by its id"
             )
     return found
 
@@ -61,12 +61,12 @@ def opened(need: ModelOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
 def made_by(need: ModelOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """The bundled teacher is imported; any other is trained at its default settings."""
     if bundle.fits(need.source, dataset, need.holdout):
-        return "bundled", bundle.described()["config"]
+        return "bundled", bundle.metadata()["config"]
     if bundle.is_meant(need.source, dataset):
         print(
-            "teacher: the one that comes with kdflow was trained with"
-            f" holdout={bundle.described()['config']['holdout']}, not {need.holdout}; it does not"
-            " fit"
+            "teacher: the bundled teacher was trained with"
+            f" holdout={bundle.metadata()['config']['holdout']}, not {need.holdout}; it is not"
+            " used"
         )
     return _at_default_settings(need, dataset)
 

@@ -9,7 +9,7 @@ import keras
 from kdflow import network
 from kdflow.artifacts import logits
 from kdflow.dataset import Dataset
-from kdflow.errors import Unfit
+from kdflow.errors import UnfitError
 from kdflow.naming import is_hash
 from kdflow.sources import code_of
 from kdflow.tags import WEIGHTS_TAG
@@ -37,7 +37,7 @@ class TrainedModel(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """What names it in keys. The weights of a run are those of the network that its run has."""
+        """Its identifier in keys: the source if that is a hash, else the SHA-256 of its weights."""
         return self.source if is_hash(self.source) else self.weights_sha256
 
 
@@ -100,13 +100,15 @@ def verified_model(run: FoundRun) -> TrainedModel:
     """The model that a run logged, once its weights are shown to be those of that run.
 
     Raises:
-        Unfit: it cannot be loaded, or has other weights.
-        Unreachable: it cannot be read, though it may be intact.
+        UnfitError: it cannot be loaded, or has other weights.
+        UnreachableError: it cannot be read, though it may be intact.
     """
     model = artifacts.load_model(run)
     expected, found = run.tags[WEIGHTS_TAG], network.weights_sha256(model)
     if expected != found:
-        raise Unfit(f"expected weights with SHA-256 {expected} in run {run.run_id}, got {found}")
+        raise UnfitError(
+            f"expected weights with SHA-256 {expected} in run {run.run_id}, got {found}"
+        )
     accuracy = run.metrics.get("test_accuracy")
     accuracy_words = f", test accuracy {accuracy:.4f}" if accuracy is not None else ""
     words = f"{model.name}, run {run.run_id}{accuracy_words}{remark(run)}"
@@ -119,13 +121,13 @@ def current_model(run: FoundRun, name: str, dataset: Dataset) -> TrainedModel:
     computes in this version of the code.
 
     Raises:
-        Unfit: it does not, cannot be loaded, or has other weights than those of the run.
-        Unreachable: it cannot be read, though it may be intact.
+        UnfitError: it does not, cannot be loaded, or has other weights than those of the run.
+        UnreachableError: it cannot be read, though it may be intact.
     """
     there = verified_model(run)
     here = network.untrained(name, dataset.image_shape, dataset.classes)
     if network.architecture_sha256(here) != network.architecture_sha256(there.network):
-        raise Unfit(
+        raise UnfitError(
             f"expected {name} as it is now, got run {run.run_id}, whose network has other layers or"
             f" settings{remark(run)}"
         )

@@ -31,7 +31,7 @@ def candidates(need: Training, lookup: Lookup) -> list[FoundRun]:
 def opened(need: Training, run: FoundRun, dataset: Dataset) -> StepResult:
     """The figures of a run, after a check that its model is intact and computes what its network
     computes now."""
-    values = dict(need.values)  # a network of one's own may have been elsewhere then
+    values = dict(need.values)  # a user's own network may have been elsewhere then
     trained = values.get("student") or values.get("arch") or run.params["student"]
     current_model(run, str(trained), dataset)
     return StepResult(run.run_id, run.metrics, run.tags["mlflow.runName"], remark(run))

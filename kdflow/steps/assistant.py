@@ -1,5 +1,5 @@
 """Distil along a chain of networks, each from the logits of the one before it, and compare the last
-with what it is worth without the chain (Mirzadeh et al. 2020, "Improved Knowledge Distillation via
+with the same network without the chain (Mirzadeh et al. 2020, "Improved Knowledge Distillation via
 Teacher Assistant")."""
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pydantic import Field, field_validator, model_validator
 
 from kdflow.catalogue.networks import NETWORKS, find_network, is_network
 from kdflow.catalogue.networks.own import FORMS
-from kdflow.config.brought import BroughtTeacherConfig
-from kdflow.config.objective import ObjectiveConfig, SeveralConfig
+from kdflow.config.objective import ChainConfig, ObjectiveConfig
+from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.config.training import default_pupil, default_student
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Need, Step, Training, training
-from kdflow.steps.baseline import beside
+from kdflow.steps.baseline import baseline_for
 from kdflow.steps.distill import DistillConfig, logits_needed
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kdflow.tracking.run import Run
 
 
-class AssistantConfig(SeveralConfig):
+class AssistantConfig(ChainConfig):
     """Distil along a chain of networks, each from the logits of the one before it."""
 
     chain: str = Field(
@@ -43,7 +43,7 @@ class AssistantConfig(SeveralConfig):
 
     @field_validator("chain")
     @classmethod
-    def _at_least_two(cls, chain: str) -> str:
+    def _check_chain(cls, chain: str) -> str:
         teacher, *students = (part.strip() for part in chain.split(","))
         unknown = [student for student in students if not is_network(student)]
         if not teacher or not students or unknown:
@@ -107,15 +107,15 @@ def run(
     return metrics
 
 
-def distillation(config: SeveralConfig, student: str, teacher: str) -> DistillConfig:
+def distillation(config: ChainConfig, student: str, teacher: str) -> DistillConfig:
     """The distillation of one student, with the objective and budget that all have."""
-    shared = {*ObjectiveConfig.model_fields, *BroughtTeacherConfig.model_fields, "precision"}
+    shared = {*ObjectiveConfig.model_fields, *OwnTeacherConfig.model_fields, "precision"}
     objective = config.model_dump(include=shared)
     values: dict[str, Any] = {"student": student, "teacher": teacher, **objective, **config.budget}
     return DistillConfig(**values)
 
 
-def hop(config: SeveralConfig, student: str, source: str | Training, *, parameter: str) -> Training:
+def hop(config: ChainConfig, student: str, source: str | Training, *, parameter: str) -> Training:
     """The distillation of one student from a teacher, or from a run that has yet to be made."""
     if isinstance(source, str):
         values = distillation(config, student, source).model_dump()
@@ -126,11 +126,11 @@ def hop(config: SeveralConfig, student: str, source: str | Training, *, paramete
 
 
 def controls(
-    config: SeveralConfig, student: str, teacher: str, *, parameter: str
+    config: ChainConfig, student: str, teacher: str, *, parameter: str
 ) -> tuple[Training, Training]:
     """A student from labels alone, and straight from the first teacher."""
     straight = distillation(config, student, teacher)
-    alone = training("baseline", parameter=parameter, **beside(straight).model_dump())
+    alone = training("baseline", parameter=parameter, **baseline_for(straight).model_dump())
     return alone, training("distill", parameter=parameter, **straight.model_dump())
 
 

@@ -31,7 +31,7 @@ def run(run: Run, config: BaselineConfig, dataset: Dataset) -> dict[str, float]:
     return train_network(run, config, dataset, labels_term(config, dataset), title(config))
 
 
-def beside(config: DistillConfig) -> BaselineConfig:
+def baseline_for(config: DistillConfig) -> BaselineConfig:
     """What a distillation has to beat: its student from labels alone, with the same seed, budget
     and augmentation."""
     shared = config.model_dump(include=set(BaselineConfig.model_fields))

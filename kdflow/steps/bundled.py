@@ -33,7 +33,7 @@ def run(run: Run, config: TeacherConfig, dataset: Dataset) -> dict[str, float]:
         {
             KEY_TAG: bundle.key(),
             WEIGHTS_TAG: network.weights_sha256(model),
-            BUNDLED_TAG: f"trained by commit {bundle.described()['commit']}",
+            BUNDLED_TAG: f"trained by commit {bundle.metadata()['commit']}",
         }
     )
     print(f"{title(config)}: test accuracy {metrics['test_accuracy']:.4f}")

@@ -11,7 +11,7 @@ from kdflow.config.objective import ReuseConfig
 from kdflow.naming import run_name
 from kdflow.needs import Need, Step, training
 from kdflow.steps import distill
-from kdflow.steps.baseline import beside
+from kdflow.steps.baseline import baseline_for
 from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig
 from kdflow.tags import VERDICT_TAG
@@ -31,7 +31,7 @@ class CompareConfig(DistillConfig, ReuseConfig):
 
     @field_validator("seeds")
     @classmethod
-    def _all_are_seeds(cls, seeds: int, info: ValidationInfo) -> int:
+    def _check_last_seed(cls, seeds: int, info: ValidationInfo) -> int:
         first = info.data.get("seed", 0)
         if first + seeds > SEED_LIMIT:
             raise ValueError(f"expected at most {SEED_LIMIT - first} from seed {first} on")
@@ -45,14 +45,16 @@ class CompareConfig(DistillConfig, ReuseConfig):
 
 def title(config: CompareConfig) -> str:
     first, last = config.all_seeds[0], config.all_seeds[-1]
-    return run_name(config.objective, config.start, f"s{first}-{last}", "compare", config.lesson)
+    return run_name(
+        config.objective, config.start, f"s{first}-{last}", "compare", config.student_and_teacher
+    )
 
 
 def needs(config: CompareConfig, dataset: Dataset) -> dict[str, Need]:
     inputs = distill.needs(config, dataset)
     for seed in config.all_seeds:
         student = DistillConfig(**config.model_dump(exclude={"seeds", "reuse"}) | {"seed": seed})
-        for step, each in {"baseline": beside(student), "distill": student}.items():
+        for step, each in {"baseline": baseline_for(student), "distill": student}.items():
             need = training(step, parameter="student", **each.model_dump())
             inputs[f"{step}_{seed}"] = need
     return inputs
@@ -92,7 +94,7 @@ def run(
     metrics = metrics_of(result)
     run.log(metrics)
     head_start = (
-        f" (the {init.epochs} epochs of hints are the distilled side's alone)" if init else ""
+        f" (only the distilled students had the {init.epochs} epochs of hints)" if init else ""
     )
     print(
         f"{title(config)}: {metric} distilled {result.candidate}, from labels alone"

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdflow.config.brought import Reading
 from kdflow.config.deploy import DeployConfig
+from kdflow.config.own_teacher import Reading
 from kdflow.errors import KdflowError, about, is_disk_full
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
@@ -32,12 +32,12 @@ def title(config: DeployConfig) -> str:
 
 
 def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
-    from kdflow.results.brought import is_brought
+    from kdflow.results.own_model import is_own_model
 
     with about("model"):
         source = _last_distillation(config, dataset) if config.model == "auto" else config.model
-    reads_teacher = is_brought(config.teacher)
-    reading = config.reading if is_brought(source) or not reads_teacher else Reading()
+    reads_teacher = is_own_model(config.teacher)
+    reading = config.reading if is_own_model(source) or not reads_teacher else Reading()
     model = ModelOf(source, config.holdout, reading=reading, parameter="model")
     inputs: dict[str, Need] = {"model": model}
     upstream = upstream_needs(source)
@@ -133,7 +133,9 @@ def run(
             to = _subfolder(folder, "quantised")
             make.make(network, images, to, litert, config.weight_bits).paths[-1].replace(int8)
 
-        adapted = quantised.adapt(run, config, dataset, model, logits, int8, write_again)
+        adapted = quantised.fine_tune_if_worse(
+            run, config, dataset, model, logits, int8, write_again
+        )
         run.log_folder(folder / FILES, FILES)
         sides = [Side("student", model.network, made.paths)]
         if teacher:

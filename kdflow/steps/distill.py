@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.catalogue.networks import find_network
-from kdflow.config.brought import BroughtTeacherConfig
-from kdflow.config.objective import ObjectiveConfig, SeveralConfig, ThenDeployConfig
+from kdflow.config.objective import ChainConfig, ObjectiveConfig, ThenDeployConfig
+from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.config.training import StudentConfig, TrainingConfig, is_automatic
 from kdflow.naming import run_name
 from kdflow.needs import LayersOf, LogitsOf, Need, Step
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kdflow.training.objective import Distillation
 
 
-class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, BroughtTeacherConfig):
+class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, OwnTeacherConfig):
     """Train the student from labels and a teacher's cached logits."""
 
     network_field = "student"
@@ -44,7 +44,7 @@ class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, BroughtTeach
 
     @field_validator("init")
     @classmethod
-    def _one_start(cls, init: str, info: ValidationInfo) -> str:
+    def _check_init(cls, init: str, info: ValidationInfo) -> str:
         if init != "none" and info.data.get("initial_weights") == "kept":
             raise ValueError("expected none with initial_weights=kept")
         return init
@@ -55,7 +55,7 @@ class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, BroughtTeach
         return "" if self.init == "none" else "hint"
 
     @property
-    def lesson(self) -> str:
+    def student_and_teacher(self) -> str:
         """Who learns in a run's name, and from whom, if the user has named a network."""
         is_named = self.teacher != "auto" and is_automatic(self.teacher)
         taught = f"<-{find_network(self.teacher).name}" if is_named else ""
@@ -67,7 +67,9 @@ class DistillCommand(DistillConfig, ThenDeployConfig):
 
 
 def title(config: DistillConfig) -> str:
-    return run_name(config.objective, config.start, f"s{config.seed}", "distill", config.lesson)
+    return run_name(
+        config.objective, config.start, f"s{config.seed}", "distill", config.student_and_teacher
+    )
 
 
 def needs(config: DistillConfig, dataset: Dataset) -> dict[str, Need]:
@@ -78,7 +80,7 @@ def needs(config: DistillConfig, dataset: Dataset) -> dict[str, Need]:
 
 
 def logits_needed(
-    config: DistillConfig | SeveralConfig, teacher: str, views: int, *, parameter: str = "teacher"
+    config: DistillConfig | ChainConfig, teacher: str, views: int, *, parameter: str = "teacher"
 ) -> LogitsOf:
     """A teacher's logits, with so many views.
 

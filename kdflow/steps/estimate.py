@@ -16,7 +16,7 @@ WORTH_MEASURING = 1e12  # multiply-adds of a whole training: some ten seconds on
 MAX_OVERHEAD = 30  # seconds that the batches of a training take whatever the network
 
 
-def about_how_long(dataset: Dataset) -> Callable[[Planned], str]:
+def duration_estimator(dataset: Dataset) -> Callable[[Planned], str]:
     """From a planned step to an estimate in words: measured on a few batches where it is long,
     empty where the step trains nothing."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from kdflow.config.brought import BroughtModelConfig
+from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
 from kdflow.naming import run_name, short_source
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from kdflow.artifacts.checkpoints import Checkpoint
     from kdflow.artifacts.logits import Manifest
-    from kdflow.artifacts.unfinished import Unfinished
     from kdflow.dataset import Dataset
     from kdflow.image_file import Pixels
     from kdflow.results.records import TrainedModel
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 IMAGES_AT_A_TIME = 5000
 
 
-class ExportLogitsConfig(BroughtModelConfig, ViewSetConfig, AveragedConfig, PrecisionConfig):
+class ExportLogitsConfig(OwnModelConfig, ViewSetConfig, AveragedConfig, PrecisionConfig):
     """Log a model's raw logits on every training and test image as a verified artifact."""
 
     model: str = Field(
@@ -73,12 +73,12 @@ def resolved(
     """The config with the precision of the logits that come with kdflow, if it is these."""
     from kdflow import bundle
 
-    if not _come_with_kdflow(config, dataset):
+    if not _are_bundled(config, dataset):
         return config
     return config.model_copy(update={"precision": bundle.precision()})
 
 
-def _come_with_kdflow(config: ExportLogitsConfig, dataset: Dataset) -> bool:
+def _are_bundled(config: ExportLogitsConfig, dataset: Dataset) -> bool:
     from kdflow import bundle
 
     counted = config.views, config.view_set, config.averaged
@@ -109,8 +109,8 @@ def run(
     started = time.perf_counter()
     averaged = {AVERAGED_TAG: MIRRORED} if config.averaged else {}
     run.set_tags({PRECISION_TAG: config.computed_in} | averaged)
-    if _come_with_kdflow(config, dataset):
-        print(f"logits: these come with kdflow too, in {config.precision}")
+    if _are_bundled(config, dataset):
+        print(f"logits: using the bundled logits, computed in {config.precision}")
         manifest = logits.read(bundle.LOGITS, dataset, views=bundle.VIEWS).manifest
         run.log_folder(bundle.LOGITS, LOGITS_FOLDER)
     else:
@@ -141,7 +141,7 @@ def _export(
             network,
             view_set=config.view_set,
             averaged=config.averaged,
-            place=run.place,
+            checkpoint=run.checkpoint,
         )
         manifest = logits.write(
             folder,
@@ -165,14 +165,14 @@ def logits_per_view(
     network: keras.Model,
     images: Pixels,
     view_count: int,
-    place: Unfinished | None = None,
+    checkpoint: Checkpoint | None = None,
     split: str = "",
     view_set: str = "shifts",
     averaged: bool = False,
 ) -> np.ndarray:
     """(views, images, classes) float32, each view's own or the mean over it and its mirror image.
-    Only a part of the images is copied at a time; the parts that `place` keeps of this split, from
-    before an interrupt, are not computed again."""
+    Only a part of the images is copied at a time; the parts that `checkpoint` keeps of this split,
+    from before an interrupt, are not computed again."""
     import numpy as np
     from tqdm import tqdm
 
@@ -181,13 +181,13 @@ def logits_per_view(
 
     def computed(view: int, part: np.ndarray) -> np.ndarray:
         name = f"{split}-{view}-{part[0]}-{len(part)}"
-        kept = place.load_part(name) if place else None
+        kept = checkpoint.load_part(name) if checkpoint else None
         if kept is not None:
             return kept
         logits = predict_logits(network, images, part, view, view_set)
-        if place:
+        if checkpoint:
             with contextlib.suppress(OSError):  # a full disk fails the export itself, if it is full
-                place.save_part(name, logits)
+                checkpoint.save_part(name, logits)
         return logits
 
     parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))

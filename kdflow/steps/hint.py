@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from kdflow.config.base import BatchSize, Epochs, LearningRate, Seed, rarely
-from kdflow.config.brought import BroughtModelConfig
+from kdflow.config.base import BatchSize, Epochs, LearningRate, Seed, rarely_used
 from kdflow.config.fitting import Settings
+from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.config.precision import PrecisionConfig
 from kdflow.config.training import StudentConfig
 from kdflow.errors import about
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kdflow.tracking.run import Run
 
 
-class HintConfig(StudentConfig, BroughtModelConfig, PrecisionConfig):
+class HintConfig(StudentConfig, OwnModelConfig, PrecisionConfig):
     """Train the student's lower layers to reproduce the output of a teacher's hint layer: FitNets,
     stage one."""
 
@@ -57,7 +57,7 @@ class HintConfig(StudentConfig, BroughtModelConfig, PrecisionConfig):
         description="cached: each image goes through the teacher once, and its hints are kept on"
         " disk until the training ends; recomputed: each batch goes through the teacher again,"
         " which is slower and needs no disk",
-        json_schema_extra=rarely("cached"),
+        json_schema_extra=rarely_used("cached"),
     )
     epochs: Epochs = 10
     batch_size: BatchSize = 128
@@ -155,7 +155,7 @@ def run(
             train_hints=of_images[0],
             validation_hints=of_images[-1],
             settings=config.settings,
-            place=run.place,
+            checkpoint=run.checkpoint,
         ):
             run.log(metrics, epoch)
             history.append(metrics)
@@ -192,7 +192,7 @@ def _hints(
         yield [hints.Recomputed(teacher, images) for images in arrays]
         return
     started = time.perf_counter()
-    with hints.cached(teacher, arrays, cache_folder(), run.place) as cached:
+    with hints.cached(teacher, arrays, cache_folder(), run.checkpoint) as cached:
         print(
             f"hints: each image has passed the teacher once, in {time.perf_counter() - started:.1f}"
             " s; kept on disk until the training ends"

@@ -1,4 +1,4 @@
-"""The ledger of a step that trains several networks: what each is and is worth."""
+"""The ledger of a step that trains several networks: how each was made, and its accuracy."""
 
 import math
 from typing import Any

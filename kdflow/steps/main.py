@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 
 from kdflow.catalogue.networks import find_network
 from kdflow.config.base import NetworkName
-from kdflow.config.brought import BroughtModelConfig
-from kdflow.config.objective import SeveralConfig, ThenDeployConfig
+from kdflow.config.objective import ChainConfig, ThenDeployConfig
+from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.config.training import StudentConfig
 from kdflow.naming import run_name
 from kdflow.needs import Need, Step, training
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdflow.tracking.run import Run
 
 
-class MainConfig(SeveralConfig, StudentConfig, ThenDeployConfig):
+class MainConfig(ChainConfig, StudentConfig, ThenDeployConfig):
     """Run everything under one parent run: teacher, logits, baseline, hints, distillation without
     and with hints, a chain of assistants, one table."""
 
@@ -38,7 +38,7 @@ class MainConfig(SeveralConfig, StudentConfig, ThenDeployConfig):
 
     @field_validator("teacher")
     @classmethod
-    def _a_single_one(cls, teacher: str) -> str:
+    def _check_teacher(cls, teacher: str) -> str:
         if not teacher.strip() or "," in teacher:
             raise ValueError("expected a single teacher")
         return teacher
@@ -50,7 +50,7 @@ def title(config: MainConfig) -> str:
 
 def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
     alone, kd = controls(config, config.student, config.teacher, parameter="student")
-    reading = config.model_dump(include={*BroughtModelConfig.model_fields, "precision"})
+    reading = config.model_dump(include={*OwnModelConfig.model_fields, "precision"})
     shared = reading | config.budget
     hint = training(
         "hint", parameter="student", student=config.student, teacher=config.teacher, **shared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdflow.config.brought import Reading
+from kdflow.config.own_teacher import Reading
 from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError
 from kdflow.naming import is_hash
@@ -21,10 +21,10 @@ LOGITS, TEACHER = upstream_tag("logits"), upstream_tag("teacher")  # tags of wha
 def upstream_needs(source: str) -> dict[str, Need]:
     """The `logits` that taught the run `source` and their `teacher`, as far as they are runs in the
     store."""
-    from kdflow.results.brought import is_brought
+    from kdflow.results.own_model import is_own_model
     from kdflow.tracking.find import get_run
 
-    if is_automatic(source) or is_brought(source):
+    if is_automatic(source) or is_own_model(source):
         return {}
     needs: dict[str, Need] = {}
     try:
@@ -102,9 +102,9 @@ def _in_words(source: str | None) -> str:
     from kdflow.tracking.find import get_run
 
     if source is None:
-        return f"{NOT_KNOWN}: its logits were brought, not made by a run of kdflow"
+        return f"{NOT_KNOWN}: its logits were not made by a run of kdflow"
     if is_hash(source):
-        return f"brought, not made by a run of kdflow: {source}"
+        return f"not made by a run of kdflow: {source}"
     try:
         run = get_run(source)
     except KdflowError as error:

@@ -1,5 +1,5 @@
-"""Quantisation-aware distillation: a network whose int8 file loses too much learns again from the
-logits that taught it, while it computes as the file will."""
+"""Quantisation-aware distillation: a network whose int8 file loses too much accuracy is
+fine-tuned on the logits that taught it, while it computes as the file will."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from kdflow.config.deploy import DeployConfig
 
 BATCH_SIZE, LEARNING_RATE = 64, 1e-3
-# Of a distillation: what does not say how its student is taught. It may name a file that has moved.
-OF_THE_NETWORK = {"student", "teacher", "initial_weights", "dropout"}
+# Parameters of a distillation that do not say how its student is taught; files may have moved.
+NOT_REUSED = {"student", "teacher", "initial_weights", "dropout"}
 
 
-class Lessons(NamedTuple):
-    """What a network learns again.
+class FineTuning(NamedTuple):
+    """What a network is fine-tuned on.
 
     Attributes:
         views, view_set: how many views of each image it sees, of which set.
@@ -47,7 +47,7 @@ class Lessons(NamedTuple):
     words: str
 
 
-def adapt(
+def fine_tune_if_worse(
     run: Run,
     config: DeployConfig,
     dataset: Dataset,
@@ -56,7 +56,7 @@ def adapt(
     path: Path,
     write: Callable[[keras.Model], None],
 ) -> dict[str, Any] | None:
-    """If an int8 file loses more than the margin on images that are no test images, train its
+    """If an int8 file loses more than the margin on validation or training images, train its
     network to compute as the file does, and write the file again; the better of the two is kept.
 
     Args:
@@ -82,14 +82,14 @@ def adapt(
     run.log({"quantised_lost_before": lost_plain})
     if lost_plain <= config.margin or not config.quantised_epochs:
         return None
-    lessons = _lessons(config, dataset, model, logits)
+    tuning = _fine_tuning(config, dataset, model, logits)
     print(
         f"{path.name}: loses {lost_plain:.2f} points of accuracy on the {words}, more than"
         f" {config.margin:g}; {config.quantised_epochs} epochs of quantisation-aware distillation"
-        f" from {lessons.words}"
+        f" from {tuning.words}"
     )
     plain = path.read_bytes()
-    write(_trained(run, config, dataset, model, lessons))
+    write(_trained(run, config, dataset, model, tuning))
     lost_adapted = lost()
     run.log({"quantised_lost_after": lost_adapted})
     is_better = lost_adapted < lost_plain
@@ -102,7 +102,7 @@ def adapt(
         return None
     return {
         "epochs": config.quantised_epochs,
-        "from": lessons.words,
+        "from": tuning.words,
         "lost_points_before": lost_plain,
         "lost_points_after": lost_adapted,
         "of": words,
@@ -115,22 +115,22 @@ def _watched(dataset: Dataset, holdout: float) -> tuple[np.ndarray, str]:
     return (validation, "validation images") if len(validation) else (train, "training images")
 
 
-def _lessons(
+def _fine_tuning(
     config: DeployConfig, dataset: Dataset, model: TrainedModel, logits: TeacherLogits | None
-) -> Lessons:
+) -> FineTuning:
     if logits is None:
         own = predict_logits(model.network, dataset.x_train)[np.newaxis]
-        return Lessons(Distillation(own, temp=1, alpha=1), 1, "shifts", "its own logits")
+        return FineTuning(Distillation(own, temp=1, alpha=1), 1, "shifts", "its own logits")
     values = artifacts.read_json(get_run(model.source), "config.json")
-    taught_by = {name: value for name, value in values.items() if name not in OF_THE_NETWORK}
+    taught_by = {name: value for name, value in values.items() if name not in NOT_REUSED}
     distilled = validated(distill.DistillConfig, taught_by | dataset.parameters)
     taught = distill.objective(distilled, dataset, logits)
     words = f"the logits of {logits.logits.manifest.network}"
-    return Lessons(taught, distilled.views, distilled.view_set, words)
+    return FineTuning(taught, distilled.views, distilled.view_set, words)
 
 
 def _trained(
-    run: Run, config: DeployConfig, dataset: Dataset, model: TrainedModel, lessons: Lessons
+    run: Run, config: DeployConfig, dataset: Dataset, model: TrainedModel, tuning: FineTuning
 ) -> keras.Model:
     """A copy of the network that has learnt again."""
     network = exportable(model.network)
@@ -143,15 +143,15 @@ def _trained(
         BATCH_SIZE,
         config.calibration_seed,
         schedule="cosine",
-        views=lessons.views,
-        view_set=lessons.view_set,
+        views=tuning.views,
+        view_set=tuning.view_set,
         keep="best_accuracy" if len(validation) else "last",
     )
     epochs = fit(
         simulated(network, config.weight_bits),
         Images(dataset.x_train, dataset.y_train, train),
         Images(dataset.x_train, dataset.y_train, watched),
-        lessons.objective,
+        tuning.objective,
         settings,
     )
     for epoch, metrics in epochs:

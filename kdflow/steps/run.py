@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from kdflow.artifacts import unfinished
+from kdflow.artifacts import checkpoints
 from kdflow.catalogue.datasets import find_dataset
 from kdflow.config.base import Config, validated
 from kdflow.config.deploy import DeployConfig
@@ -15,7 +15,7 @@ from kdflow.needs import Step
 from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps.bundled import BUNDLED
-from kdflow.steps.estimate import about_how_long
+from kdflow.steps.estimate import duration_estimator
 from kdflow.tags import upstream_tag
 from kdflow.tracking import runs, saved_views, store
 from kdflow.tracking.find import get_run
@@ -58,14 +58,14 @@ def run_step(name: str, config: Config) -> str | None:
     plan was asked for."""
     store.open_store()
     deliver_left_over()
-    unfinished.remove_old()
+    checkpoints.remove_old()
     dataset = load(config.dataset, config.holdout, config.dataset_options)
     resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
     planned = resolver.plan_step(name, config)
     deploys = getattr(config, "deploy", False)
     if deploys:
         extra.check_installed(onnx=True)
-    print("plan:", *resolver.lines([planned], about_how_long(dataset)), sep="\n")
+    print("plan:", *resolver.lines([planned], duration_estimator(dataset)), sep="\n")
     if deploys:
         print("  run     deploy the student of that run")
     if config.plan_only:
@@ -74,5 +74,5 @@ def run_step(name: str, config: Config) -> str | None:
     run_id, _ = resolver.make(planned)
     if deploys:
         _deploy(run_id, resolver)
-    print(f"run {run_id}; all runs: {saved_views.how_to_see(runs.experiment_of(run_id))}")
+    print(f"run {run_id}; all runs: {saved_views.link_or_command(runs.experiment_of(run_id))}")
     return run_id

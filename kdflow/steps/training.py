@@ -48,7 +48,7 @@ def train_network(
         initial: lower layers of the same network with the weights that those start from; all
             others start from random ones.
     """
-    network, epochs = begin(run, config, dataset, objective, initial)
+    network, epochs = start_training(run, config, dataset, objective, initial)
     if teacher:
         print(_teachers_size(network, teacher.manifest))
     history: list[Metrics] = []
@@ -57,9 +57,9 @@ def train_network(
         history.append(measured)
     run.set_tags({WEIGHTS_TAG: networks.weights_sha256(network)})
     run.log_model(network, dataset.class_names)
-    final = end(run, config, dataset, network, teacher)
+    final = evaluate_and_log(run, config, dataset, network, teacher)
     run.log_figure(plots.learning_curves(history, title), "learning_curves.png")
-    last = kept(run, config, history) | final
+    last = log_kept_epoch(run, config, history) | final
     print(f"{title}: {_in_words(last)}")
     if teacher and config.evaluate_test:
         print(
@@ -86,7 +86,7 @@ def _teachers_size(student: keras.Model, teacher: Manifest) -> str:
     return line
 
 
-def kept(run: Run, config: TrainingConfig, history: list[Metrics]) -> Metrics:
+def log_kept_epoch(run: Run, config: TrainingConfig, history: list[Metrics]) -> Metrics:
     """The metrics of the epoch whose weights a training ends with; logs which it is and how well it
     does on validation images, unless it is always the last one."""
     if config.keep == "last":
@@ -109,7 +109,7 @@ def labels_term(config: TrainingConfig, dataset: Dataset) -> Labels:
     return Labels(config.label_smoothing, weights)
 
 
-def begin(
+def start_training(
     run: Run,
     config: TrainingConfig,
     dataset: Dataset,
@@ -134,14 +134,14 @@ def begin(
     untrained = networks.untrained_statistics(network, steps)
     if untrained > MAX_INITIAL_SHARE and not config.keeps_weights:
         print(
-            f"{name}: after the {steps:,} steps of this training its batch normalisation still"
-            f" consists of its initial statistics by {untrained:.0%}, so that validation and test"
-            " accuracy will be low; more epochs or a smaller batch_size help"
+            f"{name}: after the {steps:,} steps of this training, {untrained:.0%} of the statistics"
+            " of batch normalisation will still be their initial values, so that validation and"
+            " test accuracy will be low; use more epochs or a smaller batch_size"
         )
-    return network, fit(network, train, validation, objective, config.settings, run.place)
+    return network, fit(network, train, validation, objective, config.settings, run.checkpoint)
 
 
-def end(
+def evaluate_and_log(
     run: Run,
     config: TrainingConfig,
     dataset: Dataset,

@@ -12,11 +12,11 @@ import mlflow
 from mlflow.entities import LoggedModelStatus
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.model_file import MODEL_FILES, check_file, load_file, loaded
 from kdflow.tracking.find import FoundRun
 from kdflow.tracking.run import MODEL_NAME
-from kdflow.tracking.store import logged_models, patiently
+from kdflow.tracking.store import logged_models, with_retries
 
 LOGITS_FOLDER = "logits"
 
@@ -26,8 +26,8 @@ def folder(run: FoundRun, name: str = "") -> Path:
     the store is on this machine, else downloaded for as long as this process lives.
 
     Raises:
-        Unfit: the run has none.
-        Unreachable: it cannot be read, though it may be there.
+        UnfitError: the run has none.
+        UnreachableError: it cannot be read, though it may be there.
     """
     return _fetched(f"{run.artifact_uri}/{name}".rstrip("/"), run, name or "artifacts")
 
@@ -41,24 +41,24 @@ def load_model(run: FoundRun) -> keras.Model:
     """The Keras model that the run logged.
 
     Raises:
-        Unfit: the run has none, or it is damaged.
-        Unreachable: it cannot be read, though it may be there.
+        UnfitError: the run has none, or it is damaged.
+        UnreachableError: it cannot be read, though it may be there.
     """
     what = f"run {run.run_id} ({run.step})"
-    models = patiently(what, lambda: logged_models(run.experiment_id, run.run_id, MODEL_NAME))
+    models = with_retries(what, lambda: logged_models(run.experiment_id, run.run_id, MODEL_NAME))
     logged = [model for model in models if model.status == LoggedModelStatus.READY]
     if not logged:
-        raise Unfit(f"{what}: no model can be loaded: it has logged none")
+        raise UnfitError(f"{what}: no model can be loaded: it has logged none")
     folder = _fetched(logged[0].artifact_location, run, MODEL_NAME)
     try:
         for file in folder.rglob("*.keras"):
             file.read_bytes()
     except OSError as error:  # of the disk or the network, not of what the file holds
-        raise Unreachable(f"{what}: its {MODEL_NAME} cannot be read: {error}") from error
+        raise UnreachableError(f"{what}: its {MODEL_NAME} cannot be read: {error}") from error
     try:
         return load_keras(str(folder))
     except KdflowError as error:
-        raise Unfit(f"{what}: {error}") from error
+        raise UnfitError(f"{what}: {error}") from error
 
 
 def load_keras(source: str) -> keras.Model:
@@ -94,7 +94,7 @@ def _check_flavour(source: str) -> None:
 def read_json(run: FoundRun, name: str) -> dict[str, Any]:
     """A value that `Run.log_json` logged."""
     uri = f"{run.artifact_uri}/{name}"
-    value: dict[str, Any] = patiently(uri, lambda: mlflow.artifacts.load_dict(uri))
+    value: dict[str, Any] = with_retries(uri, lambda: mlflow.artifacts.load_dict(uri))
     return value
 
 
@@ -109,14 +109,16 @@ def _fetched(uri: str, run: FoundRun, what: str) -> Path:
                 return local
             root = _local_path(run.artifact_uri)
             if not root or root.parents[2].exists():
-                raise Unfit(f"{described} has no {what}")
+                raise UnfitError(f"{described} has no {what}")
         except OSError as error:  # `exists` raises if a folder above must not be read
-            raise Unreachable(f"{described}: its {what} cannot be read: {error}") from error
-        raise Unreachable(f"{described}: expected the artifacts in {root.parents[2]}, got none")
+            raise UnreachableError(f"{described}: its {what} cannot be read: {error}") from error
+        raise UnreachableError(
+            f"{described}: expected the artifacts in {root.parents[2]}, got none"
+        )
     listed = mlflow.artifacts.list_artifacts
-    if not patiently(f"{described}: its {what}", lambda: listed(artifact_uri=uri)):
-        raise Unfit(f"{described} has no {what}")
-    return patiently(f"{described}: its {what}", lambda: _downloaded(uri))
+    if not with_retries(f"{described}: its {what}", lambda: listed(artifact_uri=uri)):
+        raise UnfitError(f"{described} has no {what}")
+    return with_retries(f"{described}: its {what}", lambda: _downloaded(uri))
 
 
 def _local_path(uri: str) -> Path | None:

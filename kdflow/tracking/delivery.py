@@ -42,7 +42,7 @@ class Delivery:
         self._queue: deque[tuple[Journal, Entry]] = deque()
         self._open: list[Journal] = []
         self._thread: threading.Thread | None = None
-        self._is_away = False
+        self._is_unreachable = False
         self._given_up = False
 
     def put(self, journal: Journal, entry: Entry) -> None:
@@ -107,21 +107,21 @@ class Delivery:
             try:
                 deliver(journal, entry)
                 break
-            except Exception as error:  # what a silent server raises depends on the store
+            except Exception as error:  # what an unreachable server raises depends on the store
                 why = textwrap.shorten(reason(error), 200)
-                if not store.is_away(error):
+                if not store.is_unreachable(error):
                     journal.rejected = why
                     break
-                if not self._is_away:
-                    self._is_away = True
+                if not self._is_unreachable:
+                    self._is_unreachable = True
                     tqdm.write(
                         f"tracking store: {store.address()} does not answer ({why}); the run goes"
                         f" on, and what it logs is kept in {journal.folder}"
                     )
             time.sleep(pause)
             pause = min(2 * pause, RETRY_AT_MOST_EVERY)
-        if self._is_away:
-            self._is_away = False
+        if self._is_unreachable:
+            self._is_unreachable = False
             tqdm.write(f"tracking store: {store.address()} answers again")
 
 
@@ -137,7 +137,7 @@ def deliver(journal: Journal, entry: Entry) -> None:
     try:
         DELIVER[entry.kind](journal, entry)
     except MlflowException as error:
-        if store.is_away(error):
+        if store.is_unreachable(error):
             raise
         DELIVER[entry.kind](journal, entry)
 

@@ -17,7 +17,7 @@ def chosen_id() -> str:
 
     Raises:
         KdflowError: `kdflow` is deleted, or what the user has chosen contradicts itself.
-        Unreachable: the store does not answer.
+        UnreachableError: the store does not answer.
     """
     try:
         chosen = fluent._active_experiment_id or fluent._get_experiment_id_from_env()
@@ -25,7 +25,7 @@ def chosen_id() -> str:
         raise KdflowError(f"tracking store: no run can be opened: {reason(error)}") from error
     if chosen:
         return str(chosen)
-    experiment = store.patiently(f"experiment {EXPERIMENT}", _found_or_made)
+    experiment = store.with_retries(f"experiment {EXPERIMENT}", _found_or_made)
     if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
         number = experiment.experiment_id
         raise KdflowError(

@@ -9,10 +9,10 @@ from mlflow.entities import LifecycleStage, ViewType
 from mlflow.entities import Run as StoredRun
 from mlflow.tracking.context.registry import resolve_tags
 
-from kdflow.errors import KdflowError, Unfit
+from kdflow.errors import KdflowError, UnfitError
 from kdflow.tags import CODE_TAG, DATASET_DIGEST_TAG, STEP_TAG
 from kdflow.tracking.run import FINISHED
-from kdflow.tracking.store import address, patiently
+from kdflow.tracking.store import address, with_retries
 
 MODELS = "auto, a network's name, a run id, a .keras or .h5 file, runs:/... or models:/..."
 TEACHERS = f"{MODELS}, or a folder of logits"
@@ -37,7 +37,7 @@ class FoundRun:
 
     @property
     def views(self) -> int:
-        """How many views an export holds, as text that a user may have typed as `2.0`."""
+        """How many views an export holds. The parameter is text, which may be `2.0`."""
         return int(float(self.params.get("views", 1)))
 
     @property
@@ -50,16 +50,16 @@ def find_runs(tags: dict[str, str]) -> list[FoundRun]:
     """The finished runs with these tags that are not deleted, in any experiment, oldest first.
 
     Raises:
-        Unreachable: the store does not answer.
+        UnreachableError: the store does not answer.
     """
     described = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
     matching = " and ".join([*described, f"attributes.status = '{FINISHED}'"])
-    return [_found(run) for run in patiently("tracking store", lambda: search(matching))]
+    return [_found(run) for run in with_retries("tracking store", lambda: search(matching))]
 
 
 def search(matching: str, experiment_id: str | None = None) -> list[StoredRun]:
-    """The runs that are not deleted, however many, oldest first. What a silent store raises, this
-    raises.
+    """The runs that are not deleted, however many, oldest first. What an unreachable store raises,
+    this raises.
 
     Args:
         matching: a filter in MLflow's words.
@@ -90,7 +90,7 @@ def get_run(run_id: str, expected: str = TEACHERS) -> FoundRun:
     Raises:
         KdflowError: there is none, it is deleted, it is not FINISHED, or no step of this project
             made it.
-        Unreachable: the store does not answer.
+        UnreachableError: the store does not answer.
     """
     run = _stored(run_id)
     if run is None:
@@ -108,7 +108,7 @@ def exists(run_id: str) -> bool:
     """Whether the store has a run of this id that is not deleted.
 
     Raises:
-        Unreachable: the store does not answer.
+        UnreachableError: the store does not answer.
     """
     run = _stored(run_id)
     return run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE
@@ -118,7 +118,7 @@ def is_unfinished(run_id: str) -> bool:
     """Whether the store has a run of this id that is neither deleted nor FINISHED.
 
     Raises:
-        Unreachable: the store does not answer.
+        UnreachableError: the store does not answer.
     """
     run = _stored(run_id)
     if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE:
@@ -128,8 +128,8 @@ def is_unfinished(run_id: str) -> bool:
 
 def _stored(run_id: str) -> StoredRun | None:
     try:
-        return patiently(f"run {run_id}", lambda: mlflow.get_run(run_id))
-    except Unfit:
+        return with_retries(f"run {run_id}", lambda: mlflow.get_run(run_id))
+    except UnfitError:
         return None
 
 

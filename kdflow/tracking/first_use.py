@@ -26,7 +26,7 @@ def make_whole(path: Path, make: Callable[[Path], None]) -> None:
     if _is_there(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")), interrupts.held_back():
+    with FileLock(path.with_name(f".{path.name}.lock")), interrupts.signals_deferred():
         for left_over in path.parent.glob(f".{path.name}.new*"):  # of a process that was killed
             left_over.unlink()
         if _is_there(path):
@@ -59,7 +59,7 @@ def fault(path: Path, *, whole: bool) -> str:
     except sqlite3.DatabaseError as error:
         verdict = str(error)
     if verdict != "ok":
-        return f"{path} is damaged ({verdict}); restore it from a copy, or move it away"
+        return f"{path}, which is damaged ({verdict}); restore it from a copy, or move it away"
     if not half_made:
         return ""
     if runs:
@@ -68,7 +68,7 @@ def fault(path: Path, *, whole: bool) -> str:
             " running or was interrupted; try again, and restore it from a copy if that does not"
             " help"
         )
-    return f"{path} was left half made by an interrupted first use; it holds no runs: move it away"
+    return f"{path}, which an interrupted first use left incomplete and without runs; move it away"
 
 
 def _is_there(path: Path) -> bool:

@@ -40,7 +40,7 @@ def find_model(source: str) -> NamedModel:
 
     Raises:
         KdflowError: there is none, or it cannot be loaded.
-        Unreachable: the store does not answer.
+        UnreachableError: the store does not answer.
     """
     if source.endswith(MODEL_FILES):
         return NamedModel(_giving_logits(source), (), None)

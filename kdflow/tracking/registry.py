@@ -13,7 +13,7 @@ from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from kdflow.errors import KdflowError, Unreachable, reason
+from kdflow.errors import KdflowError, UnreachableError, reason
 from kdflow.tracking import store
 from kdflow.tracking.run import Run
 from kdflow.tracking.runs import SHORT
@@ -41,8 +41,8 @@ def log_served(run: Run, file: Path, manifest: Path, classes: int) -> None:
     Args:
         manifest: the `deploy.json` that describes the file.
     """
-    # Of a request that does not fit an input schema MLflow answers with all pixels, so the model
-    # checks its input itself; see `served.py`.
+    # MLflow's message about a request that does not fit an input schema holds all pixels. So there
+    # is no schema, and the model checks its input itself; see `served.py`.
     signature = ModelSignature(
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
         params=ParamSchema([ParamSpec("probabilities", DataType.boolean, False)]),
@@ -69,11 +69,11 @@ def stored_uri(run: Run) -> str:
     """The address of the model that `log_served` logged, once the store has it.
 
     Raises:
-        Unreachable: the store has stopped answering.
+        UnreachableError: the store has stopped answering.
         KdflowError: it has refused the model.
     """
     if not run.wait(SHORT) and not run.wait(store.patience()):
-        raise Unreachable(
+        raise UnreachableError(
             f"register: nothing is registered, since {store.address()} does not answer"
         )
     run.check()
@@ -83,7 +83,7 @@ def stored_uri(run: Run) -> str:
         (model,) = store.logged_models(experiment, run.run_id, SERVED_NAME)
         return str(model.model_uri)
 
-    return store.patiently(f"run {run.run_id}", logged)
+    return store.with_retries(f"run {run.run_id}", logged)
 
 
 def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, str]) -> Version:

@@ -21,7 +21,7 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 from mlflow.utils.time import get_current_time_millis
 
-from kdflow.artifacts.unfinished import Unfinished
+from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
 from kdflow.tags import ENDED_TAG
@@ -30,7 +30,7 @@ from kdflow.tracking.delivery import DELIVERY
 
 MODEL_NAME = "model"
 INTERRUPTED, PRUNED = "interrupted", "pruned"
-DIED = "killed"  # its process was
+DIED = "killed"  # the process of the run was killed
 FINISHED, FAILED, KILLED, RUNNING = map(
     RunStatus.to_string,
     (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED, RunStatus.RUNNING),
@@ -46,7 +46,7 @@ class Run:
         ends_run: whether this process ends it, or another one that has it open.
 
     Attributes:
-        place: where its state is kept, for the case that it is interrupted.
+        checkpoint: where its state is kept, for the case that it is interrupted.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Run:
     ) -> None:
         self.run_id = run_id
         self._status = FINISHED
-        self.place: Unfinished | None = None
+        self.checkpoint: Checkpoint | None = None
         self._logged = dict(logged or {})
         self._tables: list[dict[str, str]] = []
         self._ends_run = ends_run
@@ -200,9 +200,7 @@ class Run:
         """
         if why := self._journal.rejected:
             self._journal.rejected = ""
-            raise KdflowError(
-                f"tracking store: expected it to take what run {self.run_id} logs, got {why}"
-            )
+            raise KdflowError(f"tracking store: it rejected what run {self.run_id} logged: {why}")
 
     def _add(self, kind: str, **content: Any) -> None:
         self.check()

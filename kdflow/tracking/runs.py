@@ -18,7 +18,7 @@ from mlflow.utils import name_utils
 from mlflow.utils.time import get_current_time_millis
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.naming import run_name
 from kdflow.tags import (
     ASKED_BY_TAG,
@@ -34,7 +34,7 @@ from kdflow.tracking.find import search
 from kdflow.tracking.run import DIED, FAILED, INTERRUPTED, KILLED, RUNNING, Run
 
 SILENT_AFTER = 600  # seconds without a heartbeat
-SHORT = 5  # seconds that an interrupted or failed run waits for a silent store
+SHORT = 5  # seconds to wait for the store before a message is printed, or the process ends
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def open_run(
             a run of its own, tagged with the other as `kdflow.asked_by`.
 
     Raises:
-        Unreachable: the store has stopped answering. What was logged is kept on disk.
+        UnreachableError: the store has stopped answering. What was logged is kept on disk.
     """
     tags = {
         STEP_TAG: step,
@@ -102,7 +102,7 @@ def resumed(run_id: str, parent: str | None) -> Iterator[Run]:
             for name in client.get_run(run_id).data.metrics
         }
 
-    logged = store.patiently(f"run {run_id}", last_steps)
+    logged = store.with_retries(f"run {run_id}", last_steps)
     _set_running(run_id)
     with _until_ended(Run(run_id, logged)) as run:
         if parent:
@@ -145,10 +145,10 @@ def _until_ended(run: Run) -> Iterator[Run]:
     if not run.end(SHORT):
         print(
             f"tracking store: waiting up to {store.patience():.0f} s for {store.address()}; Ctrl-C"
-            " ends the wait, and `python -m kdflow sync` delivers later what is kept"
+            " stops waiting, and `python -m kdflow sync` then delivers what the run logged"
         )
         if not run.wait(store.patience()):
-            raise Unreachable(run.give_up())
+            raise UnreachableError(run.give_up())
     run.check()
 
 
@@ -176,14 +176,14 @@ def _active() -> _Outer | None:
 
 def experiment_of(run_id: str) -> str:
     """The id of a run's experiment."""
-    run = store.patiently(f"run {run_id}", lambda: mlflow.get_run(run_id))
+    run = store.with_retries(f"run {run_id}", lambda: mlflow.get_run(run_id))
     return str(run.info.experiment_id)
 
 
 def _created(experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
     """The id of a new run."""
     client, known = mlflow.MlflowClient(), resolve_tags(dict(tags))
-    created = store.patiently(
+    created = store.with_retries(
         "a new run", lambda: client.create_run(experiment_id, tags=known, run_name=name)
     )
     return str(created.info.run_id)
@@ -197,8 +197,8 @@ def _joined(name: str, tags: Mapping[str, str]) -> str | None:
         return None
     client = mlflow.MlflowClient()
     try:
-        run = store.patiently(f"MLFLOW_RUN_ID: run {run_id}", lambda: client.get_run(run_id))
-    except Unfit as error:
+        run = store.with_retries(f"MLFLOW_RUN_ID: run {run_id}", lambda: client.get_run(run_id))
+    except UnfitError as error:
         raise KdflowError(f"tracking store: no run can be opened: {error}") from error
     if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
         raise KdflowError(f"MLFLOW_RUN_ID: expected a run that is not deleted, got {run_id}")
@@ -209,7 +209,7 @@ def _joined(name: str, tags: Mapping[str, str]) -> str | None:
 
 
 def _named(given: str | None, name: str) -> dict[str, str]:
-    """The tag that names a run, unless the user has: MLflow gives names such as bold-owl-12."""
+    """The tag with a run's name; none if the user named it. MLflow's names are like bold-owl-12."""
     adjective, _, rest = (given or "").partition("-")
     is_random = (
         adjective in name_utils._GENERATOR_PREDICATES
@@ -226,7 +226,7 @@ def _set_running(run_id: str) -> None:
         if ENDED_TAG in client.get_run(run_id).data.tags:
             client.delete_tag(run_id, ENDED_TAG)
 
-    store.patiently(f"run {run_id}", set_running)
+    store.with_retries(f"run {run_id}", set_running)
 
 
 def end_killed(run_id: str) -> None:
@@ -242,7 +242,7 @@ def _end_as_died(run_id: str) -> None:
     client.set_terminated(run_id, KILLED)
 
 
-def end_silent(host: str) -> list[str]:
+def end_unreachable(host: str) -> list[str]:
     """Mark KILLED the runs of a host that are RUNNING and have sent no heartbeat for long; returns
     their ids."""
     running = search(f"tags.`{HOST_TAG}` = '{host}' and attributes.status = '{RUNNING}'")

@@ -86,11 +86,11 @@ def add(experiment_id: str) -> None:
             client.set_experiment_tag(experiment_id, tag, value)
 
 
-def how_to_see(experiment_id: str) -> str:
+def link_or_command(experiment_id: str) -> str:
     """The link to an experiment's table, after the command that serves it if nothing does."""
     address = store.address()
     is_served = address.startswith("http")
     server = re.sub("//[^/]*@", "//", address).rstrip("/") if is_served else LOCAL
     link = f"{server}/#/experiments/{experiment_id}/runs"
     link += "?viewStateShareKey=kdflow&workflowType=machine_learning"
-    return link if is_served else f"mlflow ui --backend-store-uri {address} and {link}"
+    return link if is_served else f"start `mlflow ui --backend-store-uri {address}` and open {link}"

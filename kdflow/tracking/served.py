@@ -18,7 +18,7 @@ MAX_IMAGES = 10_000
 BATCH = 100
 
 
-class Refused(MlflowException):
+class InvalidRequestError(MlflowException):
     """A request that is not answered. Its message stays one line: the scoring server would put the
     pixels in front of it."""
 
@@ -78,18 +78,22 @@ class LiteRTClassifier(PythonModel):
         try:
             pixels = np.asarray(given)
         except ValueError as error:  # rows of unequal length
-            raise Refused(f"{expected}, got rows of unequal length") from error
+            raise InvalidRequestError(f"{expected}, got rows of unequal length") from error
         if pixels.dtype.kind not in "uif":
-            raise Refused(f"{expected}, got no array of numbers")
+            raise InvalidRequestError(f"{expected}, got values that are not numbers")
         if pixels.shape[1:] != self._shape or len(pixels) == 0:
-            raise Refused(f"{expected}, got the shape {pixels.shape}")
+            raise InvalidRequestError(f"{expected}, got the shape {pixels.shape}")
         if len(pixels) > MAX_IMAGES:
-            raise Refused(f"expected at most {MAX_IMAGES} images in a request, got {len(pixels)}")
+            raise InvalidRequestError(
+                f"expected at most {MAX_IMAGES} images in a request, got {len(pixels)}"
+            )
         low, high = pixels.min(), pixels.max()
         if not (low >= 0 and high <= 255):  # not-a-number too
-            raise Refused(f"expected pixels from 0 to 255, got values from {low:g} to {high:g}")
+            raise InvalidRequestError(
+                f"expected pixels from 0 to 255, got values from {low:g} to {high:g}"
+            )
         if high <= 1 and np.any(pixels != np.round(pixels)):
-            raise Refused(
+            raise InvalidRequestError(
                 f"expected pixels from 0 to 255, got fractions from {low:g} to {high:g}; multiply"
                 " them by 255"
             )

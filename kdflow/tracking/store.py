@@ -16,7 +16,7 @@ from mlflow.utils.uri import resolve_uri_if_local
 from sqlalchemy.engine import URL, make_url
 
 from kdflow import interrupts
-from kdflow.errors import KdflowError, Unfit, Unreachable, reason, without_passwords
+from kdflow.errors import KdflowError, UnfitError, UnreachableError, reason, without_passwords
 from kdflow.tracking import first_use
 
 T = TypeVar("T")
@@ -35,15 +35,15 @@ def open_store() -> None:
         KdflowError: it does not answer.
     """
     file = _sqlite_file()
-    patience()  # refuses what is no number
+    patience()  # refuses what is not a number
     try:
         if file:
             first_use.make_whole(file, _make_store)
             if fault := first_use.fault(file, whole=False):  # MLflow would retry for minutes
                 raise KdflowError(fault)
-        with interrupts.held_back():  # MLflow upgrades an older store here
+        with interrupts.signals_deferred():  # MLflow upgrades an older store here
             mlflow.search_experiments(max_results=1)
-    except Exception as error:  # a driver may be missing, a server silent, a folder read-only
+    except Exception as error:  # a driver missing, a server unreachable, a folder read-only
         cause = first_use.fault(file, whole=True) if file and file.exists() else ""
         got = cause or reason(error)
         raise KdflowError(
@@ -87,7 +87,7 @@ def logged_models(experiment_id: str, run_id: str, name: str) -> list[LoggedMode
     return list(mlflow.MlflowClient().search_logged_models([experiment_id], of_this_run))
 
 
-def is_away(error: Exception) -> bool:
+def is_unreachable(error: Exception) -> bool:
     """Whether the store did not answer, so that the same call may succeed later."""
     if isinstance(error, MlflowException):
         return error.error_code not in REFUSED
@@ -95,11 +95,11 @@ def is_away(error: Exception) -> bool:
 
 
 def failure(what: str, error: Exception) -> KdflowError:
-    """What a failed call proves: `Unfit` if the store answered that there is no such thing, else
-    `Unreachable`, since then nothing is known."""
+    """What a failed call proves: `UnfitError` if the store answered that there is no such thing,
+    else `UnreachableError`, since then nothing is known."""
     if isinstance(error, MlflowException) and error.error_code in ABSENT:
-        return Unfit(f"{what}: {reason(error)}")
-    return Unreachable(
+        return UnfitError(f"{what}: {reason(error)}")
+    return UnreachableError(
         f"{what} cannot be read: {reason(error)}. It may be intact: try again when the store at"
         f" {address()} answers"
     )
@@ -109,7 +109,7 @@ def patience() -> float:
     """How many seconds a step waits for a store that has stopped answering.
 
     Raises:
-        KdflowError: the user's own value is no number of seconds.
+        KdflowError: the user's own value is not a number of seconds.
     """
     given = os.environ.get("KDFLOW_STORE_PATIENCE") or str(PATIENCE)
     try:
@@ -121,7 +121,7 @@ def patience() -> float:
     return seconds
 
 
-def patiently(what: str, call: Callable[[], T]) -> T:
+def with_retries(what: str, call: Callable[[], T]) -> T:
     """The result of a call to the store, which is repeated while the store does not answer: it did
     when the step began.
 
@@ -129,16 +129,20 @@ def patiently(what: str, call: Callable[[], T]) -> T:
         what: is read, for the message.
 
     Raises:
-        Unfit: the store answers that there is no such thing.
-        Unreachable: it has not answered for as long as `patience` says.
+        UnfitError: the store answers that there is no such thing.
+        UnreachableError: it has not answered for as long as `patience` says.
     """
     give_up, waits = time.monotonic() + patience(), False
     while True:
         try:
             return call()
-        except Exception as error:  # what a silent server raises depends on the store
+        except Exception as error:  # what an unreachable server raises depends on the store
             problem = failure(what, error)
-            if isinstance(problem, Unfit) or not is_away(error) or time.monotonic() > give_up:
+            if (
+                isinstance(problem, UnfitError)
+                or not is_unreachable(error)
+                or time.monotonic() > give_up
+            ):
                 raise problem from error
             if not waits:
                 why = textwrap.shorten(reason(error), 200)

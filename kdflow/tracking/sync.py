@@ -2,7 +2,7 @@
 
 import contextlib
 
-from kdflow.errors import Unfit, reason
+from kdflow.errors import UnfitError, reason
 from kdflow.tracking import journal, runs, store
 from kdflow.tracking.delivery import deliver
 from kdflow.tracking.journal import Journal
@@ -16,7 +16,7 @@ def deliver_left_over() -> list[Journal]:
         The journals that are for other stores.
 
     Raises:
-        Unreachable: the store does not answer. What it does not have is kept.
+        UnreachableError: the store does not answer. What it does not have is kept.
     """
     elsewhere = []
     with journal.left_over() as journals:
@@ -34,19 +34,19 @@ def _deliver_all(left: Journal) -> None:
     for entry in waiting:
         try:
             deliver(left, entry)
-        except Exception as error:  # what a silent server raises depends on the store
-            if store.is_away(error):
+        except Exception as error:  # what an unreachable server raises depends on the store
+            if store.is_unreachable(error):
                 raise store.failure(f"run {run_id}", error) from error
             refused.append(reason(error))
         left.set_delivered(entry)
     if left.opened.ends_run and not left.has_ended():
-        with contextlib.suppress(Unfit):  # the run is deleted for good
-            store.patiently(f"run {run_id}", lambda: runs.end_killed(run_id))
+        with contextlib.suppress(UnfitError):  # the run is deleted for good
+            store.with_retries(f"run {run_id}", lambda: runs.end_killed(run_id))
     if refused:
         print(
-            f"sync: run {run_id} does not take {len(refused)} of {len(waiting)} entries that were"
-            f" logged to it: {refused[0]}"
+            f"sync: the store rejected {len(refused)} of {len(waiting)} entries of run {run_id}:"
+            f" {refused[0]}"
         )
     elif waiting:
-        print(f"sync: delivered {len(waiting)} entries that run {run_id} had kept")
+        print(f"sync: delivered {len(waiting)} waiting entries of run {run_id}")
     left.remove()

@@ -9,8 +9,8 @@ import pandas as pd
 from keras import ops
 
 from kdflow import interrupts
+from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.artifacts.hints import Hints
-from kdflow.artifacts.unfinished import Unfinished
 from kdflow.config.fitting import Settings
 from kdflow.dataset import SPLIT_SEED, Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
@@ -23,7 +23,7 @@ from kdflow.training.order import epoch_order
 from kdflow.training.progress import Metrics
 from kdflow.training.speed import batches_at_once
 
-PROBED, FEWEST = 5_000, 20  # images of the probe, of all classes; of each class
+MAX_PROBE_IMAGES, MIN_PER_CLASS = 5_000, 20  # images of the probe, of all classes; of each class
 
 
 def fit_hint(
@@ -34,7 +34,7 @@ def fit_hint(
     train_hints: Hints,
     validation_hints: Hints,
     settings: Settings,
-    place: Unfinished | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[Epoch]:
     """Train the lower part of a student in place, so that a regressor turns its output into a
     teacher's hints; yields each epoch, from 1, with its metrics. The regressor is dropped at the
@@ -50,9 +50,9 @@ def fit_hint(
             channels).
         validation: what `val_hint_loss` is computed on after each epoch, and `val_probe_accuracy`:
             how often the nearest class mean of the guided layer's outputs is the label's, the means
-            being those of `some_of_each_class`.
+            being those of `probe_indices`.
         train_hints, validation_hints: of all `images` there.
-        place: see `loop.fit`.
+        checkpoint: see `loop.fit`.
 
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
@@ -79,24 +79,25 @@ def fit_hint(
         images=len(train.indices),
         part=whole,
         settings=settings,
-        place=place,
+        checkpoint=checkpoint,
     )
-    probed = some_of_each_class(train)
+    probed = probe_indices(train)
     yield from enumerate(loop.history, start=1)
     for epoch, means, speed in loop:
         probe = class_means(guided, train.images, train.labels, probed)
         validated = _validate_hint(observer, probe, validation, validation_hints)
         metrics = {"hint_loss": means["loss"]} | validated | speed
         shown = ("hint_loss", "val_hint_loss", "val_probe_accuracy")
-        yield loop.ended(epoch, metrics, shown, watched="val_hint_loss")
+        yield loop.finish_epoch(epoch, metrics, shown, watched="val_hint_loss")
 
 
-def some_of_each_class(train: Images) -> np.ndarray:
-    """The training images whose class means are the probe, ascending indices: about `PROBED`, drawn
-    at random, always the same ones. All of them would pass the guided layers once more an epoch."""
+def probe_indices(train: Images) -> np.ndarray:
+    """The training images whose class means are the probe, ascending indices: about
+    `MAX_PROBE_IMAGES`, drawn at random, always the same ones. All of them would cost one more pass
+    through the guided layers in each epoch."""
     drawn = np.random.default_rng(SPLIT_SEED).permutation(train.indices)
     labels = pd.Series(train.labels[drawn])
-    per_class = max(PROBED // labels.nunique(), FEWEST)
+    per_class = max(MAX_PROBE_IMAGES // labels.nunique(), MIN_PER_CLASS)
     return np.sort(drawn[labels.groupby(labels).cumcount() < per_class])
 
 

@@ -11,7 +11,7 @@ from keras import ops
 from tqdm import tqdm
 
 from kdflow import interrupts
-from kdflow.artifacts.unfinished import Unfinished
+from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
@@ -31,16 +31,17 @@ Epoch = tuple[int, Metrics]
 
 class Loop:
     """The epochs of a training that have yet to run: iterating trains one and gives its number, the
-    means that the learner has tracked, and its speed. `ended` is to be called with its metrics.
+    means that the learner has tracked, and its speed. Then `finish_epoch` is to be called with the
+    epoch's metrics.
 
     Args:
         learner: compiled.
         network: what it trains.
-        data: from an epoch, the number of its first batch and of the batch to end before to what
-            `learner.fit` takes, in its final order.
+        data: from (epoch, first batch, end batch), the end excluded, to what `learner.fit` takes
+            for these batches, in their final order.
         images: how many an epoch has.
         part: how many batches `data` is asked for at a time.
-        place: where the state is kept, from which an interrupted training resumes.
+        checkpoint: where the state is kept, from which an interrupted training resumes.
 
     Attributes:
         history: the metrics of the epochs that ran before an interrupt.
@@ -54,13 +55,13 @@ class Loop:
         images: int,
         part: int,
         settings: Settings,
-        place: Unfinished | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.learner, self.network, self.data = learner, network, data
         self.images, self.settings = images, settings
         self.batches = -(-images // settings.batch_size)
         self.part = part
-        self.state = State(learner, place)
+        self.state = State(learner, checkpoint)
         self.history = list(self.state.history)
 
     def __iter__(self) -> Iterator[tuple[int, Metrics, Metrics]]:
@@ -100,7 +101,9 @@ class Loop:
             "images_per_second": self.images / seconds,
         }
 
-    def ended(self, epoch: int, metrics: Metrics, shown: Sequence[str], watched: str) -> Epoch:
+    def finish_epoch(
+        self, epoch: int, metrics: Metrics, shown: Sequence[str], watched: str
+    ) -> Epoch:
         """Print the metrics of the epoch that has just run, keep the state after it, and return
         both.
 
@@ -119,7 +122,7 @@ def fit(
     validation: Images,
     objective: Objective,
     settings: Settings,
-    place: Unfinished | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[Epoch]:
     """Train `network` in place; yields each epoch, from 1, with its metrics. After the last one,
     the network has the weights that `settings.keep` asks for.
@@ -130,7 +133,8 @@ def fit(
         network: from uint8 images to logits.
         validation: what `val_loss` (the labels' cross-entropy in nats, whatever is minimised) and
             `val_accuracy` are computed on after each epoch.
-        place: where the state is kept; epochs that are complete there are yielded, not run again.
+        checkpoint: where the state is kept; epochs that are complete there are yielded, not run
+            again.
 
     Raises:
         KdflowError: the loss became NaN or infinite; names the epoch and by which batch.
@@ -166,7 +170,7 @@ def fit(
         images=len(train.indices),
         part=part,
         settings=settings,
-        place=place,
+        checkpoint=checkpoint,
     )
     averages = Averages(learner)
     yield from enumerate(loop.history, start=1)
@@ -178,7 +182,7 @@ def fit(
             if settings.keep != "last" and best_epoch(history, settings.keep) == epoch:
                 loop.state.best = network.get_weights()
         shown = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-        yield loop.ended(epoch, metrics, shown, watched="val_loss")
+        yield loop.finish_epoch(epoch, metrics, shown, watched="val_loss")
     averages.take()
     if loop.state.best:
         network.set_weights(loop.state.best)
@@ -201,7 +205,7 @@ class _Learner(keras.Model):
 
     def call(self, images, training=None):  # type: ignore[no-untyped-def]
         logits = self.network(images, training=training)
-        return ops.cast(logits, "float32")  # which a file of one's own may give in another type
+        return ops.cast(logits, "float32")  # a user's own file may give another type
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):  # type: ignore[no-untyped-def]
         terms = self.objective.terms(y, y_pred)

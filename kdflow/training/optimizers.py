@@ -12,7 +12,7 @@ from kdflow.training.schedules import schedule
 WEIGHT_DECAY = 0.0178  # per step and unit of learning rate
 BIAS_RATE = 64
 LOOKAHEAD_STEPS = 5
-LOOKAHEAD_RETURN = 0.95**5  # at the last step
+LOOKAHEAD_LAST_SHARE = 0.95**5  # at the last step
 
 
 class SpeedrunSGD(keras.optimizers.SGD):
@@ -22,7 +22,7 @@ class SpeedrunSGD(keras.optimizers.SGD):
     with p = 0.95^5 (step / steps)^3."""
 
     def __init__(self, rate: Any, steps: int, **options: Any) -> None:
-        # there 0.0153 a batch of 1,024 at any rate, which momentum multiplies by 1 / (1 - 0.85)
+        # Jordan 2024: 0.0153 a batch of 1,024 at any rate; momentum multiplies it by 1 / (1 - 0.85)
         decayed = {"weight_decay": WEIGHT_DECAY, **options}
         super().__init__(rate, momentum=0.85, nesterov=True, **decayed)
         self.steps = steps
@@ -42,8 +42,8 @@ class SpeedrunSGD(keras.optimizers.SGD):
         super().update_step(gradient, variable, learning_rate)
         step = self.iterations + 1
         slow, fast = map(ops.convert_to_tensor, (self.slow[index], variable))
-        way_back = LOOKAHEAD_RETURN * (ops.cast(step, fast.dtype) / self.steps) ** 3
-        between = way_back * slow + (1 - way_back) * fast
+        slow_share = LOOKAHEAD_LAST_SHARE * (ops.cast(step, fast.dtype) / self.steps) ** 3
+        between = slow_share * slow + (1 - slow_share) * fast
         due = ops.logical_or(ops.equal(step % LOOKAHEAD_STEPS, 0), ops.equal(step, self.steps))
         self.assign(self.slow[index], ops.where(due, between, slow))
         self.assign(variable, ops.where(due, between, fast))
@@ -52,8 +52,9 @@ class SpeedrunSGD(keras.optimizers.SGD):
 class Muon(keras.optimizers.Muon):
     """Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"): the
     step of a kernel, as a matrix of (values that enter an output, outputs), is made orthogonal.
-    Keras leaves the kernels of convolutions to AdamW, here they are such matrices too. Left to
-    AdamW are biases, normalisation, depthwise kernels and the last kernel, which gives the logits.
+    Keras updates the kernels of convolutions with AdamW; here they are such matrices too. AdamW
+    still updates biases, normalisation, depthwise kernels and the last kernel, which gives the
+    logits.
     """
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -88,8 +89,8 @@ def _decaying_kernels_alone(optimizer: keras.Optimizer) -> keras.Optimizer:
     return optimizer
 
 
-# From the learning rate, or its schedule, the number of steps, and what any optimiser of Keras
-# takes to the optimiser.
+# From (the learning rate or its schedule, the number of steps, the options of any Keras optimiser)
+# to the optimiser.
 OPTIMIZERS: dict[str, Callable[..., keras.Optimizer]] = {
     "adam": lambda rate, steps, **options: keras.optimizers.Adam(rate, **options),
     "adamw": _adamw,

@@ -13,7 +13,7 @@ from kdflow.precision import computing_in
 from kdflow.size import multiply_adds
 
 CALL_SECONDS = 0.1  # at the speed of a large matrix product, so a few times as long in fact
-BATCH_SECONDS = 0.002  # that a batch takes however small the network and fast the machine
+BATCH_SECONDS = 0.002  # the least that any batch takes
 SIDE, PRODUCTS = 1024, 10  # of the matrices that are multiplied to measure that speed; how often
 SAMPLED_SECONDS = 1.0
 

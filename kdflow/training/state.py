@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kdflow import interrupts
-from kdflow.artifacts.unfinished import Unfinished
+from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.training.progress import Metrics
 
 KEEP_EVERY = 120  # seconds, within a long epoch
@@ -18,7 +18,7 @@ class State:
 
     Args:
         learner: a compiled model, which is set to the state that was kept, if there is one.
-        place: where the state is kept; None keeps nothing.
+        checkpoint: where the state is kept; None keeps nothing.
 
     Attributes:
         history: the metrics of the epochs that are complete.
@@ -29,8 +29,8 @@ class State:
         best: the network's weights after the best epoch, where they are to be kept.
     """
 
-    def __init__(self, learner: keras.Model, place: Unfinished | None) -> None:
-        self.learner, self.place = learner, place
+    def __init__(self, learner: keras.Model, checkpoint: Checkpoint | None) -> None:
+        self.learner, self.checkpoint = learner, checkpoint
         self.history: list[Metrics] = []
         self.learning_rate = 0.0
         self.means: Metrics = {}
@@ -94,7 +94,7 @@ class State:
 
     def _keep(self, batches: int, means: Metrics, seconds: float) -> None:
         self.kept_at = time.monotonic()
-        if self.place is None:
+        if self.checkpoint is None:
             return
         if hasattr(self.learner, "jax_state_sync"):  # within `fit`, JAX keeps variables elsewhere
             self.learner.jax_state_sync()
@@ -111,12 +111,12 @@ class State:
             "learning_rate": self.learning_rate,
         }
         try:
-            self.place.save(arrays, described)
+            self.checkpoint.save(arrays, described)
         except OSError as error:  # a full disk ends no training
             print(f"resume: the state of the training could not be kept ({error})")
 
     def _restore(self) -> None:
-        kept = self.place.load() if self.place else None
+        kept = self.checkpoint.load() if self.checkpoint else None
         if kept is None:
             return
         arrays, described = kept

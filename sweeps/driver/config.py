@@ -5,8 +5,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from kdflow.config.base import how_to_run, validated
-from kdflow.config.brought import BroughtTeacherConfig
 from kdflow.config.objective import ReusePolicy
+from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.errors import KdflowError
 from kdflow.steps.distill import DistillConfig
 from sweeps.driver.study import Study
@@ -14,20 +14,20 @@ from sweeps.driver.study import Study
 C = TypeVar("C", bound=BaseModel)
 
 # Not a parameter of the sweep: trials never read the test set, and the finals always do.
-NOT_A_USERS = ("evaluate_test",)
+FIXED_FIELDS = ("evaluate_test",)
 # The parameters that are left out would choose another teacher, other images, other views, other
 # logits or a lucky seed, or train one student with settings that suit another.
-CHOSEN_ONCE = (
+NOT_SEARCHABLE = (
     *("seed", "student", "initial_weights", "precision"),
     *("view_set", "averaged"),
-    *BroughtTeacherConfig.model_fields,
+    *OwnTeacherConfig.model_fields,
     "teacher",
 )
 OF_RAY = {"ray_address", "cpus_per_trial", "gpus_per_trial"}
 SEARCHABLE = [
     name
     for name in DistillConfig.model_fields
-    if name not in {*how_to_run(DistillConfig), *NOT_A_USERS, *CHOSEN_ONCE}
+    if name not in {*how_to_run(DistillConfig), *FIXED_FIELDS, *NOT_SEARCHABLE}
 ]
 
 
@@ -103,7 +103,9 @@ def trial_config(study: Study, given: dict[str, Any]) -> DistillConfig:
     """
     for name in study.space:
         if name not in SEARCHABLE:
-            raise KdflowError(f"{name}: expected a study that searches {', '.join(SEARCHABLE)}")
+            raise KdflowError(
+                f"{name}: a study cannot search it; expected one of {', '.join(SEARCHABLE)}"
+            )
         if name in given:
             raise KdflowError(
                 f"{name}: expected no value, as the study searches it, got {given[name]!r}"

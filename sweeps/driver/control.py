@@ -16,7 +16,7 @@ RENAMED = {DistillConfig.views_field: BaselineConfig.views_field}
 T = TypeVar("T")
 
 
-def study_of(file: Study) -> Study:
+def baseline_study(file: Study) -> Study:
     """The baseline's search: the same sampler, pruner and trials over the parameters that it has,
     by its names. Points of a grid that differ in other parameters alone are one point of it.
 

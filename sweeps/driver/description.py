@@ -8,8 +8,8 @@ from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset
 from kdflow.naming import is_hash
 from kdflow.needs import LogitsOf
-from kdflow.results.brought import is_brought
 from kdflow.results.logits import model_of
+from kdflow.results.own_model import is_own_model
 from kdflow.reuse import Resolver
 from kdflow.sources import own_networks
 from kdflow.steps.distill import DistillConfig
@@ -47,12 +47,14 @@ def described_teacher(base: DistillConfig, need: LogitsOf, resolver: Resolver) -
     logits = resolver.plan(need).result
     source = logits.source if logits else base.teacher
     described = {"teacher": source if is_hash(source) else base.teacher}
-    if is_brought(base.teacher):
+    if is_own_model(base.teacher):
         described[f"{DIGEST_OF}teacher"] = resolver.plan(model_of(need)).result.source
     return described
 
 
-def added(file: Study, base: TrainingConfig, described: dict[str, Any]) -> dict[str, Any]:
+def defaults_of_older_study(
+    file: Study, base: TrainingConfig, described: dict[str, Any]
+) -> dict[str, Any]:
     """The part of a description that an older study may lack: what was not recorded then, and
     parameters that have been added since, at the value that changes nothing.
 

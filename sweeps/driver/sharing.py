@@ -55,7 +55,7 @@ def open_study(
             f"study_name: expected a study that maximises, got {name!r}, which minimises; give this"
             " one another study_name"
         )
-    began_with = _awaited(lambda: study.user_attrs.get(DESCRIPTION))
+    began_with = _wait_for(lambda: study.user_attrs.get(DESCRIPTION))
     if began_with is None and not study.trials:  # the process that made it has died
         study.set_user_attr(DESCRIPTION, wanted)
         return study, True
@@ -71,7 +71,7 @@ def open_study(
 def parent_of(study: optuna.Study) -> str | None:
     """The id of the parent run. Waits for the process that made the study to open it; None if that
     process has died."""
-    found = _awaited(lambda: study.user_attrs.get(PARENT), lambda: study.user_attrs.get(OWNER))
+    found = _wait_for(lambda: study.user_attrs.get(PARENT), lambda: study.user_attrs.get(OWNER))
     return str(found) if found else None
 
 
@@ -83,7 +83,7 @@ def has_owner(study: optuna.Study) -> bool:
     host, pid, at = beat
     if host == socket.gethostname():  # a process id can be used again: the time tells
         return pid != os.getpid() and _is_alive(pid) and time.time() - at < PATIENCE
-    changed = _awaited(lambda: study.user_attrs.get(OWNER) != beat or None)
+    changed = _wait_for(lambda: study.user_attrs.get(OWNER) != beat or None)
     return changed is not None and study.user_attrs.get(OWNER) != ENDED
 
 
@@ -98,7 +98,7 @@ def ownership(study: optuna.Study) -> Iterator[bool]:
         yield is_mine
 
 
-def agreed(study: optuna.Study, name: str, is_new: bool, make: Callable[[], Any]) -> Any:
+def shared_value(study: optuna.Study, name: str, is_new: bool, make: Callable[[], Any]) -> Any:
     """The value that all processes of a study share under `name`: the first one's. The others wait
     as long as the process that makes it has a heartbeat.
 
@@ -111,7 +111,9 @@ def agreed(study: optuna.Study, name: str, is_new: bool, make: Callable[[], Any]
         if not is_new:
             if study.user_attrs.get(beat) != ENDED:
                 print(f"{study.study_name}: waits for another process to make what all trials need")
-            found = _awaited(lambda: study.user_attrs.get(name), lambda: study.user_attrs.get(beat))
+            found = _wait_for(
+                lambda: study.user_attrs.get(name), lambda: study.user_attrs.get(beat)
+            )
             if found is not None:
                 break
         with heartbeat(study, beat) as is_mine:
@@ -164,7 +166,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _awaited(look: Callable[[], Any], beat: Callable[[], Any] = lambda: None) -> Any:
+def _wait_for(look: Callable[[], Any], beat: Callable[[], Any] = lambda: None) -> Any:
     """Wait for what `look` returns; None if `beat` has not changed for `PATIENCE` or is ENDED."""
     last, since = beat(), time.monotonic()
     while (found := look()) is None and last != ENDED and time.monotonic() - since < PATIENCE:

@@ -18,12 +18,15 @@ def parsed(url: str) -> URL:
     """The URL of a storage, with an absolute path if it is a file.
 
     Raises:
-        KdflowError: it is no URL, or that of a database in memory.
+        KdflowError: it is not a URL, or that of a database in memory.
     """
     try:
         made = make_url(url)
     except (SQLAlchemyError, ValueError) as error:
-        raise KdflowError("storage: expected an SQLAlchemy URL, got something else") from error
+        raise KdflowError(
+            "storage: expected an SQLAlchemy URL such as sqlite:///sweeps/studies.db, got an"
+            " invalid one"
+        ) from error
     if made.get_backend_name() != "sqlite":
         return made
     if made.database in (None, "", ":memory:"):

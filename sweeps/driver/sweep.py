@@ -21,10 +21,10 @@ from kdflow.errors import KdflowError, about
 from kdflow.naming import is_hash, run_name
 from kdflow.needs import Need
 from kdflow.reuse import Resolver
-from kdflow.steps.baseline import beside
+from kdflow.steps.baseline import baseline_for
 from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig, layers_of, logits_needed
-from kdflow.steps.estimate import about_how_long
+from kdflow.steps.estimate import duration_estimator
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.tags import upstream_tag
 from kdflow.tracking import find, runs, store
@@ -66,7 +66,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         logits = logits_needed(base, base.teacher, max_views(file, base))
         upstream: dict[str, Need] = {"teacher": logits, **_lower_layers(file, base)}
         plans = [resolver.plan(need) for need in upstream.values()]
-        print("plan:", *resolver.lines(plans, about_how_long(dataset)), sep="\n")
+        print("plan:", *resolver.lines(plans, duration_estimator(dataset)), sep="\n")
         if base.plan_only:
             return None
         name = config.study_name
@@ -75,7 +75,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         opened = storage.open_storage(url, config.heartbeat)
         described = description.described(config.heartbeat, file, base, dataset)
         described |= description.described_teacher(base, logits, resolver)
-        older = description.added(file, base, described)
+        older = description.defaults_of_older_study(file, base, described)
         study, is_new = sharing.open_study(opened, name, described, older)
         with _parent(study, is_new, config, file, base, dataset) as parent:
             print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
@@ -92,7 +92,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
                 made = {role: resolver.obtain(need).source for role, need in upstream.items()}
                 return {"teacher": made.pop("teacher"), "initial": {"none": "none", **made}}
 
-            shared = sharing.agreed(study, UPSTREAM, is_new, make_upstream)
+            shared = sharing.shared_value(study, UPSTREAM, is_new, make_upstream)
             print(f"logits: {shared['teacher']}; no trial loads a teacher")
             trial_queue.enqueue(study, file.points)  # the new ones, of a larger budget than before
             order = Order(
@@ -145,13 +145,13 @@ def _open_control(
     dataset: Dataset,
 ) -> optuna.Study:
     """The study of a searched control. Its runs are children of the same parent run."""
-    file, alone = control.study_of(file), beside(base)
+    file, alone = control.baseline_study(file), baseline_for(base)
     described = description.described(config.heartbeat, file, alone, dataset)
-    older = description.added(file, alone, described)
+    older = description.defaults_of_older_study(file, alone, described)
     study, _ = sharing.open_study(opened, name, described, older)
     study.set_user_attr(trial_queue.PARENT, parent.run_id)
     count = len(file.points) or config.trials
-    print(f"{name}: {count} trials from labels alone, of {', '.join(file.space)}")
+    print(f"{name}: {count} trials of the baseline, over {', '.join(file.space)}")
     return study
 
 
@@ -159,7 +159,7 @@ def _search_control(
     parent: Run, study: optuna.Study, order: Order, file: Study, carry_out: workers.CarryOut
 ) -> Order:
     """Run the trials of a searched control; returns the order with the best setting in it."""
-    file = control.study_of(file)
+    file = control.baseline_study(file)
     trial_queue.enqueue(study, file.points)
     carry_out(replace(order, name=study.study_name, taught=False))
     [best] = finals.best_settings(study, 1)
@@ -197,7 +197,7 @@ def _parent(
 ) -> Iterator[Run]:
     """The run that all of a study's runs are children of. A study that is resumed keeps its first
     one. Its owner ends it; a process that joins logs to it, and ends it only once it has no owner
-    any more. What is searched is no parameter of it."""
+    any more. What is searched is not among its parameters."""
     first = None if is_new else sharing.parent_of(study)
     name = run_name(study.study_name)
     hidden = {"evaluate_test", *file.space}
@@ -217,7 +217,7 @@ def _parent(
         if not find.exists(first):
             raise KdflowError(
                 f"study_name: expected a study whose run is in the store, got {study.study_name!r}"
-                f" of run {first}; give this one another study_name"
+                f" of run {first}, which is not; choose another study_name"
             )
         print(f"{study.study_name}: {'resumes' if is_owner else 'joins'} run {first}")
         if runs.joins_project_run():  # `mlflow run` has opened one more

@@ -29,7 +29,7 @@ MISSED_HEARTBEATS = 3  # after which a trial is marked failed
 LOOK_EVERY = 1.0  # seconds between two looks at the trials of other processes
 
 
-class Surplus(Exception):
+class SurplusTrialError(Exception):
     """Ends a trial that another process has started too, see `is_surplus`."""
 
 
@@ -153,7 +153,7 @@ def _fixed(trial: FrozenTrial) -> dict[str, Any] | None:
     return trial.system_attrs.get("fixed_params")
 
 
-def work_off(
+def run_trials(
     study: optuna.Study, objective: Callable[[optuna.Trial], float], budget: int | None
 ) -> None:
     """Run trials until `budget` of them have ended, in this process or others; without a budget,
@@ -172,7 +172,7 @@ def work_off(
         trial.set_user_attr(PROCESS, [socket.gethostname(), os.getpid()])
         if is_surplus(study, trial.number, budget):
             trial.set_user_attr(SURPLUS, True)
-            raise Surplus
+            raise SurplusTrialError
         try:
             return objective(trial)
         except (optuna.TrialPruned, UpdateFinishedTrialError, KdflowError):
@@ -192,7 +192,7 @@ def work_off(
             budget is not None and len(trials) < budget
         ):
             try:
-                study.optimize(watched, n_trials=1, catch=(Surplus, KdflowError))
+                study.optimize(watched, n_trials=1, catch=(SurplusTrialError, KdflowError))
             except (ValueError, AssertionError, UpdateFinishedTrialError):
                 # Optuna's, about a trial that another process has marked failed
                 if failures or not begun or study.trials[begun[-1]].state != TrialState.FAIL:

@@ -15,21 +15,26 @@ from kdflow.needs import training
 from kdflow.results.records import TeacherLogits, TrainedModel
 from kdflow.reuse import Resolver
 from kdflow.steps import distill
-from kdflow.steps.baseline import BaselineConfig, beside
+from kdflow.steps.baseline import BaselineConfig, baseline_for
 from kdflow.steps.distill import DistillConfig, logits_needed
 from kdflow.steps.run import ALL_STEPS, load
-from kdflow.steps.training import begin, end, kept, labels_term
+from kdflow.steps.training import (
+    evaluate_and_log,
+    labels_term,
+    log_kept_epoch,
+    start_training,
+)
 from kdflow.tags import TEACHER_TAG
 from kdflow.tracking import runs, store
 from kdflow.tracking.run import PRUNED, Run
-from kdflow.training.objective import Objective as Minimised
+from kdflow.training.objective import Objective
 from sweeps.driver import control, storage, trial_queue
 from sweeps.driver.config import with_values
 from sweeps.driver.sampling import SeededByTrial
 from sweeps.driver.study import Study
 from sweeps.driver.study import load as load_study
 
-Objective = Callable[[optuna.Trial], float]
+TrialFunction = Callable[[optuna.Trial], float]
 
 
 def in_words(values: dict[str, Any]) -> str:
@@ -102,7 +107,7 @@ def work(order: Order) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
     file = load_study(order.study)
     if not order.taught:
-        file = control.study_of(file)
+        file = control.baseline_study(file)
     study = optuna.load_study(
         study_name=order.name,
         storage=storage.open_storage(storage.parsed(order.storage), order.heartbeat),
@@ -124,10 +129,10 @@ def work(order: Order) -> None:
             print(f"{'training' if order.finals else 'trial'} {trial.number}: {error}")
             raise
 
-    trial_queue.work_off(study, reported, order.budget)
+    trial_queue.run_trials(study, reported, order.budget)
 
 
-def _trial(order: Order, file: Study, resolver: Resolver) -> Objective:
+def _trial(order: Order, file: Study, resolver: Resolver) -> TrialFunction:
     """Train one setting. A teacher's logits are read and verified here, once for all trials of this
     process."""
     if order.taught:
@@ -153,11 +158,13 @@ def trial_of(
 ) -> tuple[DistillConfig | BaselineConfig, str]:
     """The parameters of a trial with a setting, and the name of its run."""
     if not order.taught:
-        alone = with_values(beside(order.config), values)
+        alone = with_values(baseline_for(order.config), values)
         return alone, run_name(f"#{number}", "baseline trial", alone.student_name)
     config = with_values(order.config, values)
     config = with_values(config, {"init": order.initial[config.init]})
-    return config, run_name(f"#{number}", config.objective, config.start, "trial", config.lesson)
+    return config, run_name(
+        f"#{number}", config.objective, config.start, "trial", config.student_and_teacher
+    )
 
 
 def _trained(
@@ -176,11 +183,13 @@ def _trained(
     Args:
         teacher: of a trial of `distill`.
     """
-    minimised: Minimised = labels_term(config, dataset)
+    minimised: Objective = labels_term(config, dataset)
     if teacher and isinstance(config, DistillConfig):
         run.set_tags({TEACHER_TAG: teacher.logits.manifest.network})
         minimised = distill.objective(config, dataset, teacher)
-    network, epochs = begin(run, config, dataset, minimised, init.network if init else None)
+    network, epochs = start_training(
+        run, config, dataset, minimised, init.network if init else None
+    )
     history = []
     for epoch, metrics in epochs:
         run.log(metrics, epoch)
@@ -196,13 +205,13 @@ def _trained(
             print(f"{title}: {why} after {epoch} of {config.epochs} epochs")
             run.stop(why.partition(",")[0])
             return None
-    end(run, config, dataset, network)
-    accuracy = kept(run, config, history)["val_accuracy"]
+    evaluate_and_log(run, config, dataset, network)
+    accuracy = log_kept_epoch(run, config, history)["val_accuracy"]
     print(f"{title}: validation accuracy {accuracy:.4f}")
     return accuracy
 
 
-def _final(order: Order, resolver: Resolver) -> Objective:
+def _final(order: Order, resolver: Resolver) -> TrialFunction:
     """The objective of a trial that trains a finalist or its baseline with one seed, if there is no
     run to reuse."""
 
@@ -223,7 +232,7 @@ def training_of(order: Order, final: Final) -> DistillConfig | BaselineConfig:
 
 def baseline_of(order: Order, final: Final) -> BaselineConfig:
     """The parameters of the baseline that a finalist is compared with."""
-    return with_values(beside(final_config(order, final)), order.control)
+    return with_values(baseline_for(final_config(order, final)), order.control)
 
 
 def final_config(order: Order, final: Final) -> DistillConfig:

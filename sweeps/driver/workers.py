@@ -15,7 +15,7 @@ CarryOut = Callable[[Order], None]
 
 PATIENCE = 30  # seconds for a cluster to answer, and for interrupted workers to end their trials
 INHERITED = ("MLFLOW_TRACKING_", "PG", "KDFLOW_")  # of environment variables
-DEATHS = 5  # per worker, after which the sweep stops: something else must be wrong
+MAX_CRASHES = 5  # per worker, after which the sweep stops: something else must be wrong
 
 
 @contextlib.contextmanager
@@ -100,20 +100,20 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
     )(_work_as)
     inherited = _inherited()
     at_work = [worker.remote(order, inherited) for _ in range(config.workers)]
-    deaths = 0
+    crashes = 0
     try:
         while at_work:
             [ended], at_work = ray.wait(at_work)
             try:
                 ray.get(ended)
             except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
-                deaths += 1
-                if deaths > DEATHS * config.workers:
+                crashes += 1
+                if crashes > MAX_CRASHES * config.workers:
                     raise KdflowError(
-                        f"workers: expected at most {DEATHS * config.workers} deaths, got one more:"
-                        f" {reason(error)}"
+                        f"workers: expected at most {MAX_CRASHES * config.workers} crashed workers,"
+                        f" got one more: {reason(error)}"
                     ) from error
-                print("workers: one has died and is replaced")
+                print("workers: one has crashed and is replaced")
                 at_work.append(worker.remote(order, inherited))
             except RayTaskError as error:
                 if isinstance(error.cause, KdflowError):

@@ -5,7 +5,7 @@ import pytest
 
 from kdflow.artifacts.alignment import check_order
 from kdflow.dataset import Dataset
-from kdflow.errors import Unfit
+from kdflow.errors import UnfitError
 
 
 @pytest.fixture
@@ -77,7 +77,9 @@ def test_rows_in_another_order_are_refused(
     dataset = labelled(labels["training"], labels["test"])
     check_order("logits", rows["training"], rows["test"], dataset)
     other = rng.permutation(rows[split]) if how == "shuffled" else np.roll(rows[split], 1, axis=0)
-    with pytest.raises(Unfit, match=f"^logits: expected rows in the order .* got {split} rows of"):
+    with pytest.raises(
+        UnfitError, match=f"^logits: expected rows in the order .* got {split} rows in another"
+    ):
         check_order(
             "logits",
             **{"train": rows["training"], "test": rows["test"]}
@@ -90,5 +92,5 @@ def test_rows_of_sorted_images_that_are_shuffled_are_refused(rng: np.random.Gene
     # a folder of class folders is read class by class, a loader shuffles it
     labels = np.repeat(np.arange(12), 100)
     rows = logits(labels, 0.8, 12)
-    with pytest.raises(Unfit, match="got training rows of"):
+    with pytest.raises(UnfitError, match="got training rows in another order"):
         check_order("logits", rng.permutation(rows), rows, labelled(labels, labels))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdflow.artifacts import hints, unfinished
+from kdflow.artifacts import checkpoints, hints
+from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.artifacts.hints import TEACHER_BATCH, Recomputed, cached, check_room
-from kdflow.artifacts.unfinished import Unfinished
 from kdflow.dataset import Images
 from kdflow.errors import KdflowError
 from kdflow.features import features
@@ -90,13 +90,13 @@ def test_the_teacher_is_in_inference_mode(tmp_path: Path) -> None:
 def test_hints_of_an_interrupted_step_are_not_computed_again(
     images: np.ndarray, tmp_path: Path
 ) -> None:
-    place, teacher = Unfinished(tmp_path), StandIn()
-    with cached(teacher, [images[:120], images], tmp_path, place) as (_, whole):
+    checkpoint, teacher = Checkpoint(tmp_path), StandIn()
+    with cached(teacher, [images[:120], images], tmp_path, checkpoint) as (_, whole):
         expected = whole.of(np.arange(250))
     kept = tmp_path / "hints-1"
     kept.write_bytes(kept.read_bytes()[: 2 * TEACHER_BATCH * 24 - 7])  # killed within a write
     teacher.asked[:] = 0
-    with cached(teacher, [images[:120], images], tmp_path, place) as (_, whole):
+    with cached(teacher, [images[:120], images], tmp_path, checkpoint) as (_, whole):
         assert np.array_equal(whole.of(np.arange(250)), expected)
     again = np.zeros(250)
     again[TEACHER_BATCH:120] += 1  # the last batch of the first array, which is a smaller one
@@ -120,9 +120,9 @@ def test_what_an_interrupted_step_has_on_disk_counts_as_room(
     monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path))
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(KdflowError, match=r"hint_values=recomputed needs none$"):
+    with pytest.raises(KdflowError, match=r"set hint_values=recomputed, which needs no disk$"):
         check_room(tmp_path, 100, (2, 2, 3))  # 2,400 bytes
-    folder = tmp_path / unfinished.FOLDER / "a step"
+    folder = tmp_path / checkpoints.FOLDER / "a step"
     folder.mkdir(parents=True)
     (folder / "hints-0").write_bytes(bytes(1400))
     check_room(tmp_path, 100, (2, 2, 3))
@@ -165,7 +165,8 @@ def test_too_small_a_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(
         KdflowError,
         match=r"^cache: expected 1,638\.4 MB of room in .*made for the hints of 50,000 images, got"
-        r" 1,638\.4 MB; KDFLOW_CACHE names another folder, or hint_values=recomputed needs none$",
+        r" 1,638\.4 MB; set KDFLOW_CACHE to another folder, or set hint_values=recomputed, which"
+        r" needs no disk$",
     ):
         check_room(tmp_path / "made", 50_000, (8, 8, 256))
 
@@ -186,7 +187,8 @@ def test_a_disk_that_fills_up_is_reported_in_one_line(
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk())
     with (
         pytest.raises(
-            KdflowError, match=r"^cache: expected .*No space left.*=recomputed needs none$"
+            KdflowError,
+            match=r"^cache: expected .*No space left.*=recomputed, which needs no disk$",
         ),
         cached(StandIn(), [images], tmp_path),
     ):

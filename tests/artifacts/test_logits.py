@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from kdflow.artifacts import logits
 from kdflow.dataset import Dataset, sha256
-from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.evaluate.metrics import accuracy
 
 
@@ -65,15 +66,15 @@ def test_rows_in_another_order_than_the_images_are_refused(tiny: Dataset, tmp_pa
     written = write(tmp_path / "right", **in_order, dataset=tiny)
     assert written.accuracy == {"train": 1.0, "test": 1.0}
     for split, found in {
-        "train": "training rows of which 0 fit their labels, where 20 do in a random order and 60"
-        " can; on the other images 30 of 30 do",
-        "test": "test rows of which 0 fit their labels, where 10 do in a random order and 30 can;"
-        " on the other images 60 of 60 do",
+        "train": "training rows in another order: 0 of them predict their labels, about 20 would in"
+        " a random order, 60 at best (on the other images 30 of at most 30 do)",
+        "test": "test rows in another order: 0 of them predict their labels, about 10 would in a"
+        " random order, 30 at best (on the other images 60 of at most 60 do)",
     }.items():
         shuffled = np.roll(in_order[split], 1, axis=1)  # the labels of `tiny` go round
         with pytest.raises(
             KdflowError,
-            match=rf"^logits: expected rows in the order of the data set's images, got {found}$",
+            match=f"expected rows in the order of the data set's images, got {re.escape(found)}$",
         ):
             write(tmp_path / "wrong", **in_order | {split: shuffled}, dataset=tiny)
     assert not (tmp_path / "wrong").exists()
@@ -108,7 +109,7 @@ def test_rows_of_a_weak_teacher_in_another_order_are_refused(tmp_path: Path) -> 
 def test_probabilities_are_refused(tiny: Dataset, tmp_path: Path) -> None:
     train, test = (np.exp(array.astype(np.float32)) for array in made_for(tiny))
     train, test = (array / array.sum(axis=-1, keepdims=True) for array in (train, test))
-    with pytest.raises(KdflowError, match="expected raw ones, got probabilities in the train"):
+    with pytest.raises(KdflowError, match="expected raw logits, got probabilities in the train"):
         write(tmp_path / "p", train, test, tiny)
 
 
@@ -248,14 +249,14 @@ def test_means_over_mirror_images_are_not_taken_for_a_views_own_logits(
     folder: Path, tiny: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        KdflowError, match="expected averaged=true, as this run, got averaged=false"
+        KdflowError, match="expected averaged=true, as in this run, got averaged=false"
     ):
         logits.read(folder, tiny, averaged=True)
     arrays = made_for(tiny)
     logits.write(tmp_path / "means", *arrays, tiny, teacher="abc", network="vgg", averaged=True)
     assert logits.read(tmp_path / "means", tiny, averaged=True).manifest.averaged
     with pytest.raises(
-        KdflowError, match="expected averaged=false, as this run, got averaged=true"
+        KdflowError, match="expected averaged=false, as in this run, got averaged=true"
     ):
         logits.read(tmp_path / "means", tiny)
 
@@ -290,7 +291,7 @@ def test_a_changed_byte_is_refused(folder: Path, tiny: Dataset) -> None:
         ),
         (
             lambda a: np.full_like(a, 1 / 3),
-            "expected raw ones, got probabilities in train_logits.npy",
+            "expected raw logits, got probabilities in train_logits.npy",
         ),
         (lambda a: -a, "accuracy of train_logits.npy: expected"),
     ],
@@ -313,7 +314,7 @@ def test_pickled_logits_are_never_unpickled(folder: Path, tiny: Dataset) -> None
 @pytest.mark.parametrize("name", ["train_logits.npy", "test_logits.npy", "manifest.json"])
 def test_a_missing_file_is_named(folder: Path, tiny: Dataset, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(Unfit, match=name):
+    with pytest.raises(UnfitError, match=name):
         logits.read(folder, tiny)
 
 
@@ -324,7 +325,7 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(
     # nothing is known of it, so nothing is made again in its place
     (folder / name).unlink()
     (folder / name).mkdir()
-    with pytest.raises(Unreachable, match=f"{name} cannot be read"):
+    with pytest.raises(UnreachableError, match=f"{name} cannot be read"):
         logits.read(folder, tiny)
 
 

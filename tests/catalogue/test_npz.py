@@ -110,7 +110,7 @@ def test_a_file_that_is_missing_or_no_npz_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "endless.npz"
     os.mkfifo(path)
-    with pytest.raises(KdflowError, match=r"endless.npz: no regular file"):
+    with pytest.raises(KdflowError, match=r"endless.npz: not a regular file"):
         load(str(path))
 
 

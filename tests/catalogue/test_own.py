@@ -131,7 +131,7 @@ def test_a_softmax_that_is_taken_off_is_printed(
     nets: str, train: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build(f"{nets}:ends_in_softmax", train, 5, seed=0)
-    assert "nets.py:ends_in_softmax: the softmax at its end is taken off" in capsys.readouterr().out
+    assert "nets.py:ends_in_softmax: its final softmax is removed" in capsys.readouterr().out
     build(f"{nets}:small", train, 5, seed=0)
     assert capsys.readouterr().out == ""
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdflow.catalogue.datasets.photo import FORMATS, NoPhotoError, pixels_of, size_of
+from kdflow.catalogue.datasets.photo import FORMATS, InvalidImageError, pixels_of, size_of
 
 # Four colours, a quadrant each: red, green / blue, white.
 QUADRANTS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
@@ -134,12 +134,12 @@ def test_what_is_no_image_or_half_of_one_is_refused(
     path = tmp_path / "photo.jpg"
     Image.fromarray(enlarged(QUADRANTS, 40, 40)).save(path)
     path.write_bytes(path.read_bytes()[:-200] if isinstance(content, str) else content)
-    with pytest.raises(NoPhotoError, match=reason):
+    with pytest.raises(InvalidImageError, match=reason):
         pixels_of(path)
 
 
 def test_other_formats_are_not_read(tmp_path: Path) -> None:
     Image.fromarray(QUADRANTS).save(tmp_path / "photo.tiff")
     for read in (pixels_of, size_of):
-        with pytest.raises(NoPhotoError, match="no JPEG, PNG, WEBP, BMP or GIF image"):
+        with pytest.raises(InvalidImageError, match="no JPEG, PNG, WEBP, BMP or GIF image"):
             read(tmp_path / "photo.tiff")

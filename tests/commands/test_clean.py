@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from kdflow.__main__ import main
-from kdflow.artifacts import unfinished
+from kdflow.artifacts import checkpoints
 from kdflow.tracking import journal
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("store")
 @pytest.fixture
 def filled(cache: Path) -> Path:
     """A cache with a state, a journal and data, all of them ten days old."""
-    with unfinished.locked("a" * 32) as place:
-        assert place
-        place.set_claim(unfinished.Claim("b" * 32, "code", "key", "cpu"))
+    with checkpoints.locked("a" * 32) as checkpoint:
+        assert checkpoint
+        checkpoint.set_claim(checkpoints.Claim("b" * 32, "code", "key", "cpu"))
     written = journal.new("c" * 32, "http://elsewhere", ends_run=True)
     written.add("tags", {"a": "1"})
     written._lock.release()
@@ -62,10 +62,10 @@ def test_it_removes_what_is_old_enough(filled: Path, capsys: pytest.CaptureFixtu
 def test_it_removes_nothing_that_is_in_use(
     filled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with unfinished.locked("a" * 32) as place:
+    with checkpoints.locked("a" * 32) as checkpoint:
         assert main(["clean", "--remove", "true", "--older_than", "0"]) == 0
-        assert place
-        assert place.claim()
+        assert checkpoint
+        assert checkpoint.claim()
     assert "in use" in capsys.readouterr().out
 
 
@@ -99,14 +99,14 @@ def test_sync_says_which_store_the_rest_is_for(
         f"sync: 1 entries of run {'c' * 32} are for the tracking store http://elsewhere; set"
         " MLFLOW_TRACKING_URI to it and run sync again"
     )
-    assert shown[1].startswith("sync: nothing is left for sqlite:")
+    assert shown[1].startswith("sync: all entries for sqlite:")
 
 
 def test_a_state_that_nobody_resumed_is_removed_after_the_stated_days(
     filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unfinished.remove_old()
-    assert unfinished.names() == ["a" * 32]
-    monkeypatch.setattr(unfinished, "KEPT_DAYS", 9)
-    unfinished.remove_old()
-    assert unfinished.names() == []
+    checkpoints.remove_old()
+    assert checkpoints.names() == ["a" * 32]
+    monkeypatch.setattr(checkpoints, "KEPT_DAYS", 9)
+    checkpoints.remove_old()
+    assert checkpoints.names() == []

@@ -103,7 +103,7 @@ def test_without_npm_it_says_what_to_do(
     line = refused(capsys, "--run", str(deployment), "--output", str(tmp_path / "demo"))
     assert line == (
         f"kdflow demo: runtime: expected the npm package {browser.PACKAGE}, got none: npm is not"
-        f" installed; with {cache}/onnxruntime-web-1.30.0.tgz in its place no npm is needed\n"
+        f" installed; without npm, save its archive as {cache}/onnxruntime-web-1.30.0.tgz\n"
     )
 
 
@@ -136,7 +136,7 @@ def test_an_output_that_is_there_is_left_alone(
     deployment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(capsys, "--run", str(deployment), "--output", str(tmp_path))
-    assert line == f"kdflow demo: output: expected a folder that is not there yet, got {tmp_path}\n"
+    assert line == f"kdflow demo: output: expected a path that does not exist yet, got {tmp_path}\n"
 
 
 @pytest.mark.parametrize("written", ["[]", '{"files": null}', '{"files": {}}'])

@@ -159,7 +159,7 @@ def test_a_file_that_is_no_image_is_named_or_left_out(
     )
     assert not Path("predictions.csv").exists()
     assert len(predicted(*given, "--skip_bad", "true")) == COUNT
-    assert "predict: 1 files that are no images left out" in capsys.readouterr().out
+    assert "predict: skipped 1 files that are not images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

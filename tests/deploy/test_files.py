@@ -109,7 +109,7 @@ def test_a_network_that_onnx_cannot_hold_gets_none_with_the_reason(
     made = make.make(with_operation(keras.ops.erfinv), float_pixels, tmp_path, make.ONNX)
     assert made.paths == []
     assert "Erfinv" in made.not_made["float32.onnx"]
-    assert made.not_made["int8.onnx"] == "it is made of float32.onnx"
+    assert made.not_made["int8.onnx"] == "it needs float32.onnx, which was not made"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,5 +153,5 @@ def test_too_little_room_is_refused(
     assert needed < 2**20
     make.check_room(small_network)
     Usage.free = needed - 1
-    with pytest.raises(KdflowError, match=r"expected 0 MiB of room in .*TMPDIR names another"):
+    with pytest.raises(KdflowError, match=r"expected 0 MiB of room in .*set TMPDIR to another"):
         make.check_room(small_network)

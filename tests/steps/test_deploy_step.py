@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, needs_deploy, pytest.mark.usefixtures("shared_st
 
 # a network of two epochs is so little trained that few test images say little of its files
 DEPLOY = ["deploy", "--dataset", "digits", "--margin", "5", "--calibration_images", "200"]
-FEWEST = ["--onnx", "false", "--teacher", "none"]
+MIN_PER_CLASS = ["--onnx", "false", "--teacher", "none"]
 DIGITS = load("digits", 0.1)
 
 
@@ -157,7 +157,7 @@ def test_a_second_version_is_promoted_if_it_is_shown_to_be_no_worse(
     deployed: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--serve", "float32", "--register", "digits-student", "--promote", "true"]
-    (run,) = made_by([*DEPLOY, *FEWEST, *flags])
+    (run,) = made_by([*DEPLOY, *MIN_PER_CLASS, *flags])
     shown = capsys.readouterr().out
     assert "promoted to champion: SAME against the champion, digits-student version 1: " in shown
     model = registered().get_registered_model("digits-student")
@@ -167,7 +167,7 @@ def test_a_second_version_is_promoted_if_it_is_shown_to_be_no_worse(
 
 
 def test_weights_of_4_bits_make_a_smaller_file(deployed: Run) -> None:
-    (run,) = made_by([*DEPLOY, *FEWEST, "--weight_bits", "4", "--quantised_epochs", "0"])
+    (run,) = made_by([*DEPLOY, *MIN_PER_CLASS, "--weight_bits", "4", "--quantised_epochs", "0"])
     written = json.loads(artifact(run, "deploy.json").read_text())
     assert written["int8_litert"] == {"weight_bits": 4, "adapted": None}
     of_4_bits, of_8_bits = (artifact(each, "files") / "int8.tflite" for each in (run, deployed))
@@ -188,7 +188,7 @@ def badly_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_is_worse_fails_the_run_and_is_not_registered(
     deployed: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*DEPLOY, *FEWEST, "--register", "worse", "--promote", "true"]) == 1
+    assert main([*DEPLOY, *MIN_PER_CLASS, "--register", "worse", "--promote", "true"]) == 1
     run = runs()[-1]
     assert run.info.status == "FAILED"
     assert run.data.tags["kdflow.verdict"] == "WORSE"
@@ -211,7 +211,7 @@ def test_a_candidate_is_not_promoted_over_a_champion_of_other_images(
     client = registered()
     run_id, other = deployed.info.run_id, {"kdflow.dataset_digest": "another"}
     promote(register("other", f"runs:/{run_id}/litert", run_id, other))
-    made_by([*DEPLOY, *FEWEST, "--register", "other", "--promote", "true"])
+    made_by([*DEPLOY, *MIN_PER_CLASS, "--register", "other", "--promote", "true"])
     assert (
         "not promoted to champion: other version 1, the champion, was judged on other images"
         in (capsys.readouterr().out)

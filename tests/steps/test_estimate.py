@@ -27,4 +27,4 @@ def test_many_small_batches_take_their_time(
         BaselineConfig, dataset="digits", student="pupil", epochs=epochs, batch_size=batch_size
     )
     planned = Planned(ALL_STEPS["baseline"], config)
-    assert estimate.about_how_long(tiny)(planned) == expected
+    assert estimate.duration_estimator(tiny)(planned) == expected

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from kdflow import network as networks
 from kdflow.__main__ import main
-from kdflow.artifacts import unfinished
+from kdflow.artifacts import checkpoints
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.dataset import Images
 from kdflow.features import features
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "cache")
 
 def hints_in(cache: Path) -> list[Path]:
     """What is in the cache besides the states of interrupted runs, and journals."""
-    kept = (unfinished.FOLDER, journal.FOLDER)
+    kept = (checkpoints.FOLDER, journal.FOLDER)
     return [path for path in cache.iterdir() if path.name not in kept]
 
 

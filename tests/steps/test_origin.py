@@ -63,18 +63,20 @@ def test_the_logits_that_taught_a_student_may_teach_it_again_however_weak() -> N
     )
 
 
-def test_brought_logits_have_no_known_teacher() -> None:
+def test_logits_of_no_run_have_no_known_teacher() -> None:
     student = made("distill", DISTILLED, teacher="sha256:abc")
     said = origin(model(student))
-    assert said["Logits"] == "brought, not made by a run of kdflow: sha256:abc"
-    assert said["Distilled from"].startswith("not known: its logits were brought")
+    assert said["Logits"] == "not made by a run of kdflow: sha256:abc"
+    assert said["Distilled from"].startswith(
+        "not known: its logits were not made by a run of kdflow"
+    )
     assert lineage(student) == {}
 
 
-def test_a_brought_teacher_is_named_by_its_hash() -> None:
+def test_a_teacher_of_no_run_is_named_by_its_hash() -> None:
     logits = made("export_logits", {}, model="sha256:abc")
     student = made("distill", DISTILLED, teacher=logits)
-    expected = "brought, not made by a run of kdflow: sha256:abc"
+    expected = "not made by a run of kdflow: sha256:abc"
     assert origin(model(student))["Distilled from"] == expected
 
 

@@ -70,7 +70,7 @@ def adapted(
 
     path.write_text("plain")
     WRITTEN["plain"] = exportable(model.network)
-    note = quantised.adapt(run, config, tiny, model, None, path, write)  # type: ignore[arg-type]
+    note = quantised.fine_tune_if_worse(run, config, tiny, model, None, path, write)  # type: ignore[arg-type]
     return note, run.metrics
 
 
@@ -127,5 +127,5 @@ def test_the_files_of_a_distillation_may_have_moved_since(
     monkeypatch.setattr("kdflow.steps.quantised.distill.objective", lambda config, *_: config)
     taught: Any = SimpleNamespace(logits=SimpleNamespace(manifest=SimpleNamespace(network="t")))
     dataset = replace(tiny, name="digits")
-    lessons: Any = quantised._lessons(parameters(DeployConfig), dataset, model, taught)
+    lessons: Any = quantised._fine_tuning(parameters(DeployConfig), dataset, model, taught)
     assert (lessons.objective.temp, lessons.objective.alpha, lessons.views) == (8, 0.5, 2)

@@ -75,9 +75,12 @@ def places(
         ("distill --teacher {damaged}", "teacher: run {damaged} (teacher): no model can be loaded"),
         (
             "distill --teacher {exported} --holdout 0.2",
-            "teacher: expected one trained with holdout",
+            "teacher: expected a teacher trained with holdout",
         ),
-        ("distill --teacher {teacher} --holdout 0.2", "teacher: expected one trained with holdout"),
+        (
+            "distill --teacher {teacher} --holdout 0.2",
+            "teacher: expected a teacher trained with holdout",
+        ),
         (
             "distill --teacher {exported} --views 2",
             "expected the first 2 views of view_set=shifts, got 1 ",

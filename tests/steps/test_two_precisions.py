@@ -86,8 +86,8 @@ def test_a_teacher_of_the_other_precision_is_not_used_and_the_console_says_so_on
     plan = resolver().plan(LogitsOf("mini", 0.2, 1, precision="bfloat16"))
     assert isinstance(plan, Planned)
     expected = (
-        "teacher: 1 earlier run(s) in float32 not used, as this is in bfloat16 (precision=float32,"
-        " or a run's id, uses one)\n"
+        "teacher: 1 earlier run(s) in float32 are not used, as this run computes in bfloat16; to"
+        " use one, set precision=float32, or name it by its id\n"
     )
     assert capsys.readouterr().out == expected
     assert isinstance(resolver().plan(ModelOf("mini", 0.3)), Planned)

@@ -72,7 +72,7 @@ def imitated_fit(
     validation: Images,
     objective: object,
     settings: Settings,
-    place: object = None,
+    checkpoint: object = None,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Stands for `fit`: no training, and a validation accuracy that no real one falls short of."""
     for epoch in range(1, settings.epochs + 1):

@@ -49,7 +49,7 @@ ORDER = Order(
 
 def test_the_controls_study_has_the_parameters_of_the_baseline_by_its_names_and_no_others() -> None:
     file = load("recipe")
-    searched = control.study_of(file)
+    searched = control.baseline_study(file)
     assert searched.space == {"learning_rate": RATE, "augment": VIEWS}
     assert searched.described_search() == file.described_search()
     assert searched.trials == file.trials
@@ -58,7 +58,7 @@ def test_the_controls_study_has_the_parameters_of_the_baseline_by_its_names_and_
 def test_points_that_are_the_same_for_the_baseline_are_tried_once() -> None:
     points = grid({"temp": [2.0, 4.0], "learning_rate": [0.001, 0.002], "views": [1]})
     space = {"temp": FloatDistribution(2, 4), "learning_rate": RATE, "views": VIEWS}
-    searched = control.study_of(Study(space=space, trials=4, cost="none", points=points))
+    searched = control.baseline_study(Study(space=space, trials=4, cost="none", points=points))
     assert searched.points == [
         {"learning_rate": 0.001, "augment": 1},
         {"learning_rate": 0.002, "augment": 1},

@@ -326,7 +326,7 @@ def described(base: DistillConfig, tiny: Dataset) -> dict[str, Any]:
 def reopened(opened: optuna.storages.RDBStorage, base: DistillConfig, tiny: Dataset) -> bool:
     """Whether a study `s` of this description is a new one."""
     now = described(base, tiny)
-    older = description.added(EARLIER, base, now)
+    older = description.defaults_of_older_study(EARLIER, base, now)
     return sharing.open_study(opened, "s", now, older)[1]
 
 

@@ -22,12 +22,12 @@ from sweeps.driver import sharing
 from sweeps.driver.sharing import (
     ENDED,
     OWNER,
-    _awaited,
-    agreed,
+    _wait_for,
     has_owner,
     open_study,
     ownership,
     parent_of,
+    shared_value,
 )
 from sweeps.driver.storage import open_storage, parsed
 from sweeps.driver.trial_queue import PARENT
@@ -86,10 +86,12 @@ def test_processes_of_a_study_agree_on_the_first_ones_value(
         study.set_user_attr("upstream", "of the other, which was faster")
         return "mine"
 
-    assert agreed(study, "upstream", True, overtaken) == "of the other, which was faster"
-    assert agreed(study, "upstream", False, lambda: "mine") == "of the other, which was faster"
+    assert shared_value(study, "upstream", True, overtaken) == "of the other, which was faster"
+    assert (
+        shared_value(study, "upstream", False, lambda: "mine") == "of the other, which was faster"
+    )
     monkeypatch.setattr(sharing, "PATIENCE", 0)  # as if the maker had died before it had one
-    assert agreed(study, "another", False, lambda: "mine") == "mine"
+    assert shared_value(study, "another", False, lambda: "mine") == "mine"
     assert study.user_attrs["another"] == "mine"
 
 
@@ -108,9 +110,9 @@ def test_a_process_waits_for_the_shared_value_while_its_maker_lives(
     def lives_for(seconds: int) -> Callable[[], float]:
         return lambda: min(now, seconds) // sharing.BEAT_EVERY
 
-    made = _awaited(lambda: "made" if now >= 3600 else None, lives_for(3600))
+    made = _wait_for(lambda: "made" if now >= 3600 else None, lives_for(3600))
     assert (made, now) == ("made", 3600)
-    assert _awaited(lambda: None, lives_for(7200)) is None
+    assert _wait_for(lambda: None, lives_for(7200)) is None
     assert 7200 < now <= 7200 + sharing.PATIENCE + 1
 
 
@@ -129,9 +131,9 @@ def test_a_process_that_joins_waits_for_a_slow_export_as_long_as_its_driver_has_
         return "the driver's"
 
     with ThreadPoolExecutor() as pool:
-        driver = pool.submit(agreed, study, "upstream", True, slow_export)
+        driver = pool.submit(shared_value, study, "upstream", True, slow_export)
         assert makes.wait(60)
-        found = agreed(in_another_process(study), "upstream", False, lambda: "the joiner's")
+        found = shared_value(in_another_process(study), "upstream", False, lambda: "the joiner's")
         joined.set()
         assert found == ("the driver's" if beats else "the joiner's")
         assert driver.result() == found
@@ -152,7 +154,7 @@ def test_two_processes_that_resume_at_once_after_an_interrupt_make_the_value_onc
             return f"of process {number}"
 
         both.wait()
-        return str(agreed(opened, "upstream", False, make))
+        return str(shared_value(opened, "upstream", False, make))
 
     with ThreadPoolExecutor() as pool:
         values = list(pool.map(resume, (1, 2)))
@@ -183,7 +185,7 @@ def test_a_maker_has_a_heartbeat_until_it_has_ended(
         assert study.user_attrs[BEAT] in beats[2:]
         return "made"
 
-    assert agreed(study, "upstream", True, make) == "made"
+    assert shared_value(study, "upstream", True, make) == "made"
     assert study.user_attrs[BEAT] == ENDED
 
 
@@ -194,9 +196,9 @@ def test_no_process_waits_for_a_maker_that_was_interrupted(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        agreed(study, "upstream", True, interrupted)
+        shared_value(study, "upstream", True, interrupted)
     monkeypatch.setattr(sharing, "LOOK_EVERY", 3600)
-    assert agreed(study, "upstream", False, lambda: "mine") == "mine"
+    assert shared_value(study, "upstream", False, lambda: "mine") == "mine"
     assert "waits" not in capsys.readouterr().out
 
 
@@ -211,7 +213,7 @@ def test_an_unreachable_storage_does_not_hide_what_ended_the_maker(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        agreed(study, "upstream", True, make)
+        shared_value(study, "upstream", True, make)
 
 
 # --- the owner of the parent run ---

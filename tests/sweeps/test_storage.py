@@ -18,8 +18,11 @@ from sweeps.driver.storage import open_storage, parsed, shown, text_of
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nonsense", "an SQLAlchemy URL, got something else"),
-        ("postgresql://me:sec@ret:x@host/db", "an SQLAlchemy URL, got something else"),
+        ("nonsense", "an SQLAlchemy URL such as sqlite:///sweeps/studies.db, got an invalid"),
+        (
+            "postgresql://me:sec@ret:x@host/db",
+            "an SQLAlchemy URL such as sqlite:///sweeps/studies.db, got an invalid",
+        ),
         ("sqlite://", "a file, got sqlite://, which ends with the process"),
         (
             "sqlite:////proc/none/studies.db",

@@ -61,10 +61,16 @@ def test_the_points_of_a_study_are_in_its_space(name: str) -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"tmep": FloatDistribution(1, 2)}, "tmep: expected a study that searches loss"),
-        ({"teacher": CategoricalDistribution(["vgg"])}, "teacher: expected a study that searches"),
-        ({"evaluate_test": CategoricalDistribution([True])}, "evaluate_test: expected a study"),
-        ({"seed": IntDistribution(0, 9)}, "seed: expected a study that searches"),
+        ({"tmep": FloatDistribution(1, 2)}, "tmep: a study cannot search it; expected one of loss"),
+        (
+            {"teacher": CategoricalDistribution(["vgg"])},
+            "teacher: a study cannot search it; expected one of",
+        ),
+        (
+            {"evaluate_test": CategoricalDistribution([True])},
+            "evaluate_test: a study cannot search it",
+        ),
+        ({"seed": IntDistribution(0, 9)}, "seed: a study cannot search it; expected one of"),
         ({"alpha": FloatDistribution(0, 2)}, "alpha: expected less than or equal to 1, got 2"),
         ({"loss": CategoricalDistribution(["kd", "mse"])}, "loss: expected 'kd', 'dkd', "),
     ],

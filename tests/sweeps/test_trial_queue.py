@@ -28,8 +28,8 @@ from sweeps.driver.trial_queue import (
     enqueue,
     is_surplus,
     retry,
+    run_trials,
     tags_of,
-    work_off,
 )
 
 
@@ -67,7 +67,7 @@ def test_the_trial_of_a_dead_process_is_marked_failed_and_retried(
         client.create_run(experiment, tags={**above, **tags_of(study, number)}).info.run_id
         for number in (dead.number, dead.number + 1)
     )
-    work_off(study, lambda trial: trial.suggest_float("x", 0, 1), budget=3)
+    run_trials(study, lambda trial: trial.suggest_float("x", 0, 1), budget=3)
     assert study.trials[0].state == TrialState.FAIL
     assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE] * 3
     assert dead.params["x"] in [trial.value for trial in counted(study)]
@@ -94,9 +94,9 @@ def test_the_trial_of_a_process_that_died_as_soon_as_it_was_named_is_retried(
             RDBStorage, "set_trial_state_values", lambda *_, **__: True
         )  # nothing ends it
         with pytest.raises(Died):
-            work_off(study, lambda trial: trial.suggest_float("x", 0, 1), budget=1)
+            run_trials(study, lambda trial: trial.suggest_float("x", 0, 1), budget=1)
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
-    work_off(study, lambda trial: trial.suggest_float("x", 0, 1), budget=1)
+    run_trials(study, lambda trial: trial.suggest_float("x", 0, 1), budget=1)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
@@ -111,8 +111,8 @@ def test_a_trial_that_a_crash_ended_is_retried_when_the_study_is_resumed(
         return trial.suggest_float("x", 0, 1)
 
     with pytest.raises(ConnectionError):
-        work_off(study, answered, None)
-    work_off(study, answered, None)
+        run_trials(study, answered, None)
+    run_trials(study, answered, None)
     assert [trial.state for trial in study.trials].count(TrialState.FAIL) == 1
     assert sorted(trial.value or 0 for trial in counted(study)) == [0.0, 1.0]
 
@@ -128,8 +128,8 @@ def test_a_setting_that_always_crashes_does_not_hold_up_the_study(study: optuna.
 
     for _ in range(1 + CRASHES):
         with pytest.raises(MemoryError):
-            work_off(study, too_large, None)
-    work_off(study, too_large, None)
+            run_trials(study, too_large, None)
+    run_trials(study, too_large, None)
     assert [(trial.params["x"], trial.state) for trial in counted(study)] == [
         (1.0, TrialState.COMPLETE),
         (0.0, TrialState.FAIL),
@@ -145,8 +145,8 @@ def test_interrupts_never_use_up_a_setting(study: optuna.Study) -> None:
             raise ending
 
         with pytest.raises(ending):
-            work_off(study, ended, None)
-    work_off(study, lambda trial: trial.suggest_float("x", 0, 1), None)
+            run_trials(study, ended, None)
+    run_trials(study, lambda trial: trial.suggest_float("x", 0, 1), None)
     assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE]
 
 
@@ -163,8 +163,8 @@ def test_what_two_processes_have_enqueued_at_once_is_run_once(study: optuna.Stud
         return 0
 
     with pytest.raises(ConnectionError):
-        work_off(study, objective, None)
-    work_off(study, objective, None)
+        run_trials(study, objective, None)
+    run_trials(study, objective, None)
     assert sorted(run) == [0, 0.5, 0.5, 1]
     complete = study.get_trials(states=[TrialState.COMPLETE])
     assert sorted(trial.params["x"] for trial in complete) == [0, 0.5, 1]
@@ -195,7 +195,7 @@ def test_a_trial_that_another_process_has_marked_failed_does_not_end_the_search(
                 trial.set_user_attr("run_id", "a run")
         return value
 
-    work_off(study, asleep, 2)
+    run_trials(study, asleep, 2)
     assert len(study.trials) == 3
     assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE] * 2
     assert study.trials[0].params["x"] in [trial.value for trial in counted(study)]
@@ -211,7 +211,7 @@ def test_what_was_tried_is_not_enqueued_again_unless_it_failed_and_has_to(
 
     enqueue(study, [{"x": 0.0}, {"x": 1.0}])
     enqueue(study, [{"x": 0.0}, {"x": 1.0}, {"x": 0.5}])
-    work_off(study, fail_at_one, None)
+    run_trials(study, fail_at_one, None)
     assert [trial.params["x"] for trial in study.trials] == [0, 1, 0.5]
     enqueue(study, [{"x": 0.0}, {"x": 1.0}])
     assert len(study.trials) == 3
@@ -238,7 +238,7 @@ quickly = settings(deadline=None, database=None, max_examples=60)
 
 
 class Process:
-    """One of several processes that work on a study, a step of `work_off` at a time: look whether
+    """One of several processes that work on a study, a step of `run_trials` at a time: look whether
     there is a trial to run, start it, check that it is not surplus, end it."""
 
     def __init__(self, study: optuna.Study, budget: int | None, ended: list[int]) -> None:
@@ -389,7 +389,7 @@ def test_a_study_that_is_resumed_after_each_crash_has_its_budget_of_trials(
             if is_grid:
                 enqueue(study, points)
             with contextlib.suppress(ConnectionError, KeyboardInterrupt):
-                work_off(study, objective, None if is_grid else budget)
+                run_trials(study, objective, None if is_grid else budget)
                 is_finished = True
 
     expected = len(points) if is_grid else budget

@@ -216,13 +216,15 @@ def test_a_worker_that_dies_is_replaced(ray: Any, capsys: pytest.CaptureFixture[
     ray.outcomes = [WorkerCrashedError(), None, WorkerCrashedError()]
     workers._carry_out(ORDER, config_of(workers=2, cpus_per_trial=3, gpus_per_trial=0.5))
     assert len(ray.started) == 2 + 2
-    assert capsys.readouterr().out.count("one has died and is replaced") == 2
+    assert capsys.readouterr().out.count("one has crashed and is replaced") == 2
     assert ray.options == {"max_retries": 0, "num_cpus": 3, "num_gpus": 0.5}
 
 
 def test_workers_that_die_again_and_again_end_the_sweep(ray: Any) -> None:
     ray.outcomes = [WorkerCrashedError("lost\nits node")] * 100
-    with pytest.raises(KdflowError, match="at most 10 deaths, got one more: lost its node"):
+    with pytest.raises(
+        KdflowError, match="at most 10 crashed workers, got one more: lost its node"
+    ):
         workers._carry_out(ORDER, config_of(workers=2))
     assert len(ray.started) == 2 + 10
     assert len(ray.cancelled) == 1  # the other worker
@@ -244,7 +246,7 @@ def test_a_worker_killed_in_mid_trial_on_sqlite_costs_no_trial_and_leaves_no_run
     tracking_store.open_store()
     studies: RDBStorage = open_storage(parsed("sqlite:///studies.db"), heartbeat=5)
     check_that_a_killed_worker_costs_no_trial(studies, tracking_store.uri(), tiny_npz, store)
-    assert "workers: one has died and is replaced" in (store / "sweep.log").read_text()
+    assert "workers: one has crashed and is replaced" in (store / "sweep.log").read_text()
     assert len(all_runs()) == 1 + 6 + 1 + 4
 
 

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.tracking.artifacts import LOGITS_FOLDER, load_keras, load_model, logits_folder
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.runs import open_run
@@ -33,9 +33,9 @@ def test_what_a_run_lacks_is_named(tiny: Dataset) -> None:
     with open_run("empty", "teacher", tiny, {}) as opened:
         opened.log_json({}, "config.json")
     run = get_run(opened.run_id)
-    with pytest.raises(Unfit, match=f"run {run.run_id} .teacher. has no logits"):
+    with pytest.raises(UnfitError, match=f"run {run.run_id} .teacher. has no logits"):
         logits_folder(run)
-    with pytest.raises(Unfit, match=f"run {run.run_id} .teacher.: no model can be loaded"):
+    with pytest.raises(UnfitError, match=f"run {run.run_id} .teacher.: no model can be loaded"):
         load_model(run)
 
 
@@ -62,7 +62,7 @@ def test_a_server_that_lists_nothing_has_no_logits_and_a_silent_one_may_have(
     remote: FoundRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow.artifacts, "list_artifacts", lambda artifact_uri: [])
-    with pytest.raises(Unfit, match=f"run {remote.run_id} .export_logits. has no logits"):
+    with pytest.raises(UnfitError, match=f"run {remote.run_id} .export_logits. has no logits"):
         logits_folder(remote)
 
     def refuse(**_: object) -> None:
@@ -70,7 +70,7 @@ def test_a_server_that_lists_nothing_has_no_logits_and_a_silent_one_may_have(
 
     monkeypatch.setattr(mlflow.artifacts, "list_artifacts", refuse)
     with pytest.raises(
-        Unreachable, match=r"its logits cannot be read: no route\. It may be intact"
+        UnreachableError, match=r"its logits cannot be read: no route\. It may be intact"
     ):
         logits_folder(remote)
 

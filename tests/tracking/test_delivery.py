@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import BAD_REQUEST, MlflowException
 
 from kdflow.dataset import Dataset, Images
-from kdflow.errors import KdflowError, Unreachable
+from kdflow.errors import KdflowError, UnreachableError
 from kdflow.network import build, weights_sha256
 from kdflow.tracking import artifacts, delivery, find, journal, runs, store, sync
 from kdflow.tracking.runs import open_run
@@ -66,7 +66,7 @@ def test_a_run_goes_on_while_the_store_is_away_and_nothing_is_lost(
         away.set()
         run.log({"loss": 2}, 2)
         run.log_params({"temp": "8"})
-        wait_for_it(lambda: delivery.DELIVERY._is_away)
+        wait_for_it(lambda: delivery.DELIVERY._is_unreachable)
         run.log({"loss": 1}, 3)
         away.clear()
     shown = capsys.readouterr().out
@@ -105,13 +105,13 @@ def test_what_a_run_has_kept_is_delivered_later(
             run.log({"loss": 1}, 1)
             run.log_text("a text", "text.txt")
 
-    with pytest.raises(Unreachable, match="`python -m kdflow sync` delivers it later"):
+    with pytest.raises(UnreachableError, match="`python -m kdflow sync` delivers it later"):
         log_in_vain()
     assert ended(opened[0]).info.status == "RUNNING"
     as_if_the_process_had_ended(monkeypatch)
     away.clear()
     assert sync.deliver_left_over() == []
-    assert f"entries that run {opened[0]} had kept" in capsys.readouterr().out
+    assert f"waiting entries of run {opened[0]}" in capsys.readouterr().out
     assert ended(opened[0]).info.status == "FINISHED"
     assert history(opened[0], "loss") == [(1, 1)]
     text = mlflow.artifacts.load_text(f"{ended(opened[0]).info.artifact_uri}/text.txt")
@@ -134,7 +134,7 @@ def as_if_the_process_had_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     for written, _ in delivering._queue:
         written._lock.release()
     delivering._queue.clear()
-    delivering._thread, delivering._is_away, delivering._given_up = None, False, False
+    delivering._thread, delivering._is_unreachable, delivering._given_up = None, False, False
 
 
 def test_what_is_delivered_twice_is_in_the_store_once(tiny: Dataset, train: Images) -> None:
@@ -209,7 +209,7 @@ def test_a_run_that_was_deleted_takes_nothing_and_says_so(tiny: Dataset) -> None
             wait_for_it(lambda: not delivery.DELIVERY._queue)
             run.log({"loss": 1}, 2)
 
-    with pytest.raises(KdflowError, match=r"^tracking store: expected it to take what run .* logs"):
+    with pytest.raises(KdflowError, match=r"^tracking store: it rejected what run .* logged"):
         log_to_a_deleted_run()
 
 
@@ -234,7 +234,7 @@ def test_what_is_left_over_is_delivered_but_for_what_the_store_refuses(
     assert sync.deliver_left_over() == []
     assert history(running, "loss") == [(1, 1)]
     assert ended(running).info.status == "KILLED"
-    expected = f"sync: run {running} does not take 1 of 2 entries that were logged to it: "
+    expected = f"sync: the store rejected 1 of 2 entries of run {running}: "
     assert capsys.readouterr().out.startswith(expected)
 
 
@@ -293,7 +293,7 @@ def test_silent_runs_of_another_host_are_ended_if_asked() -> None:
 
     silent, alive = run_of("there", now - 700_000), run_of("there", now)
     here = run_of("here", now - 700_000)
-    assert runs.end_silent("there") == [silent]
+    assert runs.end_unreachable("there") == [silent]
     assert [ended(run).info.status for run in (silent, alive, here)] == [
         "KILLED",
         "RUNNING",

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, Unreachable
+from kdflow.errors import KdflowError, UnreachableError
 from kdflow.tags import CODE_TAG
 from kdflow.tracking import find
 from kdflow.tracking.find import FoundRun, exists, find_runs, get_run, other_code
@@ -85,7 +85,9 @@ def test_a_store_that_does_not_answer_is_not_one_without_the_run(
     monkeypatch.setattr(mlflow, "get_run", refuse)
     monkeypatch.setattr(mlflow, "search_experiments", refuse)
     for read in (lambda: get_run("a"), lambda: exists("a"), lambda: find_runs({"kdflow.key": "a"})):
-        with pytest.raises(Unreachable, match=r"cannot be read: .*http://there failed with 503"):
+        with pytest.raises(
+            UnreachableError, match=r"cannot be read: .*http://there failed with 503"
+        ):
             read()
 
 

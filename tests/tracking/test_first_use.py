@@ -53,8 +53,11 @@ def test_a_store_whose_making_failed_is_made_the_next_time(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("half made", r"was left half made by an interrupted first use; .*: move it away"),
-        ("damaged", r"is damaged \(.*\); restore it from a copy, or move it away"),
+        (
+            "half made",
+            r"which an interrupted first use left incomplete and without runs; move it away",
+        ),
+        ("damaged", r"which is damaged \(.*\); restore it from a copy, or move it away"),
         ("half upgraded", r"holds 1 runs and whose upgrade .* is running or was interrupted"),
     ],
 )

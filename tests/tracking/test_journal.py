@@ -92,7 +92,7 @@ def test_a_journal_is_removed_once_the_store_has_all_of_a_run_that_has_ended(cac
 def test_a_cache_that_cannot_be_written_to_is_one_line_as_a_user(cache: Path) -> None:
     cache.mkdir(exist_ok=True)
     cache.chmod(0o500)
-    with pytest.raises(KdflowError, match="KDFLOW_CACHE names another"):
+    with pytest.raises(KdflowError, match="set KDFLOW_CACHE to another folder"):
         journal.new("run", "sqlite:///a.db", ends_run=True)
 
 
@@ -101,5 +101,5 @@ def test_a_cache_that_is_a_file_is_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path / "file"))
-    with pytest.raises(KdflowError, match=r"^cache: expected a folder with room .*another$"):
+    with pytest.raises(KdflowError, match=r"^cache: expected a folder with room .*another folder$"):
         journal.new("run", "sqlite:///a.db", ends_run=True)

@@ -75,11 +75,11 @@ def test_the_ui_of_the_installed_mlflow_knows_what_a_view_is_made_of(ui: str) ->
         ("https://me:secret@there.org/mlflow/", "https://there.org/mlflow/#"),
         (
             "postgresql://me:secret@db/x",
-            "mlflow ui --backend-store-uri postgresql://me:***@db/x and http://127.0.0.1:5000/#",
+            "start `mlflow ui --backend-store-uri postgresql://me:***@db/x` and open http://127.0.0.1:5000/#",
         ),
         (
             "sqlite:///mlflow.db",
-            f"mlflow ui --backend-store-uri sqlite:///{Path.cwd()}/mlflow.db and"
+            f"start `mlflow ui --backend-store-uri sqlite:///{Path.cwd()}/mlflow.db` and open"
             " http://127.0.0.1:5000/#",
         ),
     ],
@@ -89,4 +89,4 @@ def test_the_link_opens_the_view_and_shows_no_password(
 ) -> None:
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: uri)
     rest = "/experiments/7/runs?viewStateShareKey=kdflow&workflowType=machine_learning"
-    assert saved_views.how_to_see("7") == shown + rest
+    assert saved_views.link_or_command("7") == shown + rest

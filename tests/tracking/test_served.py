@@ -82,8 +82,8 @@ def test_what_does_not_fit_is_one_line_without_pixels(
         (images[..., :1], "got the shape (30, 8, 8, 1)"),
         (images[:0], "got the shape (0, 8, 8, 3)"),
         ([[1, 2], [3]], "got rows of unequal length"),
-        (["a cat"], "got no array of numbers"),
-        ({"images": 1}, "got no array of numbers"),
+        (["a cat"], "got values that are not numbers"),
+        ({"images": 1}, "got values that are not numbers"),
         (np.zeros((10_001, 8, 8, 3), np.uint8), "expected at most 10000 images in a request"),
     ]
     for given, message in refused:

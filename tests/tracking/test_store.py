@@ -5,7 +5,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from kdflow.errors import KdflowError, Unfit, Unreachable
+from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.tracking import store
 
 
@@ -26,11 +26,11 @@ def test_a_store_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("error", "proves"),
     [
-        (MlflowException("Run 'a' not found", RESOURCE_DOES_NOT_EXIST), Unfit),
-        (MlflowException("API request failed: 503"), Unreachable),
-        (ConnectionError("refused"), Unreachable),
-        (PermissionError(13, "Permission denied"), Unreachable),
-        (TimeoutError(), Unreachable),
+        (MlflowException("Run 'a' not found", RESOURCE_DOES_NOT_EXIST), UnfitError),
+        (MlflowException("API request failed: 503"), UnreachableError),
+        (ConnectionError("refused"), UnreachableError),
+        (PermissionError(13, "Permission denied"), UnreachableError),
+        (TimeoutError(), UnreachableError),
     ],
 )
 def test_only_a_store_that_says_so_proves_that_something_is_not_there(

@@ -158,14 +158,14 @@ def test_the_probe_is_scikit_learns_nearest_centroid_on_the_guided_features(
 def test_the_probe_takes_equally_many_images_of_each_class_and_all_of_a_rare_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hint, "PROBED", 90)
+    monkeypatch.setattr(hint, "MAX_PROBE_IMAGES", 90)
     labels = np.repeat([0, 1, 2], [400, 60, 7])
     train = Images(np.zeros((467, 1, 1, 1), np.uint8), labels, np.arange(467)[::-1][:460])
-    probed = hint.some_of_each_class(train)  # without the first 7 images
+    probed = hint.probe_indices(train)  # without the first 7 images
     assert set(np.unique(probed)) <= set(train.indices)
     assert np.bincount(labels[probed]).tolist() == [30, 30, 7]
     assert np.array_equal(probed, np.unique(probed))
-    assert np.array_equal(probed, hint.some_of_each_class(train))
+    assert np.array_equal(probed, hint.probe_indices(train))
     assert probed[:30].max() > 200  # drawn over the whole class
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fitting import equal_weights
 
-from kdflow.artifacts import unfinished
+from kdflow.artifacts import checkpoints
 from kdflow.config.fitting import Keep, Settings
 from kdflow.dataset import Images
 from kdflow.network import build
@@ -74,13 +74,13 @@ def test_a_resumed_training_ends_with_the_same_weights(
 ) -> None:
     chosen = settings("best_loss", 2)
     whole = build("pupil", train, 3, seed=0)
-    with unfinished.locked("it") as place:
-        epochs: Iterator[object] = fit(whole, train, validation, Labels(), chosen, place)
+    with checkpoints.locked("it") as checkpoint:
+        epochs: Iterator[object] = fit(whole, train, validation, Labels(), chosen, checkpoint)
         for _ in range(interrupted_after):
             next(epochs)
-    with unfinished.locked("it") as place:
+    with checkpoints.locked("it") as checkpoint:
         resumed = build("pupil", train, 3, seed=1)
-        assert len(list(fit(resumed, train, validation, Labels(), chosen, place))) == 4
+        assert len(list(fit(resumed, train, validation, Labels(), chosen, checkpoint))) == 4
     best = trained_for_two_epochs(train, validation)
     assert all(map(np.array_equal, resumed.get_weights(), best))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fitting import without_times
 
-from kdflow.artifacts.unfinished import Unfinished
+from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.hardware import Precision
@@ -25,8 +25,8 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Unfinished:
-    return Unfinished(tmp_path)
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return Checkpoint(tmp_path)
 
 
 def training(
@@ -35,7 +35,7 @@ def training(
     train: Images,
     validation: Images,
     teacher_logits: np.ndarray,
-    place: Unfinished | None,
+    checkpoint: Checkpoint | None,
     precision: Precision = "float32",
 ) -> tuple[keras.Model, Iterator[Epoch]]:
     network = build(network_name, train, 3, seed=4)
@@ -43,7 +43,7 @@ def training(
     settings = Settings(optimizer, 0.01, EPOCHS, 8, seed=4, schedule="triangular", views=2)
     settings = settings._replace(precision=precision)
     objective = Distillation(teacher_logits, temp=4, alpha=0.9)
-    return network, fit(network, train, validation, objective, settings, place)
+    return network, fit(network, train, validation, objective, settings, checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_between_epochs(
     train: Images,
     validation: Images,
     teacher_logits: np.ndarray,
-    place: Unfinished,
+    checkpoint: Checkpoint,
 ) -> None:
     given = network_name, optimizer, train, validation, teacher_logits
     whole, epochs = training(*given, None, precision)
     expected = list(epochs)
-    _, epochs = training(*given, place, precision)
+    _, epochs = training(*given, checkpoint, precision)
     next(epochs), next(epochs)
-    resumed, epochs = training(*given, place, precision)
+    resumed, epochs = training(*given, checkpoint, precision)
     found = list(epochs)
     assert weights_sha256(resumed) == weights_sha256(whole)
     assert [epoch for epoch, _ in found] == [1, 2, 3]
@@ -86,17 +86,17 @@ def test_within_an_epoch(
     train: Images,
     validation: Images,
     teacher_logits: np.ndarray,
-    place: Unfinished,
+    checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = "student", "adam", train, validation, teacher_logits
     whole, epochs = training(*given, None)
     expected = [metrics for _, metrics in epochs]
 
-    save, states = Unfinished.save, []
+    save, states = Checkpoint.save, []
 
-    def killed_after(place: Unfinished, *state: object) -> None:
-        save(place, *state)  # type: ignore[arg-type]
+    def killed_after(checkpoint: Checkpoint, *state: object) -> None:
+        save(checkpoint, *state)  # type: ignore[arg-type]
         states.append(state)
         if len(states) == kept:
             raise Killed
@@ -105,15 +105,15 @@ def test_within_an_epoch(
     monkeypatch.setattr("kdflow.training.loop.batches_at_once", lambda *_: 2)
     monkeypatch.setattr("kdflow.training.loop.batches_in_part", lambda _: part)
     with monkeypatch.context() as patch:
-        patch.setattr(Unfinished, "save", killed_after)
+        patch.setattr(Checkpoint, "save", killed_after)
         with pytest.raises(Killed):
-            list(training(*given, place)[1])
-    loaded = place.load()
+            list(training(*given, checkpoint)[1])
+    loaded = checkpoint.load()
     assert loaded
     # 54 images are 7 batches, 2 at a time; where a part ends, so does a call
     kept_at = {7: [2, 4, 6, 0], 3: [2, 3, 5, 6, 0]}[part]
     assert loaded[1]["batches"] == kept_at[(kept - 1) % len(kept_at)]
-    resumed, epochs = training(*given, place)
+    resumed, epochs = training(*given, checkpoint)
     found = [metrics for _, metrics in epochs]
     assert weights_sha256(resumed) == weights_sha256(whole)
     for one, other in zip(expected, found, strict=True):
@@ -126,16 +126,16 @@ def test_a_damaged_state_starts_again_and_says_so(
     train: Images,
     validation: Images,
     teacher_logits: np.ndarray,
-    place: Unfinished,
+    checkpoint: Checkpoint,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     given = "pupil", "adam", train, validation, teacher_logits
-    next(training(*given, place)[1])
-    file = place.folder / "state.npz"
+    next(training(*given, checkpoint)[1])
+    file = checkpoint.folder / "state.npz"
     file.write_bytes(file.read_bytes()[:500])
     whole, epochs = training(*given, None)
     list(epochs)
-    again, epochs = training(*given, place)
+    again, epochs = training(*given, checkpoint)
     assert len(list(epochs)) == EPOCHS
     assert "cannot be read" in capsys.readouterr().out
     assert weights_sha256(again) == weights_sha256(whole)
@@ -145,14 +145,14 @@ def test_a_full_disk_ends_no_training(
     train: Images,
     validation: Images,
     teacher_logits: np.ndarray,
-    place: Unfinished,
+    checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Unfinished, "save", full)
-    _, epochs = training("pupil", "adam", train, validation, teacher_logits, place)
+    monkeypatch.setattr(Checkpoint, "save", full)
+    _, epochs = training("pupil", "adam", train, validation, teacher_logits, checkpoint)
     assert len(list(epochs)) == EPOCHS
     assert "could not be kept (No space left on device)" in capsys.readouterr().out

@@ -17,14 +17,14 @@ from kdflow.catalogue.datasets.downloads import within_timeout
 from kdflow.catalogue.datasets.npz import read_npz
 from kdflow.catalogue.datasets.record import DatasetRecord
 from kdflow.errors import KdflowError, reason
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kdflow.dataset import Dataset
 else:
-    np = late("numpy")
+    np = lazy_import("numpy")
 
 CLASSES = [
     "airplane",
@@ -87,7 +87,7 @@ def _fetch() -> dict[str, np.ndarray]:
             print(f"cifar10: no data from {failures[-1]}")
     raise KdflowError(
         "dataset: cifar10 could not be downloaded (" + "; ".join(failures) + ")."
-        f" With its four arrays in {cache_folder() / 'cifar10.npz'} no download is needed"
+        f" To do without, save its four arrays as {cache_folder() / 'cifar10.npz'}"
     )
 
 

@@ -28,7 +28,7 @@ class Photo(NamedTuple):
     sha256: str = ""
 
 
-def listed(root: Path) -> tuple[list[Photo], dict[str, list[str]], list[str], list[str]]:
+def list_photos(root: Path) -> tuple[list[Photo], dict[str, list[str]], list[str], list[str]]:
     """The photos of a folder; the class folders of each split; what is in these and can be no
     photo, in words; and remarks."""
     if not root.is_dir():
@@ -51,14 +51,16 @@ def listed(root: Path) -> tuple[list[Photo], dict[str, list[str]], list[str], li
         for label in labels[split]:
             below, inside = _entries(folder / label)
             left_out += [
-                f"expected image files alone in {folder / label}, got the folder {found.name}"
+                f"expected only image files in {folder / label}, got the folder {found.name}"
                 for found in below
             ]
             for file in inside:
                 if _is_regular(file):
                     photos.append(Photo(split, label, file))
                 else:
-                    left_out.append(f"expected image files, got {file}, which is no regular file")
+                    left_out.append(
+                        f"expected image files, got {file}, which is not a regular file"
+                    )
     check_classes(root, labels, photos)
     return photos, labels, left_out, remarks
 
@@ -106,7 +108,7 @@ def check_classes(root: Path, labels: Mapping[str, list[str]], photos: list[Phot
         for label in sorted(first ^ other):
             raise KdflowError(
                 f"dataset: expected the same class folders for training and testing in {root}, got"
-                f" {label!r} in one of them"
+                f" {label!r} in only one of them"
             )
     filled = {(photo.split, photo.label) for photo in photos}
     for split, names in labels.items():

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kdflow.errors import KdflowError, reason
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kdflow.dataset import Dataset
 else:
-    np = late("numpy")
+    np = lazy_import("numpy")
 
 TIMEOUT = 30  # seconds without an answer
 
@@ -22,7 +22,8 @@ Loaded = tuple[tuple["np.ndarray", "np.ndarray"], tuple["np.ndarray", "np.ndarra
 
 
 def within_timeout(load_data: Callable[[], Loaded]) -> Loaded:
-    """What one of Keras' loaders returns; a silent server is given up."""
+    """What one of Keras' loaders returns; a server that does not answer for `TIMEOUT` seconds is an
+    error."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -40,7 +41,7 @@ def downloaded(
         images: how many there are for training and testing together.
 
     Raises:
-        KdflowError: it cannot be downloaded, or is another one.
+        KdflowError: it cannot be downloaded, or is a different data set.
     """
     from kdflow.dataset import Dataset
 
@@ -48,8 +49,8 @@ def downloaded(
         (x_train, y_train), (x_test, y_test) = within_timeout(load_data)
     except Exception as error:  # a download may fail in any way
         raise KdflowError(
-            f"dataset: {name} could not be downloaded or read ({reason(error)}); delete what is"
-            " damaged of it in Keras' cache, ~/.keras/datasets"
+            f"dataset: {name} could not be downloaded or read ({reason(error)}); delete its"
+            " files in Keras' cache, ~/.keras/datasets"
         ) from error
     y_train, y_test = y_train.ravel(), y_test.ravel()
     labels = np.union1d(y_train, y_test)

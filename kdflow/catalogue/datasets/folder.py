@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from kdflow.cache import check_room
-from kdflow.catalogue.datasets.class_folders import TRAIN, Photo, check_classes, listed
+from kdflow.catalogue.datasets.class_folders import TRAIN, Photo, check_classes, list_photos
 from kdflow.catalogue.datasets.content import sha256_of
-from kdflow.catalogue.datasets.photo import NoPhotoError, pixels_of, size_of
+from kdflow.catalogue.datasets.photo import InvalidImageError, pixels_of, size_of
 from kdflow.catalogue.datasets.record import DatasetRecord
 from kdflow.catalogue.datasets.stored import NewDataset, stored
 from kdflow.errors import KdflowError
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kdflow.dataset import Dataset
 else:
-    np = late("numpy")
+    np = lazy_import("numpy")
 
 T = TypeVar("T")
 
@@ -53,14 +53,14 @@ def load_folder(
     Args:
         image_size: see `photo.pixels_of`; 0 expects images of one size.
         test_share: the share of each class that becomes test images where there is one level.
-        skip_bad: leave out what is no image, instead of refusing the folder.
+        skip_bad: leave out what is not an image, instead of refusing the folder.
 
     Raises:
-        KdflowError: the folders are not of that kind, a file is no image, the sizes differ, or the
-            cache cannot be written to.
+        KdflowError: the folders are not of that kind, a file is not an image, the sizes differ, or
+            the cache cannot be written to.
     """
     root = Path(name)
-    photos, labels, left_out, remarks = listed(root)
+    photos, labels, left_out, remarks = list_photos(root)
     if left_out and not skip_bad:
         raise KdflowError(f"dataset: {left_out[0]} (skip_bad=true leaves it out)")
     if photos[0].split and test_share != DEFAULT_TEST_SHARE:
@@ -76,7 +76,7 @@ def load_folder(
         check_classes(root, labels, chosen)
         _write(new, root, chosen, image_size, test_share)
         if skipped := len(left_out) + len(photos) - len(chosen):
-            new.remarks.append(f"files that are no images, left out: {skipped:,}")
+            new.remarks.append(f"skipped files that are not images: {skipped:,}")
 
     described = [
         "folder 1",
@@ -95,7 +95,7 @@ def _without_bad(photos: list[Photo], image_size: int) -> list[Photo]:
     def is_good(photo: Photo) -> bool:
         try:
             pixels_of(photo.file, image_size)
-        except NoPhotoError:
+        except InvalidImageError:
             return False
         return True
 
@@ -135,11 +135,11 @@ def _write(
 def _pixels(photo: Photo, image_size: int) -> np.ndarray:
     try:
         return pixels_of(photo.file, image_size)
-    except NoPhotoError as error:
-        raise _no_photo(photo, error) from error
+    except InvalidImageError as error:
+        raise _image_error(photo, error) from error
 
 
-def _no_photo(photo: Photo, error: NoPhotoError) -> KdflowError:
+def _image_error(photo: Photo, error: InvalidImageError) -> KdflowError:
     return KdflowError(
         f"dataset: expected image files, got {photo.file}: {error} (skip_bad=true leaves it out)"
     )
@@ -148,8 +148,8 @@ def _no_photo(photo: Photo, error: NoPhotoError) -> KdflowError:
 def _size(photo: Photo) -> tuple[int, int]:
     try:
         return size_of(photo.file)
-    except NoPhotoError as error:
-        raise _no_photo(photo, error) from error
+    except InvalidImageError as error:
+        raise _image_error(photo, error) from error
 
 
 def _bytes(image: np.ndarray, shape: tuple[int, ...], photos: list[Photo]) -> bytes:

@@ -15,14 +15,14 @@ from kdflow.catalogue.datasets.content import sha256_of
 from kdflow.catalogue.datasets.record import DatasetRecord
 from kdflow.catalogue.datasets.stored import NewDataset, stored
 from kdflow.errors import KdflowError, is_disk_full, reason
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kdflow.dataset import Dataset
 else:
-    np = late("numpy")
+    np = lazy_import("numpy")
 
 # The names that kdflow and Keras give the arrays, and those of MedMNIST's files.
 NAMES = {
@@ -84,7 +84,7 @@ def load_npz(name: str) -> Dataset:
         except Exception as error:  # a damaged or strangely packed file fails in many ways
             if is_disk_full(error):  # of the cache
                 raise
-            raise _no_npz(path, error) from error
+            raise _npz_error(path, error) from error
 
     return stored(name, hashlib.sha256(f"npz 1 {sha256}".encode()).hexdigest(), write)
 
@@ -229,23 +229,23 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError("a single array")
             read = {name: arrays[name] for name in arrays.files}
             if not all(isinstance(array, np.ndarray) for array in read.values()):
-                raise ValueError("something in it is no array")
+                raise ValueError("something in it is not an array")
             return read
     except Exception as error:  # a damaged or strangely packed file fails in many ways
-        raise _no_npz(path, error) from error
+        raise _npz_error(path, error) from error
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse what is not there, and what could be read for ever."""
+    """Refuse a missing file, and one that is not regular: reading a device may never end."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise _no_npz(path, error) from error
+        raise _npz_error(path, error) from error
     if not stat.S_ISREG(mode):
-        raise _no_npz(path, ValueError("no regular file"))
+        raise _npz_error(path, ValueError("not a regular file"))
 
 
-def _no_npz(path: Path, error: Exception) -> KdflowError:
+def _npz_error(path: Path, error: Exception) -> KdflowError:
     return KdflowError(
         f"dataset: expected an .npz file of plain arrays, got {path.absolute()}: {reason(error)}"
     )

@@ -6,36 +6,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdflow.errors import reason
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import numpy as np
     import PIL
     from PIL import Image, ImageOps
 else:
-    np, PIL, Image, ImageOps = map(late, ("numpy", "PIL", "PIL.Image", "PIL.ImageOps"))
+    np, PIL, Image, ImageOps = map(lazy_import, ("numpy", "PIL", "PIL.Image", "PIL.ImageOps"))
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 TURNED = (5, 6, 7, 8)  # the EXIF orientations that swap width and height
 ORIENTATION = 0x0112  # the tag's number
 
 
-class NoPhotoError(Exception):
-    """A file that is no image, is damaged, or has numbers beyond 16 bits; says why."""
+class InvalidImageError(Exception):
+    """A file that is not an image, is damaged, or has numbers beyond 16 bits; says why."""
 
 
 def size_of(file: Path) -> tuple[int, int]:
     """Width and height of a photo as it is looked at, without decoding it.
 
     Raises:
-        NoPhotoError: it is none.
+        InvalidImageError: the file is not a valid image.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             turned = image.getexif().get(ORIENTATION) in TURNED
     except Exception as error:  # a damaged file fails in many ways
-        raise NoPhotoError(_reason(error, file)) from error
+        raise InvalidImageError(_reason(error, file)) from error
     return (height, width) if turned else (width, height)
 
 
@@ -50,7 +50,7 @@ def pixels_of(file: Path, side: int = 0) -> np.ndarray:
             leaves the size as it is.
 
     Raises:
-        NoPhotoError: it is none.
+        InvalidImageError: the file is not a valid image.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -62,7 +62,7 @@ def pixels_of(file: Path, side: int = 0) -> np.ndarray:
                 rgb = ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC)
             return np.asarray(rgb)
     except Exception as error:  # a damaged file fails in many ways
-        raise NoPhotoError(_reason(error, file)) from error
+        raise InvalidImageError(_reason(error, file)) from error
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kdflow.cache import cache_folder, writing_to
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kdflow.dataset import Dataset
 else:
-    np = late("numpy")
+    np = lazy_import("numpy")
 
 MANIFEST = "manifest.json"
 
@@ -157,7 +157,7 @@ def _found(folder: Path) -> Manifest | None:
         for name, array in manifest.arrays.items()
     ):
         return manifest
-    print(f"dataset: {folder} has been changed since it was written; it is written again")
+    print(f"dataset: {folder} has changed since it was written; it is written again")
     return None
 
 
@@ -169,7 +169,7 @@ def _alone(root: Path, key: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("dataset: waiting for another process that writes it to the cache")
+        print("dataset: waiting for another process that writes this data set to the cache")
         lock.acquire()
     try:
         yield

@@ -1,10 +1,10 @@
 """Distillation from a stronger teacher: correlations instead of divergences."""
 
 from kdflow.catalogue.losses.record import Loss, Weight
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 from kdflow.losses import Tensor, soft_targets, standardised
 
-ops = late("keras.ops")
+ops = lazy_import("keras.ops")
 
 
 def correlation_distance(

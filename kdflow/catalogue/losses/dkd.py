@@ -1,10 +1,10 @@
 """Decoupled knowledge distillation."""
 
 from kdflow.catalogue.losses.record import Loss, Weight
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 from kdflow.losses import Tensor, kl_divergence
 
-ops = late("keras.ops")
+ops = lazy_import("keras.ops")
 
 IMPOSSIBLE = -1e30  # as a logit: a class with a probability of exactly 0
 

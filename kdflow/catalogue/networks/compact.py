@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from kdflow.catalogue.networks.layers import classifier, pixels, pool
 from kdflow.catalogue.networks.record import Network, Recipe, Spec
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
 else:
-    keras = late("keras")
+    keras = lazy_import("keras")
 
 LARGE_SIDE = 64  # pixels; from here on the first convolution halves the maps
 

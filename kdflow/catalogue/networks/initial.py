@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 else:
-    keras, np = late("keras"), late("numpy")
+    keras, np = lazy_import("keras"), lazy_import("numpy")
 
 PATCHES = 4_805_000  # of 5,000 images of CIFAR-10; enough to determine 12 directions
 EPSILON = 5e-4  # added to the variances, so that the weakest directions are not noise

@@ -6,12 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kdflow.catalogue.networks.record import ImageShape
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
 else:
-    keras = late("keras")
+    keras = lazy_import("keras")
 
 DROPOUT_LAYER = "dropout"  # before the last layer
 

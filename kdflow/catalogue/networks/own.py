@@ -1,4 +1,4 @@
-"""Networks of one's own: a `.keras` file, `file.py:function`, or one of `keras.applications`."""
+"""A user's own networks: a `.keras` file, `file.py:function`, or one of `keras.applications`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from kdflow import adapt
 from kdflow.catalogue.networks.record import Network, Recipe, Spec
 from kdflow.errors import KdflowError, reason
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 from kdflow.model_file import load_file
 
 if TYPE_CHECKING:
     import keras
 else:
-    keras = late("keras")
+    keras = lazy_import("keras")
 
 FORMS = "x.keras, x.py:function or applications:MobileNetV3Small"
 RECIPE = Recipe("adam", 0.001, 64, 30)
@@ -96,7 +96,7 @@ def _built(name: str, build: Callable[[Spec], keras.Model], spec: Spec) -> keras
         if not network.trainable_weights:
             raise KdflowError(f"expected a network with weights to train from {name}, got none")
     if removed and spec.sample:
-        print(f"{name}: the softmax at its end is taken off, since a student gives logits")
+        print(f"{name}: its final softmax is removed, since a student returns logits")
     return network
 
 

@@ -32,11 +32,12 @@ class Spec(NamedTuple):
         image_shape: (height, width, channels).
         classes: the number of logits.
         dropout: the rate of the dropout before the last layer.
-        sample: returns that many training images at most, uint8 (n, height, width, channels), for
-            layers whose weights are computed from images; None where only shapes matter.
-        seed: what a network of one's own is initialised from; one of the catalogue is built after
-            it was set.
-        keeps_weights: whether a network of one's own starts from the weights that its file has.
+        sample: returns at most the given number of training images, uint8 (n, height, width,
+            channels), for layers whose weights are computed from images; None where only shapes
+            matter.
+        seed: what a user's own network is initialised from; one of the catalogue is built after the
+            seed was set.
+        keeps_weights: whether a user's own network starts from the weights that its file has.
     """
 
     image_shape: ImageShape
@@ -54,14 +55,15 @@ class Network:
     Attributes:
         summary: what it is, in a few words.
         build: from a `Spec` to a Keras model from raw uint8 pixels to logits.
-        recipe: how it is trained; CIFAR-10's settings are every data set's unless stated below.
+        recipe: how it is trained on CIFAR-10, and on other data sets unless `recipes` says
+            otherwise.
         recipes: changes of the recipe by the data set's name.
         feature_layer: the layer that is the hint layer when the network teaches and the guided
             layer when it learns; None if the network has no maps.
         dropout: the default rate of the dropout before the last layer; None if there is none.
         smallest_side: the fewest pixels that an image may be high and wide.
-        version: of a user's own network, what changes when it may have changed; None if it is of
-            the catalogue.
+        version: of a user's own network, a value that differs if its file may have changed; None if
+            it is of the catalogue.
         starts_from: what its initial weights follow from: seed, function (which may set them) or
             file (whose weights may be kept).
     """

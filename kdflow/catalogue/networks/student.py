@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from kdflow.catalogue.networks.layers import DROPOUT_LAYER, classifier, convolution, pixels, pool
 from kdflow.catalogue.networks.record import Network, Recipe, Spec
-from kdflow.late import late
+from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
 else:
-    keras = late("keras")
+    keras = lazy_import("keras")
 
 
 def student(spec: Spec) -> keras.Model:

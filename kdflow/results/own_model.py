@@ -11,7 +11,7 @@ from scipy.special import softmax
 from kdflow import adapt, network
 from kdflow.adapt import PIXEL_RANGES, PixelRange
 from kdflow.artifacts import logits
-from kdflow.config.brought import Reading
+from kdflow.config.own_teacher import Reading
 from kdflow.dataset import SPLIT_SEED, Dataset
 from kdflow.errors import KdflowError, reason
 from kdflow.evaluate.chance import AgainstChance, against_chance
@@ -26,7 +26,7 @@ SAMPLED_IMAGES = 500
 CONVERT = "docs/teachers.md#logits-from-another-framework says how to write its logits"
 
 
-def is_brought(source: str) -> bool:
+def is_own_model(source: str) -> bool:
     """Whether `source` names a model that kdflow did not train."""
     return (
         source.endswith(MODEL_FILES)
@@ -36,12 +36,12 @@ def is_brought(source: str) -> bool:
 
 
 def check_pixels(source: str, reading: Reading) -> None:
-    """Refuse `pixels` for what is no model of one's own.
+    """Refuse `pixels` for what is not a model of the user's own.
 
     Raises:
         KdflowError: they are not 0..255.
     """
-    if reading.pixels != "0..255" and not is_brought(source):
+    if reading.pixels != "0..255" and not is_own_model(source):
         raise KdflowError(
             f"expected a model of your own with pixels={reading.pixels}, got {source}"
         )
@@ -85,7 +85,9 @@ def _giving_logits(loaded: keras.Model, source: str, dataset: Dataset) -> keras.
             f"expected a network that ends in a softmax over the classes, got {source}, which ends"
             " in one over something else"
         )
-    print(f"{source}: the softmax at its end is taken off; softmax of the logits is what it gave")
+    print(
+        f"{source}: its final softmax is removed; the softmax of the logits is its original output"
+    )
     return model
 
 
@@ -139,12 +141,12 @@ def _check_against_chance(
         if other != pixels and not (other == "imagenet" and dataset.image_shape[-1] != 3):
             read_so = _compared(adapt.from_pixels(model, other), dataset, sampled)
             others.append(f"{read_so.accuracy:.4f} with {other}")
-    raise no_better_than_chance(
+    raise chance_level_error(
         result,
         source,
         "the pixels that it expects (on a sample of the images its accuracy is"
-        f" {', '.join(others)}: set pixels), classes in another order, or other images than it was"
-        " trained on",
+        f" {', '.join(others)}; set the parameter pixels), classes in another order, or other"
+        " images than it was trained on",
     )
 
 
@@ -160,11 +162,11 @@ def _compared(model: keras.Model, dataset: Dataset, indices: np.ndarray) -> Agai
     return against_chance(predicted, dataset.y_train[indices])
 
 
-def no_better_than_chance(result: AgainstChance, source: str, causes: str) -> KdflowError:
+def chance_level_error(result: AgainstChance, source: str, causes: str) -> KdflowError:
     """The refusal of a model that is no better than chance."""
     return KdflowError(
         f"expected a model that is better than chance, got {source} with an accuracy of"
         f" {result.accuracy:.4f} on the training images, where the most frequent class alone gives"
         f" {result.majority:.4f} (p = {result.p_value:.2g}); likely causes: {causes};"
-        " allow_weak_teacher=true takes it all the same"
+        " allow_weak_teacher=true accepts it"
     )

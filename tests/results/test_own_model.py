@@ -12,10 +12,10 @@ from helpers import ROOT, runs
 from kdflow.__main__ import main
 from kdflow.artifacts import logits
 from kdflow.catalogue.datasets.npz import load_npz
-from kdflow.config.brought import Reading
+from kdflow.config.own_teacher import Reading
 from kdflow.dataset import ARRAYS, Dataset
 from kdflow.network import weights_sha256
-from kdflow.results import brought
+from kdflow.results import own_model
 from kdflow.steps.run import load
 
 DOCS = ROOT / "docs"
@@ -46,7 +46,7 @@ def last_run() -> mlflow.entities.Run:
 
 def named(tiny_npz: Path) -> str:
     """What names own.keras in tags."""
-    return brought.read("own.keras", load(str(tiny_npz), 0.1), Reading(allow_weak=True)).source
+    return own_model.read("own.keras", load(str(tiny_npz), 0.1), Reading(allow_weak=True)).source
 
 
 @pytest.mark.slow
@@ -156,11 +156,11 @@ def test_what_names_a_model_is_its_weights_and_what_it_computes_with_them(
     other.set_weights(own.get_weights())
     other.save("other.keras")
     read = [
-        brought.read(name, dataset, Reading(pixels, allow_weak=True))
+        own_model.read(name, dataset, Reading(pixels, allow_weak=True))
         for name in ("own.keras", "other.keras")
         for pixels in ("0..255", "0..1")
     ]
     assert {model.weights_sha256 for model in read} == {weights_sha256(own)}
     assert len({model.digest for model in read}) == 4
-    again = brought.read("own.keras", dataset, Reading(allow_weak=True))
+    again = own_model.read("own.keras", dataset, Reading(allow_weak=True))
     assert again.digest == again.source == read[0].digest

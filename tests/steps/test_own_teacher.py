@@ -54,7 +54,7 @@ def test_a_file_teaches_and_its_export_is_found_again(
     (again,) = made_by(["distill", *SHORT, "--teacher", str(flowers), "--pixels", "-1..1"])
     assert again.data.tags["kdflow.key"] == distilled.data.tags["kdflow.key"]
     out = capsys.readouterr().out
-    assert "the softmax at its end is taken off; softmax of the logits is what it gave" in out
+    assert "its final softmax is removed; the softmax of the logits is its original output" in out
     parameters = (3 * 3 + 1) * 8 + (6 * 6 * 8 + 1) * 10
     assert f"its teacher, flowers: {parameters:,} parameters, 0.0 million" in out
     larger = "parameters, multiply-adds, weight-bytes"

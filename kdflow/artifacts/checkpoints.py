@@ -20,13 +20,13 @@ CLAIM, STATE = "claim.json", "state.npz"
 
 
 class Claim(NamedTuple):
-    """Whose folder it is.
+    """The run that a folder belongs to.
 
     Attributes:
         run_id: its run.
         code: the digest of the code that runs.
         key: of the run; empty until what it builds on exists.
-        hardware: that it runs on.
+        hardware: that the run uses.
     """
 
     run_id: str
@@ -35,7 +35,7 @@ class Claim(NamedTuple):
     hardware: str
 
 
-class Unfinished:
+class Checkpoint:
     """The folder of one step, locked by this process."""
 
     def __init__(self, folder: Path) -> None:
@@ -103,7 +103,7 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def locked(name: str) -> Iterator[Unfinished | None]:
+def locked(name: str) -> Iterator[Checkpoint | None]:
     """The folder called `name`, made if need be; None if another process has it locked, or the
     cache cannot be written to."""
     root = cache_folder() / FOLDER
@@ -117,7 +117,7 @@ def locked(name: str) -> Iterator[Unfinished | None]:
         yield None
         return
     try:
-        yield Unfinished(folder)
+        yield Checkpoint(folder)
     finally:
         if not (root / name).exists():
             (root / f"{name}.lock").unlink(missing_ok=True)
@@ -133,10 +133,13 @@ def bytes_kept(pattern: str) -> int:
 def remove_old() -> None:
     """Delete the folders of steps that were interrupted and not resumed for `KEPT_DAYS`."""
     for name in names():
-        with locked(name) as place:
-            if place and time.time() - place.folder.stat().st_mtime > KEPT_DAYS * 24 * 60 * 60:
-                print(f"resume: removed {place.folder}, kept for more than {KEPT_DAYS} days")
-                place.remove()
+        with locked(name) as checkpoint:
+            if (
+                checkpoint
+                and time.time() - checkpoint.folder.stat().st_mtime > KEPT_DAYS * 24 * 60 * 60
+            ):
+                print(f"resume: removed {checkpoint.folder}, kept for more than {KEPT_DAYS} days")
+                checkpoint.remove()
 
 
 def names() -> list[str]:

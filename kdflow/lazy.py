@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 
-class _Late:
+class _LazyModule:
     def __init__(self, module: str) -> None:
         self._module = module
 
@@ -12,11 +12,11 @@ class _Late:
         return getattr(importlib.import_module(self._module), name)
 
 
-def late(module: str) -> Any:
+def lazy_import(module: str) -> Any:
     """A stand-in for a module that takes seconds to import, such as Keras. The catalogue uses it,
     so that `--help` and refused arguments answer without Keras (PEP 810 makes it a keyword).
 
     Args:
         module: its full name.
     """
-    return _Late(module)
+    return _LazyModule(module)

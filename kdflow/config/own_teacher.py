@@ -5,15 +5,15 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from kdflow.adapt import PixelRange
-from kdflow.config.base import HOW_TO_RUN, Config, rarely
+from kdflow.config.base import HOW_TO_RUN, Config, rarely_used
 
 
 class Reading(NamedTuple):
     """How a teacher is read.
 
     Attributes:
-        pixels: what a model of one's own expects of a pixel.
-        values: what a folder of one's own holds.
+        pixels: the pixel values that a user's own model expects.
+        values: what a user's own folder holds.
         allow_weak: whether the teacher may be no better than chance.
     """
 
@@ -22,14 +22,14 @@ class Reading(NamedTuple):
     allow_weak: bool = False
 
 
-class BroughtModelConfig(Config):
-    """How a model of one's own is read."""
+class OwnModelConfig(Config):
+    """How a user's own model is read."""
 
     pixels: PixelRange = Field(
         "0..255",
         description="what a model of your own expects of a pixel; imagenet is its mean and"
         " standard deviation per channel",
-        json_schema_extra=rarely("0..255"),
+        json_schema_extra=rarely_used("0..255"),
     )
     allow_weak_teacher: bool = Field(
         False,
@@ -43,14 +43,14 @@ class BroughtModelConfig(Config):
         return Reading(self.pixels, allow_weak=self.allow_weak_teacher)
 
 
-class BroughtTeacherConfig(BroughtModelConfig):
-    """How a teacher of one's own is read, a model or a folder."""
+class OwnTeacherConfig(OwnModelConfig):
+    """How a user's own teacher is read, a model or a folder."""
 
     values: Literal["logits", "probabilities"] = Field(
         "logits",
         description="what a folder of your own holds: logits, or probabilities, whose logarithm is"
         " taken",
-        json_schema_extra=rarely("logits"),
+        json_schema_extra=rarely_used("logits"),
     )
 
     @property
