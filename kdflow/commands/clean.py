@@ -86,7 +86,7 @@ def run(config: CleanConfig) -> None:
         from kdflow.tracking import runs, store
 
         store.open_store()
-        for run_id in runs.end_unreachable(config.end_runs_of):
+        for run_id in runs.end_stale_runs(config.end_runs_of):
             print(f"clean: run {run_id} of {config.end_runs_of} is now KILLED")
 
 

@@ -33,7 +33,7 @@ from kdflow.tracking import experiment, saved_views, store
 from kdflow.tracking.find import search
 from kdflow.tracking.run import DIED, FAILED, INTERRUPTED, KILLED, RUNNING, Run
 
-SILENT_AFTER = 600  # seconds without a heartbeat
+STALE_AFTER = 600  # seconds without a heartbeat
 SHORT = 5  # seconds to wait for the store before a message is printed, or the process ends
 
 
@@ -242,19 +242,19 @@ def _end_as_died(run_id: str) -> None:
     client.set_terminated(run_id, KILLED)
 
 
-def end_unreachable(host: str) -> list[str]:
+def end_stale_runs(host: str) -> list[str]:
     """Mark KILLED the runs of a host that are RUNNING and have sent no heartbeat for long; returns
     their ids."""
     running = search(f"tags.`{HOST_TAG}` = '{host}' and attributes.status = '{RUNNING}'")
     now = get_current_time_millis()
-    silent = [
+    stale = [
         run.info.run_id
         for run in running
-        if now - int(run.data.tags.get(HEARTBEAT_TAG, run.info.start_time)) > SILENT_AFTER * 1000
+        if now - int(run.data.tags.get(HEARTBEAT_TAG, run.info.start_time)) > STALE_AFTER * 1000
     ]
-    for run_id in silent:
+    for run_id in stale:
         _end_as_died(run_id)
-    return silent
+    return stale
 
 
 def joins_project_run() -> bool:

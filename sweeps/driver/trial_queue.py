@@ -93,11 +93,11 @@ def after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
         print(f"trial {trial.number}: its run could not be ended: {reason(error)}")
 
 
-def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:
+def end_stale(study: optuna.Study, first_seen: dict[int, float]) -> None:
     """Mark stale trials failed, and retry them: those whose heartbeats are missing.
 
     Args:
-        silent_since: when this process first saw each trial that has no heartbeat yet, in seconds
+        first_seen: when this process first saw each trial that has no heartbeat yet, in seconds
             of its own clock, by the trial's number; updated here.
     """
     with experimental():
@@ -107,8 +107,8 @@ def end_stale(study: optuna.Study, silent_since: dict[int, float]) -> None:
     for trial in study.get_trials(states=[TrialState.RUNNING]):
         if PROCESS in trial.user_attrs:
             continue
-        silent = time.monotonic() - silent_since.setdefault(trial.number, time.monotonic())
-        if silent > MISSED_HEARTBEATS * interval:
+        waited = time.monotonic() - first_seen.setdefault(trial.number, time.monotonic())
+        if waited > MISSED_HEARTBEATS * interval:
             with contextlib.suppress(OptunaError, ValueError):  # another process was first
                 study.tell(trial.number, state=TrialState.FAIL)
                 after_a_crash(study, trial)
@@ -164,7 +164,7 @@ def run_trials(
     """
     begun: list[int] = []
     failures: list[BaseException] = []
-    silent_since: dict[int, float] = {}
+    first_seen: dict[int, float] = {}
 
     def watched(trial: optuna.Trial) -> float:
         begun.append(trial.number)
@@ -186,7 +186,7 @@ def run_trials(
 
     ended_before = False
     while True:
-        end_stale(study, silent_since)
+        end_stale(study, first_seen)
         trials = counted(study)
         if any(trial.state == TrialState.WAITING for trial in trials) or (
             budget is not None and len(trials) < budget

@@ -293,7 +293,7 @@ def test_silent_runs_of_another_host_are_ended_if_asked() -> None:
 
     silent, alive = run_of("there", now - 700_000), run_of("there", now)
     here = run_of("here", now - 700_000)
-    assert runs.end_unreachable("there") == [silent]
+    assert runs.end_stale_runs("there") == [silent]
     assert [ended(run).info.status for run in (silent, alive, here)] == [
         "KILLED",
         "RUNNING",
