@@ -55,7 +55,7 @@ def manifest(
     margin: float,
     not_made: Mapping[str, str],
     weight_bits: int = 8,
-    adapted: Mapping[str, Any] | None = None,
+    fine_tuned: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `deploy.json`.
 
@@ -67,7 +67,7 @@ def manifest(
         margin: of the verdicts, 0 to 1.
         not_made: why other files were not made, by name.
         weight_bits: of the int8 LiteRT file.
-        adapted: how its network learnt again, if it did.
+        fine_tuned: how its network was fine-tuned, if it was.
     """
     height, width, channels = dataset.image_shape
     return {
@@ -87,7 +87,7 @@ def manifest(
         "multiply_adds": multiply_adds(network),
         "calibration": dict(calibration),
         "margin_points": 100 * margin,
-        "int8_litert": {"weight_bits": weight_bits, "adapted": adapted and dict(adapted)},
+        "int8_litert": {"weight_bits": weight_bits, "fine_tuned": fine_tuned and dict(fine_tuned)},
         "files": {path.name: _described(path, judged[path.name]) for path in paths},
         "not_made": dict(not_made),
     }

@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdflow.config.deploy import DeployConfig
 from kdflow.config.own_teacher import Reading
@@ -20,9 +20,12 @@ from kdflow.tags import DATASET_DIGEST_TAG, STEP_TAG, VERDICT_TAG, WEIGHTS_TAG
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
     from kdflow.dataset import Dataset
     from kdflow.deploy.judge import Judged
+    from kdflow.deploy.make import Made
+    from kdflow.deploy.table import Row
     from kdflow.results.records import TeacherLogits, TrainedModel
     from kdflow.tracking.run import Run
 
@@ -109,38 +112,21 @@ def run(
     teacher: TrainedModel | None = None,
     logits: TeacherLogits | None = None,
 ) -> dict[str, float]:
-    from kdflow.deploy import make, report, table
+    from kdflow.deploy import make
     from kdflow.deploy.calibration import calibration_images
     from kdflow.deploy.manifest import FILES, MANIFEST, manifest
     from kdflow.deploy.measure import Side, measured
-    from kdflow.steps import quantised
     from kdflow.steps.registration import Served, log_served
 
     chosen = (dataset, config.holdout, config.calibration_images, config.calibration_seed)
     images = calibration_images(*chosen)
-    names = make.LITERT + (make.ONNX if config.onnx else ())
     with tempfile.TemporaryDirectory() as temporary, _full_disk_in_one_line():
         folder = Path(temporary)
-        made = make.make(
-            model.network, images, _subfolder(folder, FILES), names, config.weight_bits
-        )
-        for name, reason in made.not_made.items():
-            print(f"{name}: not made: {reason}")
-        int8 = folder / FILES / make.INT8
-
-        def write_again(network: keras.Model) -> None:
-            litert = (make.FLOAT32, make.INT8)
-            to = _subfolder(folder, "quantised")
-            make.make(network, images, to, litert, config.weight_bits).paths[-1].replace(int8)
-
-        adapted = quantised.fine_tune_if_worse(
-            run, config, dataset, model, logits, int8, write_again
-        )
-        run.log_folder(folder / FILES, FILES)
+        made, tuned = _make_files(run, config, dataset, model, logits, images, folder)
         sides = [Side("student", model.network, made.paths)]
         if teacher:
-            beside = (make.FLOAT32, make.INT8)
-            files = make.make(teacher.network, images, _subfolder(folder, "teacher"), beside)
+            compared = (make.FLOAT32, make.INT8)
+            files = make.make(teacher.network, images, _subfolder(folder, "teacher"), compared)
             sides.append(Side("teacher", teacher.network, files.paths))
         rows = measured(sides, dataset, config.loss, config.threads)
         judged = {row.what: row.judged for row in rows if row.role == "student" and row.is_file}
@@ -159,28 +145,83 @@ def run(
             margin=config.loss,
             not_made=made.not_made,
             weight_bits=config.weight_bits,
-            adapted=adapted,
+            fine_tuned=tuned,
         )
         run.log_json(content, MANIFEST)
-        run.log_table(table.columns(rows), "files.json")
-        run.log_table(table.per_class(rows, dataset), "classes.json")
-        heading = f"{title(config)}: {model.network.name} on {Path(dataset.name).name}"
-        picture = table.picture(rows, heading)
-        run.log_figure(picture, "files.png")
-        served_name = f"{config.serve}.tflite"
-        made_of = origin(model)
-        page = report.page(rows, content, dataset, made_of, served_name, picture, config.threads)
-        run.log_text(page, "report.html")
-        metrics = table.metrics(rows)
-        run.log(metrics)
-        print(f"{heading}:\n{table.in_words(rows)}")
-        verdicts = {name: each.paired.verdict for name, each in judged.items()}
-        run.set_tags({VERDICT_TAG: verdicts[served_name]})
+        metrics = _log_results(run, config, dataset, model, rows, content)
+        file = folder / FILES / _served_name(config)
+        run.set_tags({VERDICT_TAG: judged[file.name].paired.verdict})
         _refuse_worse(judged, config.margin)
-        file = folder / FILES / served_name
         (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
         served = Served(file, folder / MANIFEST, judged[file.name], model.source)
         log_served(run, config, dataset, served)
+    return metrics
+
+
+def _served_name(config: DeployConfig) -> str:
+    return f"{config.serve}.tflite"
+
+
+def _make_files(
+    run: Run,
+    config: DeployConfig,
+    dataset: Dataset,
+    model: TrainedModel,
+    logits: TeacherLogits | None,
+    images: np.ndarray,
+    folder: Path,
+) -> tuple[Made, dict[str, Any] | None]:
+    """Write and log the files of the network; returns them, and what was done for the int8 file if
+    it had lost too much.
+
+    Args:
+        images: for calibration.
+        folder: gets a subfolder of the files.
+    """
+    from kdflow.deploy import make
+    from kdflow.deploy.manifest import FILES
+    from kdflow.steps.quantised import fine_tune_if_worse
+
+    names = make.LITERT + (make.ONNX if config.onnx else ())
+    made = make.make(model.network, images, _subfolder(folder, FILES), names, config.weight_bits)
+    for name, reason in made.not_made.items():
+        print(f"{name}: not made: {reason}")
+    int8 = folder / FILES / make.INT8
+
+    def write_again(network: keras.Model) -> None:
+        litert, to = (make.FLOAT32, make.INT8), _subfolder(folder, "quantised")
+        make.make(network, images, to, litert, config.weight_bits).paths[-1].replace(int8)
+
+    tuned = fine_tune_if_worse(run, config, dataset, model, logits, int8, write_again)
+    run.log_folder(folder / FILES, FILES)
+    return made, tuned
+
+
+def _log_results(
+    run: Run,
+    config: DeployConfig,
+    dataset: Dataset,
+    model: TrainedModel,
+    rows: Sequence[Row],
+    content: Mapping[str, Any],
+) -> dict[str, float]:
+    """Print and log the results as tables, a picture, a page and metrics, which are returned.
+
+    Args:
+        content: of `deploy.json`.
+    """
+    from kdflow.deploy import report, table
+
+    heading = f"{title(config)}: {model.network.name} on {Path(dataset.name).name}"
+    run.log_table(table.columns(rows), "files.json")
+    run.log_table(table.per_class(rows, dataset), "classes.json")
+    picture = table.picture(rows, heading)
+    run.log_figure(picture, "files.png")
+    shown = (origin(model), _served_name(config), picture, config.threads)
+    run.log_text(report.page(rows, content, dataset, *shown), "report.html")
+    metrics = table.metrics(rows)
+    run.log(metrics)
+    print(f"{heading}:\n{table.in_words(rows)}")
     return metrics
 
 

@@ -90,11 +90,11 @@ def fine_tune_if_worse(
     )
     plain = path.read_bytes()
     write(_trained(run, config, dataset, model, tuning))
-    lost_adapted = lost()
-    run.log({"quantised_lost_after": lost_adapted})
-    is_better = lost_adapted < lost_plain
+    lost_tuned = lost()
+    run.log({"quantised_lost_after": lost_tuned})
+    is_better = lost_tuned < lost_plain
     print(
-        f"{path.name}: loses {lost_adapted:.2f} points after that"
+        f"{path.name}: loses {lost_tuned:.2f} points after that"
         + ("" if is_better else "; the file from before is kept")
     )
     if not is_better:
@@ -104,7 +104,7 @@ def fine_tune_if_worse(
         "epochs": config.quantised_epochs,
         "from": tuning.words,
         "lost_points_before": lost_plain,
-        "lost_points_after": lost_adapted,
+        "lost_points_after": lost_tuned,
         "of": words,
     }
 
@@ -132,7 +132,7 @@ def _fine_tuning(
 def _trained(
     run: Run, config: DeployConfig, dataset: Dataset, model: TrainedModel, tuning: FineTuning
 ) -> keras.Model:
-    """A copy of the network that has learnt again."""
+    """A copy of the network that is fine-tuned."""
     network = exportable(model.network)
     train, validation = split(dataset.y_train, config.holdout)
     watched, _ = _watched(dataset, config.holdout)

@@ -96,7 +96,7 @@ def manifest() -> dict[str, Any]:
         "multiply_adds": 5678,
         "calibration": {"images": 60, "of": "training images"},
         "margin_points": 10,
-        "int8_litert": {"weight_bits": 8, "adapted": None},
+        "int8_litert": {"weight_bits": 8, "fine_tuned": None},
         "files": {
             "float32.onnx": described("ONNX", "float32", "of the ONNX file"),
             "int8.tflite": described("LiteRT", "int8", "of the LiteRT file"),
@@ -134,17 +134,18 @@ def test_the_tables_have_the_figures(
     assert "int8.onnx was not made: an <Erf>" in text
 
 
-def test_it_says_how_the_network_of_an_int8_file_learnt_again(
+def test_it_says_how_the_network_of_an_int8_file_was_fine_tuned(
     rows: list[Row], manifest: dict[str, Any], dataset: Dataset
 ) -> None:
-    assert "learnt again" not in Elements(made(rows, manifest, dataset)).text
-    manifest["int8_litert"]["adapted"] = {
+    assert "fine-tuned" not in Elements(made(rows, manifest, dataset)).text
+    manifest["int8_litert"]["fine_tuned"] = {
         **{"epochs": 10, "from": "the logits of <fast>", "of": "validation images"},
         **{"lost_points_before": 4.5, "lost_points_after": 0.25},
     }
     assert (
-        "lost 4.50 percentage points on the validation images, so its network learnt again for 10"
-        " epochs from the logits of <fast>, rounded as the file is. After that it lost 0.25."
+        "lost 4.50 percentage points on the validation images, so its network was fine-tuned for 10"
+        " epochs from the logits of <fast> with weights rounded as in the file. After that it lost"
+        " 0.25."
     ) in Elements(made(rows, manifest, dataset)).text
 
 

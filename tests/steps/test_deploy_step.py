@@ -169,7 +169,7 @@ def test_a_second_version_is_promoted_if_it_is_shown_to_be_no_worse(
 def test_weights_of_4_bits_make_a_smaller_file(deployed: Run) -> None:
     (run,) = made_by([*DEPLOY, *MIN_PER_CLASS, "--weight_bits", "4", "--quantised_epochs", "0"])
     written = json.loads(artifact(run, "deploy.json").read_text())
-    assert written["int8_litert"] == {"weight_bits": 4, "adapted": None}
+    assert written["int8_litert"] == {"weight_bits": 4, "fine_tuned": None}
     of_4_bits, of_8_bits = (artifact(each, "files") / "int8.tflite" for each in (run, deployed))
     network = load_model(get_run(deployed.data.tags["kdflow.upstream.model"]))
     kernels = sum(np.prod(it.shape) for it in network.weights if it.name == "kernel")

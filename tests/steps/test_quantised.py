@@ -1,4 +1,4 @@
-"""A network whose int8 file loses too much learns again."""
+"""A network whose int8 file loses too much is fine-tuned."""
 
 from dataclasses import replace
 from pathlib import Path
