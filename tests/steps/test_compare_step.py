@@ -71,7 +71,7 @@ def test_compare_starts_every_student_from_one_hint_run_and_no_baseline(
         if run.data.tags["kdflow.step"] in ("baseline", "distill")
     ]
     assert inits == [None, hint, None, hint]
-    assert "(the 10 epochs of hints)" in capsys.readouterr().out
+    assert "(only the distilled students had the 10 epochs of hints)" in capsys.readouterr().out
     again = made_by(argv)
     assert len(again) == 1  # its pairs are found, hint run and all
 
