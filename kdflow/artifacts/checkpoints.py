@@ -132,12 +132,10 @@ def bytes_kept(pattern: str) -> int:
 
 def remove_old() -> None:
     """Delete the folders of steps that were interrupted and not resumed for `KEPT_DAYS`."""
+    oldest = time.time() - KEPT_DAYS * 24 * 60 * 60
     for name in names():
         with locked(name) as checkpoint:
-            if (
-                checkpoint
-                and time.time() - checkpoint.folder.stat().st_mtime > KEPT_DAYS * 24 * 60 * 60
-            ):
+            if checkpoint and checkpoint.folder.stat().st_mtime < oldest:
                 print(f"resume: removed {checkpoint.folder}, kept for more than {KEPT_DAYS} days")
                 checkpoint.remove()
 

@@ -23,7 +23,7 @@ from kdflow.errors import KdflowError
 from kdflow.image_file import Pixels
 
 TEACHER_BATCH = 100
-FILE_PREFIX = "hints-"  # in the place of a step, with the number of the array
+FILE_PREFIX = "hints-"  # in the checkpoint of a step, with the number of the array
 OR_RECOMPUTED = ", or set hint_values=recomputed, which needs no disk"
 
 MapShape = tuple[int, int, int]
@@ -101,9 +101,8 @@ def check_room(folder: Path, images: int, shape: MapShape) -> None:
     """
     with cache.writing_to(folder, OR_RECOMPUTED):
         tempfile.TemporaryFile(dir=folder).close()
-    kept = checkpoints.bytes_kept(
-        f"{FILE_PREFIX}*"
-    )  # of interrupted steps, of which this may be one
+    # of interrupted steps, of which this may be one
+    kept = checkpoints.bytes_kept(f"{FILE_PREFIX}*")
     needed = bytes_needed(images, shape) - kept
     cache.check_room(folder, needed, f"the hints of {images:,} images", OR_RECOMPUTED)
 

@@ -45,7 +45,7 @@ def _check_weight_is_used(cls: type[Config], weight: float, info: ValidationInfo
 WeightsConfig = create_model(
     "WeightsConfig",
     __base__=LossConfig,
-    __validators__={"only_of_the_loss": field_validator(*WEIGHTS)(_check_weight_is_used)},
+    __validators__={"check_weight_is_used": field_validator(*WEIGHTS)(_check_weight_is_used)},
     **WEIGHTS,
 )
 """The loss and the parameters that one loss alone has, a field each."""

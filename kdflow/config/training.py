@@ -109,9 +109,8 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
         if dataset is None:
             return given
         network = given.get(cls.network_field) or cls.default_network(dataset)
-        known = (
-            network if is_network(network) else "student"
-        )  # an unknown name is refused by its own validator
+        # an unknown name is refused by its own validator
+        known = network if is_network(network) else "student"
         rate = find_network(known).dropout or 0
         defaults = recipe(dataset, known)._asdict() | {"dropout": rate}
         required = {name for name, field in cls.model_fields.items() if field.is_required()}

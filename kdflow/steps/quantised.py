@@ -89,7 +89,7 @@ def fine_tune_if_worse(
         f" from {tuning.words}"
     )
     plain = path.read_bytes()
-    write(_trained(run, config, dataset, model, tuning))
+    write(_trained(run, config, dataset, model, tuning, indices))
     lost_tuned = lost()
     run.log({"quantised_lost_after": lost_tuned})
     is_better = lost_tuned < lost_plain
@@ -130,12 +130,20 @@ def _fine_tuning(
 
 
 def _trained(
-    run: Run, config: DeployConfig, dataset: Dataset, model: TrainedModel, tuning: FineTuning
+    run: Run,
+    config: DeployConfig,
+    dataset: Dataset,
+    model: TrainedModel,
+    tuning: FineTuning,
+    watched: np.ndarray,
 ) -> keras.Model:
-    """A copy of the network that is fine-tuned."""
+    """A copy of the network that is fine-tuned.
+
+    Args:
+        watched: see `_watched`.
+    """
     network = exportable(model.network)
     train, validation = split(dataset.y_train, config.holdout)
-    watched, _ = _watched(dataset, config.holdout)
     settings = Settings(
         "adam",
         LEARNING_RATE,
