@@ -13,9 +13,9 @@ In alternation, in one process, on random images of CIFAR-10's shape:
 * torch: a loop of PyTorch from cached logits, channels last, where it is installed (extra `torch`);
   torch bfloat16: the same under autocast, where the processor multiplies in bfloat16.
 
-kdflow and Keras compute in what `precision=auto` stands for here. Each round runs all in another
-order, since each run affects the one after it. Prints the seconds of each and the ratios round by
-round.
+kdflow and Keras compute in what `precision=auto` stands for here; where that is bfloat16,
+kdflow's epoch is timed in float32 too. Each round runs all in another order, since each run affects
+the one after it. Prints the images per second of each and the ratios round by round.
 """
 
 import argparse
@@ -23,7 +23,8 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
@@ -38,7 +39,7 @@ from kdflow import network
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
-from kdflow.hardware import native_precision
+from kdflow.hardware import Precision, native_precision
 from kdflow.precision import computing_in
 from kdflow.training.loop import fit
 from kdflow.training.objective import Distillation
@@ -64,6 +65,8 @@ TASKS = {
     "student": Task(45_000, 2_560, 15),
     "whitened": Task(8_192, 1_024, 8),
     "fast": Task(2_048, 1_024, 5),
+    "fitnet": Task(8_192, 1_024, 5),
+    "vgg": Task(1_024, 512, 5),
 }
 
 
@@ -72,13 +75,15 @@ def plain_fit(name: str, train: Images, batch_size: int) -> Callable[[], float]:
     model.compile(
         "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
     )
-    return lambda: _seconds_of_fit(model, train, batch_size)
+    return lambda: _seconds_of_fit(model, train, batch_size, [model])
 
 
 def live_distiller(name: str, train: Images, batch_size: int, count: int) -> Callable[[], float]:
+    teacher = network.build(TEACHER, train, 10, seed=0)
+    student = network.build(name, train, 10, seed=0)
     distiller = keras.distillation.Distiller(
-        teacher=network.build(TEACHER, train, 10, seed=0),
-        student=network.build(name, train, 10, seed=0),
+        teacher=teacher,
+        student=student,
         distillation_losses=keras.distillation.LogitsDistillation(
             temperature=4.0, loss="kl_divergence"
         ),
@@ -86,23 +91,38 @@ def live_distiller(name: str, train: Images, batch_size: int, count: int) -> Cal
     )
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     few = Images(train.images[:count], train.labels[:count], np.arange(count))
-    return lambda: _seconds_of_fit(distiller, few, batch_size) * len(train.images) / count
+    return lambda: (
+        _seconds_of_fit(distiller, few, batch_size, [teacher, student])
+        * len(train.images)
+        / count
+    )
 
 
-def _seconds_of_fit(model: keras.Model, train: Images, batch_size: int) -> float:
+def _seconds_of_fit(
+    model: keras.Model, train: Images, batch_size: int, networks: Sequence[keras.Model]
+) -> float:
+    """The seconds of an epoch, in which all `networks` compute in the native precision."""
     started = time.perf_counter()
-    with computing_in(native_precision(), model):
+    with ExitStack() as in_precision:
+        for each in networks:
+            in_precision.enter_context(computing_in(native_precision(), each))
         model.fit(train.images, train.labels, batch_size=batch_size, verbose=0)
     return time.perf_counter() - started
 
 
 def distillation(
-    name: str, train: Images, logits: np.ndarray, batch_size: int, rounds: int
+    name: str,
+    train: Images,
+    logits: np.ndarray,
+    batch_size: int,
+    rounds: int,
+    precision: Precision | None = None,
 ) -> Callable[[], float]:
     """A function that trains for one epoch more, and returns the seconds that this took.
 
     Args:
         logits: (views, images, classes).
+        precision: if None, the native one.
     """
     recipe = NETWORKS[name].recipe
     epochs = fit(
@@ -117,7 +137,7 @@ def distillation(
             batch_size,
             seed=0,
             views=len(logits),
-            precision=native_precision(),
+            precision=precision or native_precision(),
         ),
     )
 
@@ -143,6 +163,10 @@ def epoch_timers(name: str, task: Task) -> dict[str, Callable[[], float]]:
         "augmented": distillation(name, train, logits, batch_size, task.rounds),
         "live": live_distiller(name, train, batch_size, task.live),
     }
+    is_bfloat16 = native_precision() == "bfloat16"
+    if is_bfloat16:
+        given = name, train, logits[:1], batch_size, task.rounds
+        epoch_of["kdflow float32"] = distillation(*given, "float32")
     if not find_spec("torch"):
         print("torch is not installed, so it is left out (pip install -e '.[torch]')")
         return epoch_of
@@ -152,10 +176,10 @@ def epoch_timers(name: str, task: Task) -> dict[str, Callable[[], float]]:
     counts = sum(math.prod(it.shape) for it in trained), pytorch.trained_parameters(name)
     if counts[0] != counts[1]:
         raise SystemExit(f"torch: expected {counts[0]:,} trained parameters, got {counts[1]:,}")
-    given = name, images, labels, logits[0], batch_size
-    epoch_of["torch"] = pytorch.distillation(*given)
-    if native_precision() == "bfloat16":
-        epoch_of["torch bfloat16"] = pytorch.distillation(*given, bfloat16=True)
+    arrays = images, labels, logits[0]
+    epoch_of["torch"] = pytorch.distillation(name, *arrays, batch_size)
+    if is_bfloat16:
+        epoch_of["torch bfloat16"] = pytorch.distillation(name, *arrays, batch_size, bfloat16=True)
     return epoch_of
 
 
@@ -174,7 +198,9 @@ def in_alternation(
 
 def show(name: str, values: list[float]) -> None:
     median = statistics.median(values)
-    print(f"{name:36} median {median:8.3f}  min {min(values):8.3f}  max {max(values):8.3f}")
+    print(
+        f"{name:36} median {median:9.2f}  min {min(values):9.2f}  max {max(values):9.2f}", flush=True
+    )
 
 
 def main() -> None:
@@ -189,7 +215,7 @@ def main() -> None:
         counted = in_alternation(epoch_of, task.rounds)
         print(f"{name} in {native_precision()}:")
         for each in epoch_of:
-            show(f"{each}, seconds of {task.images:,} images", [it[each] for it in counted])
+            show(f"{each}, images per second", [task.images / it[each] for it in counted])
         for ours, other in product(("kdflow", "augmented"), epoch_of):
             if other not in ("kdflow", "augmented"):
                 show(f"{ours} / {other}", [each[ours] / each[other] for each in counted])

@@ -29,7 +29,48 @@ def fast(classes: int) -> nn.Module:
     return _groups((64, 256, 256), classes, padding="same")
 
 
-NETWORKS = {"student": student, "whitened": whitened, "fast": fast}
+class Largest(nn.Module):
+    """The largest of what the maps make of the same inputs, element by element."""
+
+    def __init__(self, *maps: nn.Module) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(maps)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        first, second = (each(inputs) for each in self.maps)
+        return torch.maximum(first, second)
+
+
+def fitnet(classes: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    channels = 3
+    for block, widths in enumerate([(16, 16, 16), (32, 32, 32), (48, 48, 64)], start=1):
+        for width in widths:
+            pieces = (nn.Conv2d(channels, width, 3, padding="same") for _ in range(2))
+            layers.append(Largest(*pieces))
+            channels = width
+        layers.append(nn.MaxPool2d(2) if block < 3 else nn.AdaptiveMaxPool2d(1))
+    dense = Largest(nn.Linear(channels, 500), nn.Linear(channels, 500))
+    return nn.Sequential(*layers, nn.Flatten(), dense, nn.Linear(500, classes))
+
+
+def vgg(classes: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    channels = 3
+    for block, widths in enumerate([(64,) * 2, (128,) * 2, (256,) * 3, (512,) * 4], start=1):
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, 3, padding="same"), nn.ReLU()]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+        if block >= 3:
+            layers.append(nn.Dropout(0.4))
+    layers.append(nn.Flatten())
+    for before, width in ((2048, 1024), (1024, 256), (256, 64)):
+        layers += [nn.Linear(before, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(64, classes))
+
+
+NETWORKS = {"student": student, "whitened": whitened, "fast": fast, "fitnet": fitnet, "vgg": vgg}
 
 
 def _groups(widths: Sequence[int], classes: int, padding: str) -> nn.Module:
@@ -78,7 +119,7 @@ def distillation(
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = (
         torch.optim.Adam(trained, 0.001)
-        if name == "student"
+        if name in ("student", "fitnet")
         else torch.optim.SGD(trained, 0.01, momentum=0.85, nesterov=True)
     )
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)  # a view: channels stay last in memory

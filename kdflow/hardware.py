@@ -33,6 +33,10 @@ def hardware() -> str:
     return f"cpu, {chosen or available} threads" + (", without oneDNN" if is_without else "")
 
 
+def computes_on_processor() -> bool:
+    return _kinds() == {"cpu"}
+
+
 @cache
 def native_precision() -> Precision:
     """bfloat16 where all that Keras computes on multiplies in it natively, else float32."""

@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 
 from kdflow import interrupts, views
 from kdflow.image_file import Pixels, batches_in_part
+from kdflow.kernels import fast_kernels
 from kdflow.pipeline import in_batches
 
 PREDICT_BATCH = 250
@@ -38,7 +39,7 @@ def predict_logits(
         shown = images[part]
         if view:
             shown = views.apply(images, np.full(len(part), view), part, view_set)
-        with interrupts.delayed():
+        with interrupts.delayed(), fast_kernels(model):
             logits = model.predict(
                 **in_batches(shown, batch_size=PREDICT_BATCH),
                 verbose=0,
