@@ -1,8 +1,8 @@
-"""Kernels of TensorFlow that pass over memory once where Keras' own operations pass many times.
+"""Fused kernels for batch normalisation and for activations such as GELU.
 
-On a processor, batch normalisation and GELU take longer than the convolutions between them: Keras
-computes each in a dozen operations, and each of these reads and writes the whole batch. TensorFlow
-has a fused kernel for the first, and its compiler XLA makes one of the second.
+Keras computes each of them in several operations of TensorFlow, and each operation reads and writes
+the whole batch: on a processor that takes longer than the convolutions between them. TensorFlow has
+a fused kernel for batch normalisation, and its compiler XLA makes one of an activation.
 """
 
 from __future__ import annotations
@@ -17,44 +17,36 @@ import keras
 from kdflow.hardware import computes_on_processor
 from kdflow.lazy import lazy_import
 
-tensorflow = lazy_import("tensorflow")  # stands here because Keras has neither XLA's scope nor these
+tensorflow = lazy_import("tensorflow")  # stands here because Keras offers neither kernel
 
-# Activations that TensorFlow computes in several operations, each element by itself.
-SLOW_ACTIVATIONS = (keras.activations.gelu, keras.activations.silu, keras.activations.hard_silu)
-FAST_TYPES = ("float32", "bfloat16")
+# Those that TensorFlow computes in several operations; each element by itself.
+ACTIVATIONS = (keras.activations.gelu, keras.activations.silu, keras.activations.hard_silu)
 
 
 @contextlib.contextmanager
 def fast_kernels(network: keras.Model) -> Iterator[None]:
-    """Let what is traced inside the block compute the batch normalisation and the activations of
-    `network` with fewer passes over memory, on TensorFlow and a processor; elsewhere nothing
-    changes. Values differ from Keras' in the last bits: statistics, and what lies between the
-    passes, are float32 in either. Outside the block it is the same model as before."""
-    with contextlib.ExitStack() as changed:
-        if keras.backend.backend() == "tensorflow" and computes_on_processor():
-            for layer in network._flatten_layers():
-                if layer.compute_dtype not in FAST_TYPES:
-                    continue
-                if getattr(layer, "activation", None) in SLOW_ACTIVATIONS:
-                    changed.enter_context(_with(layer, "activation", fused(layer.activation)))
-                elif _has_fused_kernel(layer):
-                    changed.enter_context(_with(layer, "call", partial(_normalise, layer)))
-        yield
-
-
-@contextlib.contextmanager
-def _with(layer: keras.Layer, name: str, value: Callable[..., Any]) -> Iterator[None]:
-    """Let `layer` have this attribute inside the block. Keras' own ways to set and delete
-    attributes, which track variables, are left out."""
-    before = vars(layer).get(name)
-    object.__setattr__(layer, name, value)
+    """Let what is traced inside the block compute batch normalisation and activations of `network`
+    by fused kernels, if TensorFlow computes on a processor; elsewhere nothing changes. The values
+    are those of Keras up to rounding. Outside the block it is the same model as before."""
+    is_here = keras.backend.backend() == "tensorflow" and computes_on_processor()
+    layers = [layer for layer in network._flatten_layers() if is_here and _has_types(layer)]
+    activations = [
+        (layer, layer.activation)
+        for layer in layers
+        if getattr(layer, "activation", None) in ACTIVATIONS
+    ]
+    normalisations = [layer for layer in layers if _is_normalisation_of_maps(layer)]
     try:
+        for layer, activation in activations:
+            layer.activation = fused(activation)
+        for layer in normalisations:
+            vars(layer)["call"] = partial(_normalise, layer)
         yield
     finally:
-        if before is None:
-            object.__delattr__(layer, name)
-        else:
-            object.__setattr__(layer, name, before)
+        for layer, activation in activations:
+            layer.activation = activation
+        for layer in normalisations:
+            vars(layer).pop("call", None)
 
 
 @cache
@@ -83,7 +75,7 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def differentiable(x: Any) -> Any:
         return values(x), lambda upstream: gradient(x, upstream)
 
-    # traced once for tensors of any shape: TensorFlow keeps each trace of a custom gradient for ever
+    # traced once, for tensors of any shape: TensorFlow never frees a trace of a custom gradient
     traced = tensorflow.function(differentiable, reduce_retracing=True)
     of_type = cache(
         lambda dtype: traced.get_concrete_function(tensorflow.TensorSpec(None, dtype))
@@ -97,10 +89,16 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return compute
 
 
-def _has_fused_kernel(layer: keras.Layer) -> bool:
-    """Whether a layer is batch normalisation of the last axis of maps, as the kernel defines it."""
+def _has_types(layer: keras.Layer) -> bool:
+    """Whether a layer has the types that the kernels are made for."""
+    return layer.compute_dtype in ("float32", "bfloat16") and layer.variable_dtype == "float32"
+
+
+def _is_normalisation_of_maps(layer: keras.Layer) -> bool:
+    """Whether a layer is batch normalisation as TensorFlow's fused kernel defines it."""
     return (
-        type(layer) is keras.layers.BatchNormalization
+        type(layer) is keras.layers.BatchNormalization  # of a user's subclass nothing is known
+        and "call" not in vars(layer)
         and layer.built
         and layer.input_spec.ndim == 4
         and layer.axis in (-1, 3)
@@ -127,7 +125,7 @@ def _normalise(
         is_training=of_batch,
     )
     if of_batch:
-        # the kernel's variance is that of the population that the batch is a sample of
+        # the kernel divides by count - 1
         count = tensorflow.cast(tensorflow.size(inputs) / inputs.shape[-1], "float32")
         variance = outputs.batch_variance * tensorflow.maximum(count - 1, 1) / count
         for moving, new in (

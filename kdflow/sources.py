@@ -27,6 +27,7 @@ SHAPING = (
     "dataset.py",
     "adapt.py",
     "features.py",
+    "kernels.py",
     "losses.py",
     "network.py",
     "pipeline.py",

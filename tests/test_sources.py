@@ -90,6 +90,7 @@ def test_what_only_finds_records_or_belongs_to_another_network_does_not_count(
         "network.py",
         "views.py",
         "features.py",
+        "kernels.py",
         "precision.py",
         "training/loop.py",
         "training/objective.py",
