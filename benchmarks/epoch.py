@@ -92,9 +92,7 @@ def live_distiller(name: str, train: Images, batch_size: int, count: int) -> Cal
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     few = Images(train.images[:count], train.labels[:count], np.arange(count))
     return lambda: (
-        _seconds_of_fit(distiller, few, batch_size, [teacher, student])
-        * len(train.images)
-        / count
+        _seconds_of_fit(distiller, few, batch_size, [teacher, student]) * len(train.images) / count
     )
 
 
@@ -199,7 +197,8 @@ def in_alternation(
 def show(name: str, values: list[float]) -> None:
     median = statistics.median(values)
     print(
-        f"{name:36} median {median:9.2f}  min {min(values):9.2f}  max {max(values):9.2f}", flush=True
+        f"{name:36} median {median:9.2f}  min {min(values):9.2f}  max {max(values):9.2f}",
+        flush=True,
     )
 
 

@@ -34,6 +34,7 @@ def hardware() -> str:
 
 
 def computes_on_processor() -> bool:
+    """Whether Keras computes on nothing else."""
     return _kinds() == {"cpu"}
 
 

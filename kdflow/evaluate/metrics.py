@@ -1,5 +1,6 @@
 """The metrics of a network, computed from its logits or its features with NumPy."""
 
+import contextlib
 import math
 
 import keras
@@ -10,10 +11,11 @@ from scipy.special import log_softmax, softmax
 
 from kdflow import interrupts, views
 from kdflow.image_file import Pixels, batches_in_part
-from kdflow.kernels import fast_kernels
+from kdflow.kernels import fused_kernels
 from kdflow.pipeline import in_batches
 
 PREDICT_BATCH = 250
+FUSED_FROM = 1_000  # images; for fewer, compiling the kernels takes longer than they save
 ECE_BINS = 15
 TOP_5_FROM = 20  # classes
 
@@ -34,12 +36,13 @@ def predict_logits(
     """
     indices = np.arange(len(images)) if indices is None else indices
     at_once = PREDICT_BATCH * batches_in_part(PREDICT_BATCH * math.prod(images.shape[1:]))
+    kernels = fused_kernels if len(indices) >= FUSED_FROM else contextlib.nullcontext
     parts = []
     for part in batches(indices, at_once):
         shown = images[part]
         if view:
             shown = views.apply(images, np.full(len(part), view), part, view_set)
-        with interrupts.delayed(), fast_kernels(model):
+        with interrupts.delayed(), kernels(model):
             logits = model.predict(
                 **in_batches(shown, batch_size=PREDICT_BATCH),
                 verbose=0,
@@ -160,7 +163,7 @@ def class_means(
     counts = np.bincount(labels[indices])
     sums: np.ndarray = np.zeros(())
     for batch in batches(indices, PREDICT_BATCH):
-        with interrupts.delayed_to_the_end():
+        with interrupts.delayed_to_the_end(), fused_kernels(model):
             outputs = model.predict_on_batch(images[batch]).reshape(len(batch), -1)
         sums = sums + np.eye(len(counts))[labels[batch]].T @ outputs
     return sums / counts[:, np.newaxis]

@@ -15,6 +15,7 @@ from kdflow.config.fitting import Settings
 from kdflow.dataset import SPLIT_SEED, Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
 from kdflow.image_file import Pixels
+from kdflow.kernels import fused_kernels
 from kdflow.losses import hint_loss
 from kdflow.pipeline import one_at_a_time
 from kdflow.training.loop import Epoch, Loop
@@ -129,7 +130,7 @@ def _validate_hint(
     """
     errors, correct = [], []
     for batch in batches(validation.indices, PREDICT_BATCH):
-        with interrupts.delayed_to_the_end():
+        with interrupts.delayed_to_the_end(), fused_kernels(observer):
             guided, regressed = observer.predict_on_batch(validation.images[batch])
             error = hint_loss(hints.of(batch).astype(np.float32), regressed)
             errors.append(ops.convert_to_numpy(error))
