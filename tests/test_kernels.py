@@ -38,10 +38,11 @@ def density(z: np.ndarray) -> np.ndarray:
 
 
 def hard_sigmoid(z: np.ndarray) -> np.ndarray:
-    return np.clip(z / 6 + 0.5, 0, 1)
+    values: np.ndarray = np.clip(z / 6 + 0.5, 0, 1)
+    return values
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[Any, tuple[Callable[[np.ndarray], np.ndarray], ...]] = {
     keras.activations.gelu: (lambda z: z * ndtr(z), lambda z: ndtr(z) + z * density(z)),
     keras.activations.silu: (
         lambda z: z * expit(z),
@@ -55,7 +56,7 @@ ACTIVATIONS = {
 
 
 def as_array(tensor: Any) -> np.ndarray:
-    return np.asarray(tensorflow.cast(tensor, "float32").numpy(), np.float64)
+    return np.asarray(tensorflow.cast(tensor, "float32"), np.float64)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
