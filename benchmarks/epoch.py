@@ -15,7 +15,7 @@ In alternation, in one process, on random images of CIFAR-10's shape:
 
 kdflow and Keras compute in what `precision=auto` stands for here; where that is bfloat16,
 kdflow's epoch is timed in float32 too. Each round runs all in another order, since each run affects
-the one after it. Prints the images per second of each and the ratios round by round.
+the one after it. Prints the images per second of each, and the ratios of times round by round.
 """
 
 import argparse
