@@ -184,6 +184,7 @@ def test_the_death_of_the_owner_lets_the_next_process_take_over(
 ) -> None:
     tracking_store.open_store()
     flags += ["--student", "pupil", "--repeats", "2", "--trials", "2", "--epochs", "1000"]
+    flags += ["--precision", "float32"]  # auto is what the machine has, in the other process alone
     command = [sys.executable, "-m", "sweeps", "notebook_grid", *flags]
     environment = os.environ | {"MLFLOW_TRACKING_URI": tracking_store.uri()}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
