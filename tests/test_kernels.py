@@ -19,7 +19,7 @@ from kdflow.features import features
 from kdflow.kernels import fused, fused_kernels
 from kdflow.lazy import lazy_import
 from kdflow.network import build
-from kdflow.precision import computing_in, predicting_in
+from kdflow.precision import MIXED, computing_in, predicting_in
 from kdflow.training.hint import fit_hint
 from kdflow.training.loop import fit
 from kdflow.training.objective import Labels
@@ -123,9 +123,8 @@ def test_normalisation_of_a_batch_is_that_of_the_formula(
 ) -> None:
     normal = np.random.default_rng(0).normal(size=(6, 4, 5, 3))
     x = as_array(tensorflow.cast(3 + 2 * normal, dtype))
-    network = normalised(
-        momentum=0.7, dtype=f"mixed_{dtype}".replace("mixed_float32", "float32"), **options
-    )
+    policy = MIXED if dtype == "bfloat16" else dtype
+    network = normalised(momentum=0.7, dtype=policy, **options)
     layer = network.get_layer("norm")
     gamma, beta = np.array([0.5, 1, 2]), np.array([-1, 0, 3])
     if layer.scale:

@@ -162,10 +162,11 @@ def class_means(
     """
     counts = np.bincount(labels[indices])
     sums: np.ndarray = np.zeros(())
-    for batch in batches(indices, PREDICT_BATCH):
-        with interrupts.delayed_to_the_end(), fused_kernels(model):
-            outputs = model.predict_on_batch(images[batch]).reshape(len(batch), -1)
-        sums = sums + np.eye(len(counts))[labels[batch]].T @ outputs
+    with fused_kernels(model):
+        for batch in batches(indices, PREDICT_BATCH):
+            with interrupts.delayed_to_the_end():
+                outputs = model.predict_on_batch(images[batch]).reshape(len(batch), -1)
+            sums = sums + np.eye(len(counts))[labels[batch]].T @ outputs
     return sums / counts[:, np.newaxis]
 
 

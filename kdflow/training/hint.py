@@ -129,12 +129,13 @@ def _validate_hint(
         observer: from images to the guided layer's output, and to what the regressor makes of it.
     """
     errors, correct = [], []
-    for batch in batches(validation.indices, PREDICT_BATCH):
-        with interrupts.delayed_to_the_end(), fused_kernels(observer):
-            guided, regressed = observer.predict_on_batch(validation.images[batch])
-            error = hint_loss(hints.of(batch).astype(np.float32), regressed)
-            errors.append(ops.convert_to_numpy(error))
-        correct.append(nearest_class(guided, probe) == validation.labels[batch])
+    with fused_kernels(observer):
+        for batch in batches(validation.indices, PREDICT_BATCH):
+            with interrupts.delayed_to_the_end():
+                guided, regressed = observer.predict_on_batch(validation.images[batch])
+                error = hint_loss(hints.of(batch).astype(np.float32), regressed)
+                errors.append(ops.convert_to_numpy(error))
+            correct.append(nearest_class(guided, probe) == validation.labels[batch])
     return {
         "val_hint_loss": float(np.concatenate(errors).mean()),
         "val_probe_accuracy": float(np.concatenate(correct).mean()),
