@@ -3,7 +3,8 @@
     python benchmarks/epoch.py                    `student`: about eight minutes on two cores
     python benchmarks/epoch.py whitened fast
 
-In alternation, in one process, on random images of CIFAR-10's shape:
+In alternation, in one process, on random images of CIFAR-10's shape. Each epoch ends with the
+validation of a ninth as many images, as with `holdout=0.1`:
 
 * plain: `fit` of the same network from labels alone, compiled as in Keras' documentation;
 * kdflow: an epoch of `kdflow.training.loop.fit` from cached logits, everything in it included;
@@ -14,8 +15,9 @@ In alternation, in one process, on random images of CIFAR-10's shape:
   torch bfloat16: the same under autocast, where the processor multiplies in bfloat16.
 
 kdflow and Keras compute in what `precision=auto` stands for here; where that is bfloat16,
-kdflow's epoch is timed in float32 too. Each round runs all in another order, since each run affects
-the one after it. Prints the images per second of each, and the ratios of times round by round.
+kdflow's epoch is timed in float32 too. kdflow validates in float32 in either. Each round runs all
+in another order, since each run affects the one after it. Prints the images per second of each, and
+the ratios of times round by round.
 """
 
 import argparse
@@ -70,17 +72,53 @@ TASKS = {
 }
 
 
-def plain_fit(name: str, train: Images, batch_size: int) -> Callable[[], float]:
-    model = network.build(name, train, 10, seed=0)
+@dataclass(frozen=True)
+class Data:
+    """What is trained and validated on, in arrays of both.
+
+    Attributes:
+        images: uint8, (n, height, width, channels).
+        labels: uint8, (n,).
+        logits: a teacher's, (views, n, classes) float32.
+        count: how many images are trained on. The others are validated on.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    count: int
+
+    @classmethod
+    def random(cls, count: int, validated: int) -> "Data":
+        """Random data, with `count` images to train on and `validated` others."""
+        rng, total = np.random.default_rng(0), count + validated
+        return cls(
+            rng.integers(0, 256, (total, 32, 32, 3), np.uint8),
+            rng.integers(10, size=total).astype(np.uint8),
+            rng.normal(0, 3, (VIEWS, total, 10)).astype(np.float32),
+            count,
+        )
+
+    @property
+    def train(self) -> Images:
+        return Images(self.images, self.labels, np.arange(self.count))
+
+    @property
+    def validation(self) -> Images:
+        return Images(self.images, self.labels, np.arange(self.count, len(self.images)))
+
+
+def plain_fit(name: str, data: Data, batch_size: int) -> Callable[[], float]:
+    model = network.build(name, data.train, 10, seed=0)
     model.compile(
         "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
     )
-    return lambda: _seconds_of_fit(model, train, batch_size, [model])
+    return lambda: _seconds_of_fit(model, data, data.count, batch_size, [model])
 
 
-def live_distiller(name: str, train: Images, batch_size: int, count: int) -> Callable[[], float]:
-    teacher = network.build(TEACHER, train, 10, seed=0)
-    student = network.build(name, train, 10, seed=0)
+def live_distiller(name: str, data: Data, batch_size: int, count: int) -> Callable[[], float]:
+    teacher = network.build(TEACHER, data.train, 10, seed=0)
+    student = network.build(name, data.train, 10, seed=0)
     distiller = keras.distillation.Distiller(
         teacher=teacher,
         student=student,
@@ -90,51 +128,53 @@ def live_distiller(name: str, train: Images, batch_size: int, count: int) -> Cal
         student_loss_weight=0.1,
     )
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    few = Images(train.images[:count], train.labels[:count], np.arange(count))
+    networks = teacher, student
     return lambda: (
-        _seconds_of_fit(distiller, few, batch_size, [teacher, student]) * len(train.images) / count
+        _seconds_of_fit(distiller, data, count, batch_size, networks) * data.count / count
     )
 
 
 def _seconds_of_fit(
-    model: keras.Model, train: Images, batch_size: int, networks: Sequence[keras.Model]
+    model: keras.Model, data: Data, count: int, batch_size: int, networks: Sequence[keras.Model]
 ) -> float:
-    """The seconds of an epoch, in which all `networks` compute in the native precision."""
+    """The seconds of an epoch of `count` images, in which all `networks` compute in the native
+    precision."""
+    validation = slice(data.count, data.count + count // 9)
     started = time.perf_counter()
     with ExitStack() as in_precision:
         for each in networks:
             in_precision.enter_context(computing_in(native_precision(), each))
-        model.fit(train.images, train.labels, batch_size=batch_size, verbose=0)
+        model.fit(
+            data.images[:count],
+            data.labels[:count],
+            batch_size=batch_size,
+            validation_data=(data.images[validation], data.labels[validation]),
+            verbose=0,
+        )
     return time.perf_counter() - started
 
 
 def distillation(
-    name: str,
-    train: Images,
-    logits: np.ndarray,
-    batch_size: int,
-    rounds: int,
-    precision: Precision | None = None,
+    name: str, data: Data, views: int, rounds: int, precision: Precision | None = None
 ) -> Callable[[], float]:
     """A function that trains for one epoch more, and returns the seconds that this took.
 
     Args:
-        logits: (views, images, classes).
         precision: if None, the native one.
     """
     recipe = NETWORKS[name].recipe
     epochs = fit(
-        network.build(name, train, 10, seed=0),
-        train,
-        Images(train.images, train.labels, np.arange(batch_size)),
-        Distillation(logits, temp=4, alpha=0.9),
+        network.build(name, data.train, 10, seed=0),
+        data.train,
+        data.validation,
+        Distillation(data.logits[:views], temp=4, alpha=0.9),
         Settings(
             recipe.optimizer,
             recipe.learning_rate,
             rounds + 1,
-            batch_size,
+            recipe.batch_size,
             seed=0,
-            views=len(logits),
+            views=views,
             precision=precision or native_precision(),
         ),
     )
@@ -150,34 +190,29 @@ def distillation(
 def epoch_timers(name: str, task: Task) -> dict[str, Callable[[], float]]:
     """By what it is called, a function that trains `name` for one epoch more and returns the
     seconds that this took."""
-    rng, batch_size = np.random.default_rng(0), NETWORKS[name].recipe.batch_size
-    images = rng.integers(0, 256, (task.images, 32, 32, 3), np.uint8)
-    labels = rng.integers(10, size=task.images).astype(np.uint8)
-    train = Images(images, labels, np.arange(task.images))
-    logits = rng.normal(0, 3, (VIEWS, task.images, 10)).astype(np.float32)
+    data, batch_size = Data.random(task.images, task.images // 9), NETWORKS[name].recipe.batch_size
     epoch_of = {
-        "plain": plain_fit(name, train, batch_size),
-        "kdflow": distillation(name, train, logits[:1], batch_size, task.rounds),
-        "augmented": distillation(name, train, logits, batch_size, task.rounds),
-        "live": live_distiller(name, train, batch_size, task.live),
+        "plain": plain_fit(name, data, batch_size),
+        "kdflow": distillation(name, data, 1, task.rounds),
+        "augmented": distillation(name, data, VIEWS, task.rounds),
+        "live": live_distiller(name, data, batch_size, task.live),
     }
     is_bfloat16 = native_precision() == "bfloat16"
     if is_bfloat16:
-        given = name, train, logits[:1], batch_size, task.rounds
-        epoch_of["kdflow float32"] = distillation(*given, "float32")
+        epoch_of["kdflow float32"] = distillation(name, data, 1, task.rounds, "float32")
     if not find_spec("torch"):
         print("torch is not installed, so it is left out (pip install -e '.[torch]')")
         return epoch_of
     import pytorch
 
-    trained = network.build(name, train, 10, seed=0).trainable_weights
+    trained = network.build(name, data.train, 10, seed=0).trainable_weights
     counts = sum(math.prod(it.shape) for it in trained), pytorch.trained_parameters(name)
     if counts[0] != counts[1]:
         raise SystemExit(f"torch: expected {counts[0]:,} trained parameters, got {counts[1]:,}")
-    arrays = images, labels, logits[0]
-    epoch_of["torch"] = pytorch.distillation(name, *arrays, batch_size)
+    given = name, data.images, data.labels, data.logits[0], data.count, batch_size
+    epoch_of["torch"] = pytorch.distillation(*given)
     if is_bfloat16:
-        epoch_of["torch bfloat16"] = pytorch.distillation(name, *arrays, batch_size, bfloat16=True)
+        epoch_of["torch bfloat16"] = pytorch.distillation(*given, bfloat16=True)
     return epoch_of
 
 

@@ -19,11 +19,10 @@ import kdflow  # noqa: F401 - first, since TensorFlow reads the variables that i
 import keras
 import numpy as np
 import tensorflow as tf
-from epoch import distillation
+from epoch import Data, distillation
 
 from kdflow import network
 from kdflow.catalogue.networks import NETWORKS
-from kdflow.dataset import Images
 from kdflow.hardware import native_precision
 from kdflow.kernels import fused_kernels
 from kdflow.precision import computing_in
@@ -73,12 +72,8 @@ def profile(name: str, limit: float) -> None:
         limit: multiplications a second.
     """
     rng, batch_size = np.random.default_rng(0), NETWORKS[name].recipe.batch_size
-    images = rng.integers(0, 256, (IMAGES[name], 32, 32, 3), np.uint8)
-    train = Images(
-        images, rng.integers(10, size=len(images)).astype(np.uint8), np.arange(len(images))
-    )
-    logits = rng.normal(0, 3, (1, len(images), 10)).astype(np.float32)
-    model = network.build(name, train, 10, seed=0)
+    data = Data.random(IMAGES[name], validated=batch_size)
+    model = network.build(name, data.train, 10, seed=0)
     steps, multiplications = {}, {}
     with computing_in(native_precision(), model), fused_kernels(model):
         is_above = False
@@ -91,13 +86,13 @@ def profile(name: str, limit: float) -> None:
             once = multiply_adds(keras.Model(layer.input, layer.output))
             multiplications[layer.name] = passes * once
             is_above = is_above or bool(layer.trainable_weights)
-    epoch = distillation(name, train, logits, batch_size, ROUNDS)
+    epoch = distillation(name, data, 1, ROUNDS)
     least = dict.fromkeys(steps, float("inf"))
     whole = float("inf")
     epoch()
     for _ in range(ROUNDS):
         least = {layer: min(least[layer], seconds_of(step)) for layer, step in steps.items()}
-        whole = min(whole, epoch() * batch_size / len(images))
+        whole = min(whole, epoch() * batch_size / data.count)
     print(f"\n{name} in {native_precision()}, batches of {batch_size}\n")
     print("| layer | ms | share | of the matrix product |\n|---|---|---|---|")
     for layer, seconds in least.items():

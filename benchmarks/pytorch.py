@@ -104,6 +104,7 @@ def distillation(
     images: np.ndarray,
     labels: np.ndarray,
     logits: np.ndarray,
+    count: int,
     batch_size: int,
     *,
     bfloat16: bool = False,
@@ -114,6 +115,7 @@ def distillation(
         name: a key of `NETWORKS`.
         images: uint8, (n, height, width, 3).
         logits: the teacher's, (n, classes) float32.
+        count: how many images are trained on; the accuracy is computed on the others.
     """
     network = NETWORKS[name](logits.shape[-1]).to(memory_format=torch.channels_last)
     trained = [weight for weight in network.parameters() if weight.requires_grad]
@@ -125,12 +127,16 @@ def distillation(
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)  # a view: channels stay last in memory
     classes, teacher = torch.from_numpy(labels).long(), torch.from_numpy(logits)
 
-    def seconds() -> float:
-        started = time.perf_counter()
-        for batch in torch.randperm(len(images)).split(batch_size):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                shown = pixels[batch].to(torch.float32, memory_format=torch.channels_last) / 255
-                answers = network(shown).float()
+    def logits_of(batch: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            shown = pixels[batch].to(torch.float32, memory_format=torch.channels_last) / 255
+            answers: torch.Tensor = network(shown)
+        return answers.float()
+
+    def train() -> None:
+        network.train()
+        for batch in torch.randperm(count).split(batch_size):
+            answers = logits_of(batch)
             soft = functional.kl_div(
                 functional.log_softmax(answers / TEMP, 1),
                 functional.log_softmax(teacher[batch] / TEMP, 1),
@@ -142,6 +148,18 @@ def distillation(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
+    def validate() -> float:
+        network.eval()
+        validation = torch.arange(count, len(images)).split(batch_size)
+        with torch.inference_mode():
+            correct = [logits_of(batch).argmax(1) == classes[batch] for batch in validation]
+        return float(torch.cat(correct).float().mean())
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        train()
+        validate()
         return time.perf_counter() - started
 
     return seconds

@@ -25,7 +25,8 @@ def build_parser() -> OneLineParser:
     for name, config in CONFIGS.items():
         words = config.__doc__
         command = steps.add_parser(name, help=words, description=words, allow_abbrev=False)
-        add_flags(command, config, depends_on="the data set and the network")
+        depends_on = "the data set and the network" if issubclass(config, Config) else None
+        add_flags(command, config, depends_on=depends_on)
     return parser
 
 

@@ -94,8 +94,8 @@ VIEW_SETS: dict[str, tuple[View, ...] | tuple[PhotoView, ...]] = {
 
 
 def mirrored(view: int, view_set: str) -> int:
-    """The view that shows the mirror image of what this one shows: what is shifted or cropped to
-    the left there is so to the right here."""
+    """The view that shows the mirror image of what this one shows: a shift or crop to the left
+    becomes one to the right."""
     one = VIEW_SETS[view_set][view]
     if isinstance(one, View):
         return SHIFTS.index(one._replace(flip=not one.flip, dx=-one.dx))

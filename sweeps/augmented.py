@@ -18,5 +18,5 @@ STUDY = Study(
     pruner=SuccessiveHalvingPruner(min_resource=6, reduction_factor=3),
     trials=16,
     cost="16 trainings, most of them pruned early: about two fifths of their epochs; the"
-    " logits of 18 views of cifar10 take half an hour on two cores",
+    " logits of 18 views of cifar10 take up to an hour on two cores",
 )

@@ -116,11 +116,13 @@ def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
         # only a folder of photos takes these
         (
             {"dataset": "digits", "image_size": "32"},
-            "image_size: expected 0 with dataset=digits, which does not use it, got '32'",
+            "image_size: expected no value, or 0, with dataset=digits, which does not use it, got"
+            " '32'",
         ),
         (
             {"dataset": "own.npz", "skip_bad": "true"},
-            "skip_bad: expected false with dataset=own.npz, which does not use it, got 'true'",
+            "skip_bad: expected no value, or false, with dataset=own.npz, which does not use it,"
+            " got 'true'",
         ),
         (
             {"dataset": "photos/", "image_size": "-1"},
@@ -146,10 +148,13 @@ def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
         ),
         ({"tmep": "4"}, "tmep: no such parameter"),
         ({"loss": "mse"}, "loss: expected 'kd', 'dkd', 'dist' or 'ls', got 'mse'"),
-        ({"dkd_beta": "4"}, "dkd_beta: expected 8 with loss=kd, which does not use it, got '4'"),
+        (
+            {"dkd_beta": "4"},
+            "dkd_beta: expected no value, or 8, with loss=kd, which does not use it, got '4'",
+        ),
         (
             {"loss": "ls", "dist_gamma": "2"},
-            "dist_gamma: expected 1 with loss=ls, which does not use it, got '2'",
+            "dist_gamma: expected no value, or 1, with loss=ls, which does not use it, got '2'",
         ),
         (
             {"loss": "dkd", "dkd_beta": "-1"},

@@ -44,7 +44,7 @@ def test_help_lists_every_parameter_with_its_default(
     shown = capsys.readouterr().out
     config = STEPS[name].config if name in STEPS else COMMANDS[name].config
     for field, info in config.model_fields.items():
-        (line,) = re.findall(rf"^  --{field} VALUE\s+(.*)$", shown, re.MULTILINE)
+        (line,) = re.findall(rf"^  --{field} \S+\s+(.*)$", shown, re.MULTILINE)
         default = "depends on" if info.is_required() else f"{canonical(info.default)})"
         assert f"(default: {default}" in line, field
     if name == "distill":

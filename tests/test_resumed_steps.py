@@ -162,7 +162,7 @@ def test_a_killed_process_is_resumed(store: Path) -> None:
     done = subprocess.run(
         argv, cwd=store, env=environment(store), capture_output=True, text=True, check=True
     )
-    assert "resume: after" in done.stdout
+    assert "resume: continuing after" in done.stdout
     assert {run.info.status for run in runs()} == {"FINISHED"}
     (distilled,) = [run for run in runs() if run.data.tags["kdflow.step"] == "distill"]
     assert steps_of(distilled, "val_loss") == list(range(1, 301))

@@ -294,6 +294,6 @@ def test_a_run_of_a_network_that_has_changed_since_is_not_compared(
     monkeypatch.setitem(NETWORKS, "pupil", replace(NETWORKS["pupil"], build=lambda spec: here))
     assert isinstance(resolver().plan(need), Planned)
     assert (
-        f"baseline: expected pupil as it is now, got run {made.info.run_id}, whose network has"
-        " other layers or settings"
+        f"baseline: expected the present architecture of pupil, got run {made.info.run_id}, whose"
+        " layers or settings differ"
     ) in capsys.readouterr().out

@@ -107,9 +107,17 @@ def tables() -> dict[str, str]:
             ("parameter", "default", "what it does"), list(_defaults(PrecisionConfig))
         ),
         "datasets": _table(
-            ("data set", "teacher, where none is named and none comes with kdflow", "student"),
+            (
+                "data set",
+                "teacher, where none is named and none comes with kdflow",
+                "student",
+                "pupil of `main`",
+            ),
             [
-                (it.name if it.recognises else f"`{it.name}`", f"`{it.teacher}`", f"`{it.student}`")
+                (
+                    it.name if it.recognises else f"`{it.name}`",
+                    *(f"`{network}`" for network in (it.teacher, it.student, it.pupil)),
+                )
                 for it in DATASETS
             ],
         ),

@@ -36,9 +36,9 @@ def check_order(what: str, train: np.ndarray, test: np.ndarray, dataset: Dataset
         if other.above_chance > MIN_KNOWING and _is_out_of_order(suspect, other.skill, share):
             raise UnfitError(
                 f"{what}: expected rows in the order of the data set's images, got {split} rows in"
-                f" another order: {suspect.agreeing:,} of them predict their labels, about"
-                f" {suspect.expected:,.0f} would in a random order, {suspect.most:,} at best (on"
-                f" the other images {other.agreeing:,} of at most {other.most:,} do)"
+                f" another order: {suspect.agreeing:,} predictions match their labels; a random"
+                f" order would give about {suspect.expected:,.0f}, the best order"
+                f" {suspect.most:,} (other split: {other.agreeing:,} of at most {other.most:,})"
             )
 
 

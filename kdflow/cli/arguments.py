@@ -42,21 +42,26 @@ def add_flags(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
     config: type[BaseModel],
     *,
-    depends_on: str,
+    depends_on: str | None,
     without: tuple[str, ...] = (),
 ) -> None:
     """A flag for each field of `config`; one that is not given leaves no value.
 
     Args:
-        depends_on: what the fields without a default depend on, in words.
+        depends_on: what the values of fields without a default depend on, in words; None if they
+            have to be given.
         without: fields that get no flag.
     """
     for field, info in config.model_fields.items():
         if field not in without:
-            default = f"depends on {depends_on}" if info.is_required() else canonical(info.default)
+            default = "required"
+            if not info.is_required():
+                default = f"default: {canonical(info.default)}"
+            elif depends_on:
+                default = f"default: depends on {depends_on}"
             parser.add_argument(
                 f"--{field}",
                 default=argparse.SUPPRESS,
-                metavar="VALUE",
-                help=f"{info.description} (default: {default})".replace("%", "%%"),
+                metavar="true|false" if info.annotation is bool else "VALUE",
+                help=f"{info.description} ({default})".replace("%", "%%"),
             )

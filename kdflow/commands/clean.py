@@ -114,10 +114,10 @@ def left_over(root: Path) -> Iterator[LeftOver]:
             for folder in sorted(each for each in path.iterdir() if each.is_dir()):
                 left = free.get(folder)
                 waiting = f"{len(left.waiting())} entries" if left else "entries"
-                what = f"{waiting} for a tracking store"
+                what = f"{waiting} not yet delivered to a tracking store"
                 yield LeftOver(folder, what, partial(_remove_journal, folder) if left else None)
         elif path.suffix != ".lock":
-            what = "data, made again when it is needed"
+            what = "cached data, made again when needed"
             yield LeftOver(
                 path, what, partial(shutil.rmtree if path.is_dir() else Path.unlink, path)
             )

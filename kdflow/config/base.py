@@ -141,8 +141,8 @@ class Config(BaseModel):
         default = cls.model_fields[name].default
         if record and name not in record.options and value != default:
             raise ValueError(
-                f"expected {canonical(default)} with dataset={info.data['dataset']}, which does not"
-                " use it"
+                f"expected no value, or {canonical(default)}, with"
+                f" dataset={info.data['dataset']}, which does not use it"
             )
         return value
 

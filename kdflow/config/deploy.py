@@ -18,9 +18,10 @@ class DeployConfig(OwnModelConfig):
     model: str = Field(
         "auto",
         min_length=1,
-        description="what to deploy: auto (of the finished distillations on this data set, the"
-        " one that started last), a network's name (the teacher of that kind), the id of a run that"
-        " logged a model, or a model of your own: a .keras or .h5 file, runs:/... or models:/...",
+        description="what to deploy: auto (the student of the last finished distillation on this"
+        " data set, by itself or in compare), a network's name (the teacher of that kind), the id"
+        " of a run that logged a model, or a model of your own: a .keras or .h5 file, runs:/... or"
+        " models:/...",
     )
     teacher: str = Field(
         "auto",
@@ -38,8 +39,8 @@ class DeployConfig(OwnModelConfig):
     calibration_images: int = Field(
         500,
         ge=1,
-        description="how many training images the ranges of int8 files are measured on, drawn"
-        " evenly from each class",
+        description="how many training images the ranges of int8 files are measured on: a random"
+        " sample, stratified by class",
     )
     calibration_seed: int = Field(
         0, ge=0, lt=SEED_LIMIT, description="seed by which the calibration images are drawn"
@@ -49,7 +50,7 @@ class DeployConfig(OwnModelConfig):
         ge=4,
         le=8,
         multiple_of=4,
-        description="bits of a weight of the int8 LiteRT file, 8 or 4; activations have 8",
+        description="bits per weight in the int8 LiteRT file, 8 or 4; activations have 8",
     )
     quantised_epochs: int = Field(
         10,
@@ -57,10 +58,12 @@ class DeployConfig(OwnModelConfig):
         description="epochs of quantisation-aware distillation, for an int8 LiteRT file that loses"
         " more than the margin on validation images",
     )
-    onnx: bool = Field(True, description="make ONNX files too (true or false)")
-    threads: int = Field(1, ge=1, le=1024, description="threads of a file while it is timed")
+    onnx: bool = Field(True, description="make ONNX files too")
+    threads: int = Field(
+        1, ge=1, le=1024, description="number of threads with which a file is timed"
+    )
     serve: Literal["int8", "float16", "float32"] = Field(
-        "int8", description="which LiteRT file is logged as an MLflow model, and registered"
+        "int8", description="LiteRT file that is logged as an MLflow model, and registered"
     )
     register: str = Field(
         "none",
@@ -71,14 +74,14 @@ class DeployConfig(OwnModelConfig):
     promote: bool = Field(
         False,
         description="give the new version the alias `champion` if it is shown to be no worse than"
-        " the present champion on the same test images (true or false)",
+        " the present champion on the same test images",
     )
 
     @field_validator("register")
     @classmethod
     def _check_name(cls, register: str) -> str:
         if not register.strip() or set(register) & set("/:"):
-            raise ValueError("expected a name without / and :")
+            raise ValueError("expected a name without / or :")
         return register
 
     @field_validator("promote")

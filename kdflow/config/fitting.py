@@ -61,16 +61,15 @@ class FittingConfig(Config):
     clip_norm: float = Field(
         0,
         ge=0,
-        description="largest norm of all gradients together, to which larger ones are scaled down;"
-        " 0 is no limit",
+        description="clip the global norm of the gradients to this value; 0 turns clipping off",
         json_schema_extra=rarely_used(0),
     )
     ema: float = Field(
         0,
         ge=0,
         lt=1,
-        description="evaluate and keep the exponential moving average of the weights with this"
-        " decay per step, say 0.999; 0 takes the weights themselves",
+        description="validate and log an exponential moving average of the weights with this decay"
+        " per step, for example 0.999; 0 turns averaging off",
         json_schema_extra=rarely_used(0),
     )
     label_smoothing: float = Field(

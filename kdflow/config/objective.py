@@ -38,7 +38,9 @@ def _check_weight_is_used(cls: type[Config], weight: float, info: ValidationInfo
     loss, name = info.data.get("loss"), str(info.field_name)
     default = cls.model_fields[name].default
     if loss and name not in LOSSES[loss].weights and weight != default:
-        raise ValueError(f"expected {canonical(default)} with loss={loss}, which does not use it")
+        raise ValueError(
+            f"expected no value, or {canonical(default)}, with loss={loss}, which does not use it"
+        )
     return weight
 
 
@@ -85,8 +87,8 @@ class ReuseConfig(Config):
 
     reuse: ReusePolicy = Field(
         "same_code",
-        description="which earlier trainings are compared instead of trained again: same_code"
-        " (those that this very code made), any, or never",
+        description="which earlier trainings are reused in the comparison: same_code (made by the"
+        " same code on the same hardware), any, or never",
         json_schema_extra=HOW_TO_RUN,
     )
 
@@ -97,7 +99,7 @@ class ThenDeployConfig(Config):
     deploy: bool = Field(
         False,
         description="deploy the student afterwards, as a child run at the default settings of the"
-        " step `deploy` (true or false)",
+        " step `deploy`",
         json_schema_extra=HOW_TO_RUN,
     )
 

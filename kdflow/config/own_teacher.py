@@ -27,13 +27,13 @@ class OwnModelConfig(Config):
 
     pixels: PixelRange = Field(
         "0..255",
-        description="what a model of your own expects of a pixel; imagenet is its mean and"
-        " standard deviation per channel",
+        description="range of pixels that your own model expects: 0..255, 0..1, -1..1 or imagenet"
+        " (0..1, then normalised by ImageNet's mean and standard deviation per channel)",
         json_schema_extra=rarely_used("0..255"),
     )
     allow_weak_teacher: bool = Field(
         False,
-        description="use a model that is no better than chance, too",
+        description="accept a model whose accuracy is no better than chance",
         json_schema_extra=HOW_TO_RUN,
     )
 
@@ -48,8 +48,8 @@ class OwnTeacherConfig(OwnModelConfig):
 
     values: Literal["logits", "probabilities"] = Field(
         "logits",
-        description="what a folder of your own holds: logits, or probabilities, whose logarithm is"
-        " taken",
+        description="what your own folder of teacher outputs contains: logits, or probabilities"
+        " (their logarithm is used)",
         json_schema_extra=rarely_used("logits"),
     )
 

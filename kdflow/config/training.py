@@ -91,9 +91,7 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
         " or kept (starts from its weights)",
         json_schema_extra=rarely_used("fresh"),
     )
-    evaluate_test: bool = Field(
-        True, description="read the test set once, at the end (true or false)"
-    )
+    evaluate_test: bool = Field(True, description="read the test set once, at the end")
 
     @field_validator("evaluate_test")
     @classmethod

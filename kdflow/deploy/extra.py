@@ -24,7 +24,8 @@ def check_installed(*, onnx: bool) -> None:
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise KdflowError(
-            f"expected the extra `deploy`, got no {', '.join(missing)}; install it with: {INSTALL}"
+            f"expected the packages of the extra `deploy`, missing: {', '.join(missing)}; install"
+            f" them with: {INSTALL}"
         )
     if keras.backend.backend() != "tensorflow":
         raise KdflowError(

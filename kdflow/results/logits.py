@@ -135,8 +135,8 @@ def _check_holdout(trained_with: float | None, holdout: float) -> None:
     """With holdout=0 there is no validation to keep apart; otherwise both must share one split."""
     if trained_with is None:
         print(
-            "logits: their manifest does not say what the teacher was trained on; validation"
-            " accuracy means little if it has seen the validation images"
+            "logits: the manifest does not state the teacher's holdout; if the teacher was trained"
+            " on the validation images, validation accuracy is not reliable"
         )
     elif holdout and trained_with != holdout:
         raise UnfitError(

@@ -43,7 +43,8 @@ def check_pixels(source: str, reading: Reading) -> None:
     """
     if reading.pixels != "0..255" and not is_own_model(source):
         raise KdflowError(
-            f"expected a model of your own with pixels={reading.pixels}, got {source}"
+            "expected a model of your own (a file, runs:/ or models:/) with"
+            f" pixels={reading.pixels}, got {source}"
         )
 
 
@@ -114,9 +115,9 @@ def _check_outputs(model: keras.Model, source: str, dataset: Dataset) -> None:
         )
     if logits.are_probabilities(outputs):
         raise KdflowError(
-            f"expected a network that gives logits, got {source}, which gives probabilities of"
-            " which no softmax can be taken off; write them to a folder and read it with"
-            " values=probabilities"
+            f"expected a network that gives logits, got {source}, which gives probabilities, and"
+            " has no softmax at its end that could be removed; write the probabilities to a folder"
+            " and read it with values=probabilities"
         )
 
 

@@ -128,8 +128,8 @@ def current_model(run: FoundRun, name: str, dataset: Dataset) -> TrainedModel:
     here = network.untrained(name, dataset.image_shape, dataset.classes)
     if network.architecture_sha256(here) != network.architecture_sha256(there.network):
         raise UnfitError(
-            f"expected {name} as it is now, got run {run.run_id}, whose network has other layers or"
-            f" settings{remark(run)}"
+            f"expected the present architecture of {name}, got run {run.run_id}, whose layers or"
+            f" settings differ{remark(run)}"
         )
     return there
 

@@ -16,7 +16,7 @@ from kdflow.errors import KdflowError, about, is_disk_full
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.steps.origin import origin, upstream_needs
-from kdflow.tags import DATASET_DIGEST_TAG, STEP_TAG, VERDICT_TAG, WEIGHTS_TAG
+from kdflow.tags import DATASET_DIGEST_TAG, PARENT_TAG, STEP_TAG, VERDICT_TAG, WEIGHTS_TAG
 
 if TYPE_CHECKING:
     import keras
@@ -60,16 +60,25 @@ def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
 
 
 def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
-    from kdflow.tracking.find import find_runs
+    """The id of the last distillation by itself or in `compare`. Those in `main`, `assistant` and
+    sweeps are no candidates, since some of them are assistants or controls."""
+    from kdflow.tracking.find import FoundRun, find_runs
 
-    tags = {STEP_TAG: "distill", DATASET_DIGEST_TAG: dataset.digest}
+    def finished(step: str) -> list[FoundRun]:
+        return find_runs({STEP_TAG: step, DATASET_DIGEST_TAG: dataset.digest})
+
+    parents = {None, *(run.run_id for run in finished("compare"))}
     runs = [
-        run for run in find_runs(tags) if WEIGHTS_TAG in run.tags and run.holdout == config.holdout
+        run
+        for run in finished("distill")
+        if WEIGHTS_TAG in run.tags
+        and run.holdout == config.holdout
+        and run.tags.get(PARENT_TAG) in parents
     ]
     if not runs:
         raise KdflowError(
-            f"expected a finished distillation on {dataset.name} with holdout={config.holdout}, got"
-            " none; run distill first, or name a model"
+            f"expected a finished run of distill or compare on {dataset.name} with"
+            f" holdout={config.holdout}, got none; run distill first, or name a model"
         )
     return runs[-1].run_id
 
@@ -256,7 +265,7 @@ def _full_disk_in_one_line() -> Iterator[None]:
         if not is_disk_full(error):
             raise
         raise KdflowError(
-            f"expected room on the disk, got none: {error}; nothing is registered"
+            f"expected free space on the disk, got a full disk: {error}; nothing is registered"
         ) from error
 
 

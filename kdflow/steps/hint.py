@@ -188,14 +188,14 @@ def _hints(
     from kdflow.cache import cache_folder
 
     if config.hint_values == "recomputed":
-        print("hints: computed again for each batch")
+        print("hints: recomputed for each batch, not cached")
         yield [hints.Recomputed(teacher, images) for images in arrays]
         return
     started = time.perf_counter()
     with hints.cached(teacher, arrays, cache_folder(), run.checkpoint) as cached:
         print(
-            f"hints: each image has passed the teacher once, in {time.perf_counter() - started:.1f}"
-            " s; kept on disk until the training ends"
+            f"hints: computed for all images in {time.perf_counter() - started:.1f} s; cached on"
+            " disk until the training ends"
         )
         yield cached
 

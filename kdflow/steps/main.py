@@ -33,7 +33,7 @@ class MainConfig(ChainConfig, StudentConfig, ThenDeployConfig):
         " name, the id of a run that logged a model, or a model of your own",
     )
     pupil: NetworkName = Field(
-        description="the network that the student, once taught, teaches as an assistant"
+        description="smaller network that is distilled from the trained student, its assistant"
     )
 
     @field_validator("teacher")

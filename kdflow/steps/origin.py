@@ -39,7 +39,7 @@ def upstream_needs(source: str) -> dict[str, Need]:
         if teacher := upstream.get(TEACHER):
             needs["teacher"] = ModelOf(teacher, get_run(teacher).holdout)
     except KdflowError as error:
-        print(f"teacher: {error}; the files are made without what cannot be found")
+        print(f"teacher: {error}; the files are made without the missing teacher or logits")
     return needs
 
 

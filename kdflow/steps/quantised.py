@@ -94,8 +94,8 @@ def fine_tune_if_worse(
     run.log({"quantised_lost_after": lost_tuned})
     is_better = lost_tuned < lost_plain
     print(
-        f"{path.name}: loses {lost_tuned:.2f} points after that"
-        + ("" if is_better else "; the file from before is kept")
+        f"{path.name}: loses {lost_tuned:.2f} points after quantisation-aware distillation"
+        + ("" if is_better else "; the original file is kept")
     )
     if not is_better:
         path.write_bytes(plain)

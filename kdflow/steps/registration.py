@@ -75,7 +75,7 @@ def _promote(run: Run, config: DeployConfig, dataset: Dataset, version: registry
     if champion is None:
         verdict = version.tags[VERDICT_TAG]
         is_promoted = verdict == SAME
-        words = f"there is no champion, and it is {verdict} against Keras"
+        words = f"there is no champion yet; verdict against Keras: {verdict}"
     elif champion.tags.get(DATASET_DIGEST_TAG) == dataset.digest:
         candidate_is_right, champion_is_right = (
             registry.answers(each, dataset.x_test).argmax(axis=1) == dataset.y_test
@@ -83,7 +83,7 @@ def _promote(run: Run, config: DeployConfig, dataset: Dataset, version: registry
         )
         paired = compare_paired(candidate_is_right, champion_is_right, config.loss)
         is_promoted = paired.verdict == SAME
-        words = f"{paired.verdict} against the champion, {champion}: {paired}"
+        words = f"verdict against the champion, {champion}: {paired.verdict}, {paired}"
     if is_promoted:
         registry.promote(version)
     run.set_tags({PROMOTED_TAG: str(is_promoted).lower()})

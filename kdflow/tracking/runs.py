@@ -26,6 +26,7 @@ from kdflow.tags import (
     ENDED_TAG,
     HEARTBEAT_TAG,
     HOST_TAG,
+    PARENT_TAG,
     PLAN_ONLY_TAG,
     STEP_TAG,
 )
@@ -75,7 +76,7 @@ def open_run(
         run_id = _joined(name, tags) or _created(experiment.chosen_id(), name, tags)
         saved_views.add(experiment_of(run_id))
     else:
-        related = {"mlflow.parentRunId": parent} if parent else {ASKED_BY_TAG: outer.run_id}
+        related = {PARENT_TAG: parent} if parent else {ASKED_BY_TAG: outer.run_id}
         all_tags = {**tags, **related, **outer.tags}
         run_id = _created(experiment_of(outer.run_id), name, all_tags)
     with _until_ended(Run(run_id)) as run:
@@ -106,7 +107,7 @@ def resumed(run_id: str, parent: str | None) -> Iterator[Run]:
     _set_running(run_id)
     with _until_ended(Run(run_id, logged)) as run:
         if parent:
-            run.set_tags({"mlflow.parentRunId": parent})
+            run.set_tags({PARENT_TAG: parent})
         yield run
 
 
@@ -277,7 +278,7 @@ def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
     has ended, and what they had open themselves."""
     client = mlflow.MlflowClient()
     running = search(
-        f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = '{RUNNING}'",
+        f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status = '{RUNNING}'",
         client.get_run(parent).info.experiment_id,
     )
     for run in running:

@@ -65,8 +65,8 @@ VIEWS = {
 
 DESCRIPTION = (
     "Runs of kdflow: `val_accuracy` is of the validation images and is for choosing,"
-    " `test_accuracy` of the test images at the end; `temp` and `alpha` are the temperature and"
-    f" the weight of the teacher, `{TEACHER_TAG}`. `{ENDED_TAG}` says why a run was killed:"
+    " `test_accuracy` of the test images at the end; `temp` is the temperature, `alpha` the weight"
+    f" of the soft term, `{TEACHER_TAG}` the teacher. `{ENDED_TAG}` says why a run was killed:"
     " `pruned` by its sweep, or `interrupted` or `killed`, and then it can be resumed. The"
     " saved view *kdflow: best first* has the runs within `compare` and sweeps too."
 )

@@ -47,7 +47,7 @@ def open_store() -> None:
         cause = first_use.fault(file, whole=True) if file and file.exists() else ""
         got = cause or reason(error)
         raise KdflowError(
-            f"tracking store: expected one that answers at {address()}, got {got}"
+            f"tracking store: expected a working store at {address()}, got {got}"
         ) from error
 
 
@@ -100,8 +100,8 @@ def failure(what: str, error: Exception) -> KdflowError:
     if isinstance(error, MlflowException) and error.error_code in ABSENT:
         return UnfitError(f"{what}: {reason(error)}")
     return UnreachableError(
-        f"{what} cannot be read: {reason(error)}. It may be intact: try again when the store at"
-        f" {address()} answers"
+        f"{what} cannot be read: {reason(error)}. It may be intact: retry when the tracking store"
+        f" at {address()} answers"
     )
 
 
@@ -147,7 +147,7 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
             if not waits:
                 why = textwrap.shorten(reason(error), 200)
                 print(
-                    f"tracking store: {address()} does not answer ({why}); trying again for"
+                    f"tracking store: {address()} does not answer ({why}); retrying for"
                     f" {patience():.0f} s, or until Ctrl-C"
                 )
             waits = True

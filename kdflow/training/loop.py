@@ -73,7 +73,8 @@ class Loop:
             for epoch in range(len(self.history) + 1, self.settings.epochs + 1):
                 if is_over(self.state.history, self.settings):
                     best = best_epoch(self.state.history, self.settings.keep)
-                    bar.write(f"patience: the best epoch is {best}, training stops", sys.stdout)
+                    words = f"early stopping: no epoch is better than epoch {best}"
+                    bar.write(f"{words} (patience {self.settings.patience})", sys.stdout)
                     return
                 yield epoch, *self._run(epoch)
 

@@ -24,8 +24,8 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Another schedule, multiplied by what rises linearly from 0 to 1 in the first `steps` steps
-    (Goyal et al. 2017, section 2.2)."""
+    """Another schedule, multiplied by a factor that rises linearly from 0 to 1 in the first `steps`
+    steps (Goyal et al. 2017, section 2.2)."""
 
     def __init__(self, after: Any, steps: int) -> None:
         self.after, self.steps = after, steps

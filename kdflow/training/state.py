@@ -80,7 +80,7 @@ class State:
         self._keep(self.batches, self.means, self.seconds)
 
     def within_epoch(self, batches: int, means: Metrics) -> None:
-        """Keep the state of a long epoch every few minutes, and before an interrupt takes effect.
+        """Keep the state of a long epoch every two minutes, and before an interrupt takes effect.
 
         Args:
             batches, means: since the part of the epoch began.
@@ -113,7 +113,7 @@ class State:
         try:
             self.checkpoint.save(arrays, described)
         except OSError as error:  # a full disk ends no training
-            print(f"resume: the state of the training could not be kept ({error})")
+            print(f"resume: the checkpoint could not be saved ({error}); training continues")
 
     def _restore(self) -> None:
         kept = self.checkpoint.load() if self.checkpoint else None
@@ -128,7 +128,7 @@ class State:
         self.batches, self.means = described["batches"], described["means"]
         self.seconds, self.learning_rate = described["seconds"], described["learning_rate"]
         within = f" and {self.batches} batches" if self.batches else ""
-        print(f"resume: after {len(self.history)} epochs{within}")
+        print(f"resume: continuing after {len(self.history)} epochs{within}")
 
     def _variables(self) -> list[keras.Variable]:
         self.learner.optimizer.build(self.learner.trainable_variables)

@@ -54,13 +54,13 @@ class SweepConfig(BaseModel):
     sampler_seed: int = Field(0, ge=0, lt=2**32, description="seed of the sampler")
     best: int = Field(1, ge=1, le=20, description="how many of the best settings reach the finals")
     repeats: int = Field(
-        5, ge=2, le=1000, description="seeds that each finalist and its baseline are trained with"
+        5, ge=2, le=1000, description="number of seeds for each finalist and its baseline"
     )
     control: Literal["fixed", "searched"] = Field(
         "fixed",
-        description="what the finals compare with, from labels alone: fixed (the finalist's own"
-        " settings) or searched (the best of as many trials without a teacher, over those of the"
-        " study's parameters that the baseline has)",
+        description="baseline of the finals, trained from labels alone: fixed (with the finalist's"
+        " settings) or searched (with the best settings of a second study, which has as many trials"
+        " and searches those of the parameters that a baseline has)",
     )
     workers: int = Field(
         1, ge=1, le=10000, description="processes that run trials; more than 1 needs Ray"
@@ -79,8 +79,8 @@ class SweepConfig(BaseModel):
     )
     reuse: ReusePolicy = Field(
         "same_code",
-        description="which earlier trainings count in the finals: same_code (those that this very"
-        " code made), any, or never",
+        description="which earlier trainings are reused in the finals: same_code (made by the same"
+        " code on the same hardware), any, or never",
     )
 
     @property

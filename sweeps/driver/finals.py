@@ -134,8 +134,8 @@ def record_held(study: optuna.Study, held: optuna.Study, run: Run) -> None:
     run.log({"finals_held": float(len(names))})
     if len(names) > 1:
         print(
-            f"finals: number {len(names)} of this study. No verdict is corrected for the others,"
-            " so a BEATS among several is more likely to be chance"
+            f"finals: this study has now had {len(names)} finals on the test set. No verdict is"
+            " corrected for that, so a BEATS is more likely to be chance"
         )
 
 

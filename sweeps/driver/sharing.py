@@ -110,7 +110,7 @@ def shared_value(study: optuna.Study, name: str, is_new: bool, make: Callable[[]
     while (found := study.user_attrs.get(name)) is None:
         if not is_new:
             if study.user_attrs.get(beat) != ENDED:
-                print(f"{study.study_name}: waits for another process to make what all trials need")
+                print(f"{study.study_name}: waiting for another process to make what trials share")
             found = _wait_for(
                 lambda: study.user_attrs.get(name), lambda: study.user_attrs.get(beat)
             )

@@ -63,7 +63,7 @@ def open_storage(url: URL, heartbeat: int) -> RDBStorage:
             return _connected(url, heartbeat)
     except (SQLAlchemyError, OptunaError, ImportError, OSError) as error:
         raise KdflowError(
-            f"storage: expected one that answers at {shown(url)}, got {reason(error)}"
+            f"storage: expected a working store at {shown(url)}, got {reason(error)}"
         ) from error
 
 

@@ -78,7 +78,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         older = description.defaults_of_older_study(file, base, described)
         study, is_new = sharing.open_study(opened, name, described, older)
         with _parent(study, is_new, config, file, base, dataset) as parent:
-            print(f"{name}: {config.trials} trials; the study's own budget: {file.cost}")
+            print(f"{name}: {config.trials} trials; by default: {file.cost}")
             resolver.parent = parent.run_id
             alone = None
             if config.control == "searched":
@@ -93,7 +93,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
                 return {"teacher": made.pop("teacher"), "initial": {"none": "none", **made}}
 
             shared = sharing.shared_value(study, UPSTREAM, is_new, make_upstream)
-            print(f"logits: {shared['teacher']}; no trial loads a teacher")
+            print(f"logits: every trial reads the cached logits {shared['teacher']}")
             trial_queue.enqueue(study, file.points)  # the new ones, of a larger budget than before
             order = Order(
                 study=config.study,
@@ -178,7 +178,7 @@ def _hold_finals(
     trainings = finals.trainings(order, settings, config.repeats)
     order = replace(order, name=finals.name_of(order, trainings), budget=None, finals=trainings)
     held = finals.create(order)
-    print(f"finals: {len(settings)} of the settings, {config.repeats} seeds, and baselines")
+    print(f"finals: best settings: {len(settings)}, seeds: {config.repeats}, each with a baseline")
     carry_out(order)
     finals.record_held(study, held, parent)
     table = finals.results(order, held)

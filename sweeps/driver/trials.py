@@ -194,16 +194,16 @@ def _trained(
     for epoch, metrics in epochs:
         run.log(metrics, epoch)
         history.append(metrics)
-        why = ""
+        ended = because = ""
         try:
             trial.report(metrics["val_accuracy"], epoch)
             if epoch < config.epochs and trial.should_prune():
-                why = PRUNED
+                ended = PRUNED
         except UpdateFinishedTrialError:
-            why = "stopped, as its heartbeats were missed and it is retried,"
-        if why:
-            print(f"{title}: {why} after {epoch} of {config.epochs} epochs")
-            run.stop(why.partition(",")[0])
+            ended, because = "stopped", ": its heartbeats were missing, so that it is retried"
+        if ended:
+            print(f"{title}: {ended} after {epoch} of {config.epochs} epochs{because}")
+            run.stop(ended)
             return None
     evaluate_and_log(run, config, dataset, network)
     accuracy = log_kept_epoch(run, config, history)["val_accuracy"]

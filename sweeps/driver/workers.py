@@ -86,7 +86,10 @@ def _check_resources(config: SweepConfig) -> None:
         for node in nodes
     )
     if room < config.workers:
-        print(f"workers: {room} of the {config.workers} run at a time, since more do not fit")
+        print(
+            f"workers: only {room} of {config.workers} run at the same time; the cluster has no"
+            " CPUs or GPUs for more"
+        )
 
 
 def _carry_out(order: Order, config: SweepConfig) -> None:
@@ -110,8 +113,8 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
                 crashes += 1
                 if crashes > MAX_CRASHES * config.workers:
                     raise KdflowError(
-                        f"workers: expected at most {MAX_CRASHES * config.workers} crashed workers,"
-                        f" got one more: {reason(error)}"
+                        f"workers: more than {MAX_CRASHES * config.workers} have crashed, so the"
+                        f" sweep stops; the last: {reason(error)}"
                     ) from error
                 print("workers: one has crashed and is replaced")
                 at_work.append(worker.remote(order, inherited))

@@ -66,10 +66,10 @@ def test_rows_in_another_order_than_the_images_are_refused(tiny: Dataset, tmp_pa
     written = write(tmp_path / "right", **in_order, dataset=tiny)
     assert written.accuracy == {"train": 1.0, "test": 1.0}
     for split, found in {
-        "train": "training rows in another order: 0 of them predict their labels, about 20 would in"
-        " a random order, 60 at best (on the other images 30 of at most 30 do)",
-        "test": "test rows in another order: 0 of them predict their labels, about 10 would in a"
-        " random order, 30 at best (on the other images 60 of at most 60 do)",
+        "train": "training rows in another order: 0 predictions match their labels; a random order"
+        " would give about 20, the best order 60 (other split: 30 of at most 30)",
+        "test": "test rows in another order: 0 predictions match their labels; a random order"
+        " would give about 10, the best order 30 (other split: 60 of at most 60)",
     }.items():
         shuffled = np.roll(in_order[split], 1, axis=1)  # the labels of `tiny` go round
         with pytest.raises(

@@ -172,7 +172,7 @@ def emptied(path: Path) -> Path:
         (emptied, "two or more class folders in .*, got none"),
         (lambda p: [(p / name).rename(p / f".{name}") for name in CLASSES[1:]], "got one, 'ash'"),
         (lambda p: emptied(p / "elm"), "expected images in every class folder, got none in .*elm"),
-        (lambda p: (p / "ash" / "notes.txt").write_text("x"), r"got \S+notes.txt: no JPEG, PNG"),
+        (lambda p: (p / "ash" / "notes.txt").write_text("x"), r"got \S+notes.txt: not a JPEG, PNG"),
         (
             lambda p: (p / "ash" / "deeper").mkdir(),
             "only image files in .*ash, got the folder deeper",

@@ -123,8 +123,8 @@ def test_a_large_jpeg_is_nearly_what_it_is_when_it_is_decoded_whole(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no JPEG, PNG, WEBP, BMP or GIF image"),
-        (b"notes on the photos", "no JPEG, PNG, WEBP, BMP or GIF image"),
+        (b"", "not a JPEG, PNG, WEBP, BMP or GIF image"),
+        (b"notes on the photos", "not a JPEG, PNG, WEBP, BMP or GIF image"),
         ("half", "truncated"),
     ],
 )
@@ -141,5 +141,5 @@ def test_what_is_no_image_or_half_of_one_is_refused(
 def test_other_formats_are_not_read(tmp_path: Path) -> None:
     Image.fromarray(QUADRANTS).save(tmp_path / "photo.tiff")
     for read in (pixels_of, size_of):
-        with pytest.raises(InvalidImageError, match="no JPEG, PNG, WEBP, BMP or GIF image"):
+        with pytest.raises(InvalidImageError, match="not a JPEG, PNG, WEBP, BMP or GIF image"):
             read(tmp_path / "photo.tiff")

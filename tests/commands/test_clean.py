@@ -41,10 +41,10 @@ def test_it_shows_and_removes_nothing_unless_asked(
     assert main(["clean"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == (
-        "clean: cifar10.npz, data, made again when it is needed: 2.00MB, 10 days old, can be"
+        "clean: cifar10.npz, cached data, made again when needed: 2.00MB, 10 days old, can be"
         " removed"
     )
-    assert "1 entries for a tracking store" in shown[1]
+    assert "1 entries not yet delivered to a tracking store" in shown[1]
     assert f"the state of interrupted run {'b' * 32}" in shown[2]
     assert len(shown) == 3
     assert names(filled) == before

@@ -154,7 +154,7 @@ def test_a_file_that_is_no_image_is_named_or_left_out(
     assert main(["predict", *given]) == 1
     refused = capsys.readouterr().err
     assert refused == (
-        f"kdflow predict: images: {photos}/0/notes.txt: no JPEG, PNG, WEBP, BMP or GIF image"
+        f"kdflow predict: images: {photos}/0/notes.txt: not a JPEG, PNG, WEBP, BMP or GIF image"
         " (skip_bad=true leaves it out)\n"
     )
     assert not Path("predictions.csv").exists()

@@ -70,7 +70,7 @@ def test_the_logits_of_a_keras_file_teach(
     assert main(["distill", *argv, "--teacher", export.info.run_id, "--epochs", "1"]) == 0
     assert last_run().data.tags["kdflow.upstream.teacher"] == export.info.run_id
     shown = capsys.readouterr().out
-    assert shown.count("their manifest does not say what the teacher was trained on") == 1
+    assert shown.count("the manifest does not state the teacher's holdout") == 1
     assert main(["hint", *argv, "--teacher", export.info.run_id]) == 1
     expected = "kdflow hint: teacher: expected the teacher's model, since hints come from a layer"
     assert capsys.readouterr().err.startswith(expected)

@@ -15,7 +15,9 @@ from kdflow.__main__ import main
 from kdflow.config.deploy import DeployConfig
 from kdflow.dataset import Dataset
 from kdflow.deploy import make
+from kdflow.needs import ModelOf
 from kdflow.steps import deploy
+from kdflow.steps.run import load
 
 UNTRAINED = ["--dataset", "digits", "--allow_weak_teacher", "true"]
 
@@ -86,8 +88,35 @@ def test_a_model_that_does_not_fit_is_refused(
 
 
 def test_auto_without_a_distillation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    expected = "model: expected a finished distillation on digits with holdout=0.1, got none; run"
+    expected = (
+        "model: expected a finished run of distill or compare on digits with holdout=0.1, got"
+    )
     assert expected in refused([], capsys)
+
+
+def test_auto_leaves_out_the_students_of_a_chain_and_of_a_sweep() -> None:
+    """Some of them are assistants and controls."""
+    digits = load("digits", 0.1)
+    tags = {"kdflow.dataset_digest": digits.digest, "kdflow.weights_sha256": "0" * 64}
+
+    def finished(step: str, parent: str | None = None) -> str:
+        related = {"mlflow.parentRunId": parent} if parent else {}
+        with mlflow.start_run(tags=tags | related | {"kdflow.step": step}) as run:
+            mlflow.log_param("holdout", 0.1)
+        made: str = run.info.run_id
+        return made
+
+    def chosen() -> str:
+        need = deploy.needs(DeployConfig(dataset="digits"), digits)["model"]
+        assert isinstance(need, ModelOf)
+        return need.source
+
+    alone = finished("distill")
+    for step in ("main", "assistant", "sweep"):
+        finished("distill", finished(step))
+    assert chosen() == alone
+    compared = finished("distill", finished("compare"))
+    assert chosen() == compared
 
 
 @needs_deploy
@@ -141,7 +170,7 @@ def test_without_the_extra_no_run_is_opened(
     missing: str, files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(["--model", files["sound"]], capsys)
-    assert f"expected the extra `deploy`, got no {missing}; install it with: pip install" in line
+    assert f"expected the packages of the extra `deploy`, missing: {missing}; install" in line
 
 
 @pytest.mark.parametrize("missing", ["ai_edge_litert"], indirect=True)
@@ -150,7 +179,7 @@ def test_a_distillation_that_is_to_be_deployed_needs_the_extra_before_it_trains(
 ) -> None:
     argv = ["distill", "--dataset", "digits", "--teacher", "pupil", "--deploy", "true"]
     assert main(argv) == 1
-    assert f"expected the extra `deploy`, got no {missing}; install" in capsys.readouterr().err
+    assert f"the extra `deploy`, missing: {missing}; install them" in capsys.readouterr().err
     assert runs() == []
 
 

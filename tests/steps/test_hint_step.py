@@ -179,8 +179,8 @@ def test_a_hint_run_of_a_student_that_has_changed_since_is_refused(
     monkeypatch.setitem(NETWORKS, "student", NETWORKS["pupil"])
     assert main([*DISTILL, "--init", hinted.info.run_id]) == 1
     assert (
-        f"init: expected student as it is now, got run {hinted.info.run_id}, whose network has"
-        " other layers or settings"
+        f"init: expected the present architecture of student, got run {hinted.info.run_id}, whose"
+        " layers or settings differ"
     ) in capsys.readouterr().err
 
 

@@ -123,11 +123,11 @@ def test_a_folder_of_probabilities_teaches_as_its_logits_do(
         ("--teacher pupil --values probabilities", "expected a folder with values=probabilities"),
         (
             "--teacher pupil --pixels 0..1",
-            "expected a model of your own with pixels=0..1, got pupi",
+            "expected a model of your own (a file, runs:/ or models:/) with pixels=0..1, got pupi",
         ),
         (
             "--teacher {exported} --pixels 0..1",
-            "expected a model of your own with pixels=0..1, got {exported}",
+            "a model of your own (a file, runs:/ or models:/) with pixels=0..1, got {exported}",
         ),
         ("--teacher {flowers} --pixels imagenet", "pixels: expected images of 3 channels for imag"),
         ("--teacher {nothing}.keras", "no model can be loaded from"),

@@ -91,7 +91,10 @@ def test_it_learns_until_its_file_loses_less(
         **{"epochs": 12, "from": "its own logits", "of": "validation images"},
         **{"lost_points_before": lost_before, "lost_points_after": lost_after},
     }
-    assert f"loses {lost_after:.2f} points after that" in capsys.readouterr().out
+    assert (
+        f"loses {lost_after:.2f} points after quantisation-aware distillation"
+        in capsys.readouterr().out
+    )
     assert all(map(np.array_equal, before, model.network.get_weights()))  # a copy has learnt
 
 

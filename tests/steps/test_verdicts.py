@@ -53,4 +53,4 @@ def test_without_a_champion_a_version_is_promoted_if_it_is_as_good_as_keras(
     registration._promote(run, mock.Mock(), mock.Mock(), version)
     assert promote.call_args_list == ([mock.call(version)] if promoted else [])
     run.set_tags.assert_called_once_with({"kdflow.promoted": str(promoted).lower()})
-    assert f"there is no champion, and it is {verdict} against Keras" in capsys.readouterr().out
+    assert f"there is no champion yet; verdict against Keras: {verdict}" in capsys.readouterr().out

@@ -26,11 +26,11 @@ from sweeps.driver.storage import open_storage, parsed, shown, text_of
         ("sqlite://", "a file, got sqlite://, which ends with the process"),
         (
             "sqlite:////proc/none/studies.db",
-            "one that answers at sqlite:////proc/none/studies.db, got ",
+            "a working store at sqlite:////proc/none/studies.db, got ",
         ),
         (
             "postgresql://me:secret@127.0.0.1:1/x",
-            r"one that answers at postgresql://me:\*\*\*@127.0.0.1:1/x, got",
+            r"a working store at postgresql://me:\*\*\*@127.0.0.1:1/x, got",
         ),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_sweep_whose_storage_does_not_answer_makes_no_run(
     flags = ["--dataset", str(tiny_npz), "--teacher", noise(tiny_npz, store / "n")]
     assert sweep("notebook_grid", *flags, "--storage", "sqlite:////proc/none/studies.db") == 1
     refused = capsys.readouterr().err
-    assert refused.startswith("sweeps: storage: expected one that answers at sqlite:////proc/none/")
+    assert refused.startswith("sweeps: storage: expected a working store at sqlite:////proc/none/")
     assert refused.count("\n") == 1
     assert all_runs() == []
 

@@ -193,7 +193,8 @@ def test_workers_that_do_not_fit_at_a_time_are_counted(
         assert printed == ""
     else:
         expected = (
-            f"workers: {room} of the {asked['workers']} run at a time, since more do not fit\n"
+            f"workers: only {room} of {asked['workers']} run at the same time; the cluster has no"
+            " CPUs or GPUs for more\n"
         )
         assert printed == expected
 
@@ -223,7 +224,7 @@ def test_a_worker_that_dies_is_replaced(ray: Any, capsys: pytest.CaptureFixture[
 def test_workers_that_die_again_and_again_end_the_sweep(ray: Any) -> None:
     ray.outcomes = [WorkerCrashedError("lost\nits node")] * 100
     with pytest.raises(
-        KdflowError, match="at most 10 crashed workers, got one more: lost its node"
+        KdflowError, match="more than 10 have crashed, so the sweep stops; the last: lost its node"
     ):
         workers._carry_out(ORDER, config_of(workers=2))
     assert len(ray.started) == 2 + 10

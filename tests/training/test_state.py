@@ -155,4 +155,4 @@ def test_a_full_disk_ends_no_training(
     monkeypatch.setattr(Checkpoint, "save", full)
     _, epochs = training("pupil", "adam", train, validation, teacher_logits, checkpoint)
     assert len(list(epochs)) == EPOCHS
-    assert "could not be kept (No space left on device)" in capsys.readouterr().out
+    assert "could not be saved (No space left on device)" in capsys.readouterr().out

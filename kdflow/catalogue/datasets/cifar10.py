@@ -77,6 +77,8 @@ def _arrays() -> dict[str, np.ndarray]:
 
 
 def _fetch() -> dict[str, np.ndarray]:
+    from kdflow.dataset import ARRAYS
+
     failures = []
     for source, fetch in SOURCES.items():
         print(f"cifar10: downloading from {source}")
@@ -87,7 +89,8 @@ def _fetch() -> dict[str, np.ndarray]:
             print(f"cifar10: no data from {failures[-1]}")
     raise KdflowError(
         "dataset: cifar10 could not be downloaded (" + "; ".join(failures) + ")."
-        f" To do without, save its four arrays as {cache_folder() / 'cifar10.npz'}"
+        f" To use a copy of your own, save its arrays {', '.join(ARRAYS)} as"
+        f" {cache_folder() / 'cifar10.npz'}"
     )
 
 

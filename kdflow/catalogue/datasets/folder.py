@@ -127,8 +127,8 @@ def _write(
     twice = sum(photo.sha256 in trained_on for photo in parts["test"])
     if twice:
         new.remarks.append(
-            f"{twice:,} of {len(parts['test']):,} test images are training images too, byte for"
-            " byte: test accuracy will be too high"
+            f"{twice:,} of {len(parts['test']):,} test images are byte for byte the same as"
+            " training images: test accuracy will be too high"
         )
 
 

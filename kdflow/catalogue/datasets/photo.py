@@ -79,5 +79,5 @@ def _in_rgb(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception, file: Path) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):
-        return f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+        return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     return reason(error).replace(str(file), file.name)
