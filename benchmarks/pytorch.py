@@ -22,7 +22,7 @@ def student(classes: int) -> nn.Module:
 
 
 def whitened(classes: int) -> nn.Module:
-    return _groups((32, 80, 80), classes, padding="valid")
+    return _groups((64, 78, 78), classes, padding="valid")
 
 
 def fast(classes: int) -> nn.Module:

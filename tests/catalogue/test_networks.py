@@ -68,16 +68,16 @@ def test_resnet20_is_the_one_of_he_et_al() -> None:
 def test_whitened_has_the_maps_of_jordan_2024_and_three_narrow_groups() -> None:
     network = on_cifar10("whitened")
     # the side of the maps, and the channels before and after each convolution
-    layers = [(31, 24, 32), (15, 32, 32), (15, 32, 80), (7, 80, 80), (7, 80, 80), (3, 80, 80)]
+    layers = [(31, 24, 64), (15, 64, 64), (15, 64, 78), (7, 78, 78), (7, 78, 78), (3, 78, 78)]
     kernels = sum(9 * before * after for _, before, after in layers)
-    normalised = 2 * (32 + 80 + 80)
+    normalised = 2 * (64 + 78 + 78)
     fixed = 2 * 2 * 3 * 24 + 24
     # as PyTorch counts, with scales that stay 1 and without moving means and variances
-    assert fixed + kernels + 2 * normalised + 80 * 10 == 213_848
-    assert network.count_params() == 213_848 + normalised
-    assert trained_parameters(network) == kernels + normalised + 80 * 10
+    assert fixed + kernels + 2 * normalised + 78 * 10 == 261_856
+    assert network.count_params() == 261_856 + normalised == 262_296
+    assert trained_parameters(network) == kernels + normalised + 78 * 10
     convolutions = sum(side**2 * 9 * before * after for side, before, after in layers)
-    assert multiply_adds(network) == 31**2 * 2 * 2 * 3 * 24 + convolutions + 80 * 10 == 20_340_800
+    assert multiply_adds(network) == 31**2 * 2 * 2 * 3 * 24 + convolutions + 78 * 10 == 37_824_504
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 6, 3)])
