@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -227,6 +228,7 @@ def _write(predictions: Sequence[Prediction], output: Path, model: str, temperat
             Path(__file__).with_name("predictions.html"),
             predictions=shown,
             count=len(predictions),
+            counts=Counter(it.label for it in predictions),
             model=model,
             temperature=temperature,
         ),

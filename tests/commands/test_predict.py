@@ -12,7 +12,8 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from kdflow.__main__ import main
-from kdflow.commands.predict import Prediction, _least_certain
+from kdflow.commands import predict
+from kdflow.commands.predict import Prediction
 from kdflow.dataset import split
 from kdflow.evaluate.metrics import fitting_temperature, nll, predict_logits
 from kdflow.steps.run import load
@@ -117,15 +118,41 @@ def test_a_file_of_keras_predicts_numbers_and_needs_no_store(
     assert row["class"] == str(logits.argmax())
 
 
-def test_the_page_shows_the_least_certain_images_of_every_class() -> None:
-    made = [
+def made_by_hand() -> list[Prediction]:
+    return [
         Prediction(f"{label}{number}", label, probability=number / 10, thumbnail="")
         for label in "ba"
         for number in (3, 1, 2)
     ]
-    assert [it.path for it in _least_certain(made, 4)] == ["a1", "a2", "b1", "b2"]
-    assert [it.path for it in _least_certain(made, 100)] == ["a1", "a2", "a3", "b1", "b2", "b3"]
-    assert [it.path for it in _least_certain(made, 1)] == ["a1"]
+
+
+@pytest.mark.parametrize(
+    ("most", "heading", "remark"),
+    [(4, "<h2>a (2 of 3)</h2>", "4 images are shown"), (6, "<h2>a (3)</h2>", "")],
+)
+def test_the_page_says_how_many_images_it_leaves_out(
+    most: int, heading: str, remark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "SHOWN", most)
+    predict._write(made_by_hand(), tmp_path / "all.csv", "model.keras", 1.0)
+    page = (tmp_path / "all.html").read_text()
+    assert heading in page
+    assert remark in page
+    assert ("are shown" in page) == bool(remark)
+
+
+def test_the_page_shows_the_least_certain_images_of_every_class() -> None:
+    made = made_by_hand()
+    assert [it.path for it in predict._least_certain(made, 4)] == ["a1", "a2", "b1", "b2"]
+    assert [it.path for it in predict._least_certain(made, 100)] == [
+        "a1",
+        "a2",
+        "a3",
+        "b1",
+        "b2",
+        "b3",
+    ]
+    assert [it.path for it in predict._least_certain(made, 1)] == ["a1"]
 
 
 def test_a_softmax_at_the_end_of_a_file_is_not_taken_twice(
