@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from kdflow.errors import KdflowError
+from kdflow.errors import NoRoomError
 
 
 def cache_folder() -> Path:
@@ -26,16 +26,29 @@ def writing_to(folder: Path, otherwise: str = "") -> Iterator[None]:
         otherwise: what else the user can do, as the end of a sentence.
 
     Raises:
-        KdflowError: with the reason.
+        NoRoomError: with the reason.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise KdflowError(
+        if _is_of_another_file(error, folder):
+            raise
+        raise NoRoomError(
             f"cache: expected a folder with room to write to, got {folder} ({error});"
             f" set KDFLOW_CACHE to another folder{otherwise}"
         ) from error
+
+
+def _is_of_another_file(error: OSError, folder: Path) -> bool:
+    """Whether the error names files, none of them the folder, below it or above it."""
+    named = [
+        Path(os.fsdecode(name))
+        for name in (error.filename, error.filename2)
+        if isinstance(name, (str, bytes))
+    ]
+    related = (it.is_relative_to(folder) or folder.is_relative_to(it) for it in named)
+    return bool(named) and not any(related)
 
 
 @contextlib.contextmanager
@@ -59,11 +72,11 @@ def check_room(folder: Path, needed: int, what: str, otherwise: str = "") -> Non
         otherwise: what else the user can do, as the end of a sentence.
 
     Raises:
-        KdflowError: says how much there is.
+        NoRoomError: says how much there is.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise KdflowError(
+        raise NoRoomError(
             f"cache: expected {needed / 1e6:,.1f} MB of room in {folder} for {what}, got"
             f" {free / 1e6:,.1f} MB; set KDFLOW_CACHE to another folder{otherwise}"
         )

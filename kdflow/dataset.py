@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         height, width, channels = self.x_train.shape[1:]
         return height, width, channels
+
+    @property
+    def short_name(self) -> str:
+        """The name without the folders above it, if it is a path."""
+        return Path(self.name).resolve().name
 
     @property
     def classes(self) -> int:

@@ -23,6 +23,10 @@ class UnreachableError(KdflowError):
     """A store or server that does not answer, so that nothing is known about the result."""
 
 
+class NoRoomError(KdflowError):
+    """A disk that is full or cannot be written to: the same may succeed once there is room."""
+
+
 @contextlib.contextmanager
 def about(parameter: str) -> Iterator[None]:
     """Prefix an error from inside the block with the parameter that caused it, if there is one."""

@@ -44,7 +44,8 @@ def _called(
 
     def call(layer: keras.Layer, *arguments: Any, **named: Any) -> Any:
         made = layer(*arguments, **named)
-        called.setdefault(layer.name, (arguments[0], made))
+        given = arguments[0] if arguments else next(iter(named.values()))
+        called.setdefault(layer.name, (given, made))
         return made
 
     images = keras.Input(image_shape)

@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-REPEATED_WITHIN = 2  # seconds in which a shell and a terminal may both send SIGHUP
+# Seconds in which one event may send a signal twice: a wrapper that forwards Ctrl-C, or a shell and
+# a terminal that both send SIGHUP.
+REPEATED_WITHIN = {signal.SIGINT: 0.5, signal.SIGTERM: 2, signal.SIGHUP: 2}
 
 
 class _Interrupt:
@@ -60,7 +62,7 @@ def _interrupt(number: int, _: object) -> None:
             raise KeyboardInterrupt
     elif _Interrupt.is_forwarded and number == signal.SIGTERM:
         _Interrupt.is_forwarded = False
-    elif now - _Interrupt.received_at > REPEATED_WITHIN:
+    elif now - _Interrupt.received_at > REPEATED_WITHIN[signal.Signals(number)]:
         os._exit(130)  # what is on disk is whole; the next command ends the runs
 
 

@@ -5,6 +5,8 @@ end for the tuning thread, which can sleep for up to a minute: the longer the pi
 longer.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,6 +15,8 @@ import numpy as np
 from kdflow.lazy import lazy_import
 
 tensorflow = lazy_import("tensorflow")  # stands here because Keras makes no such pipelines
+
+_raised: list[Exception] = []  # in TensorFlow's thread, by what makes a batch
 
 
 def in_batches(
@@ -40,11 +44,31 @@ def one_at_a_time(batches: keras.utils.PyDataset) -> dict[str, Any]:
         return {"x": batches}
     count = len(batches)
     types = keras.tree.map_structure(_any_number_of, batches[0])
-    made = tensorflow.data.Dataset.from_generator(
-        lambda: (batches[index] for index in range(count)), output_signature=types
-    )
+
+    def each() -> Iterator[Any]:
+        for index in range(count):
+            try:
+                yield batches[index]
+            except Exception as error:
+                _raised.append(error)
+                raise
+
+    made = tensorflow.data.Dataset.from_generator(each, output_signature=types)
     counted = made.apply(tensorflow.data.experimental.assert_cardinality(count))
     return {"x": _not_tuned(counted.prefetch(1))}
+
+
+@contextlib.contextmanager
+def errors_of_batches() -> Iterator[None]:
+    """If a batch of `one_at_a_time` cannot be made inside the block, the error itself is raised:
+    TensorFlow raises another one, of its own."""
+    _raised.clear()
+    try:
+        yield
+    except Exception as error:
+        if _raised:
+            raise _raised.pop() from error
+        raise
 
 
 def _any_number_of(array: np.ndarray) -> Any:

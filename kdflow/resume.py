@@ -13,10 +13,9 @@ from typing import Any
 
 from kdflow.artifacts import checkpoints
 from kdflow.artifacts.checkpoints import Checkpoint, Claim
-from kdflow.cache import cache_folder
 from kdflow.config.precision import other_precision
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, UnreachableError
+from kdflow.errors import KdflowError, NoRoomError, UnreachableError
 from kdflow.hardware import hardware
 from kdflow.needs import Planned
 from kdflow.sources import code_of
@@ -53,7 +52,7 @@ def run_of(
         if checkpoint is None:
             print(
                 f"{title}: if interrupted, this run cannot be resumed: another process runs the"
-                f" same step, or {cache_folder()} cannot be written to"
+                " same step"
             )
         claim = _claim(planned, title, checkpoint, key) if checkpoint else None
         if claim:  # what its process has logged comes first
@@ -73,7 +72,7 @@ def run_of(
             claim_checkpoint(run, planned, claim.key if claim else "")
             try:
                 yield run
-            except UnreachableError:
+            except (UnreachableError, NoRoomError):
                 raise
             except KdflowError:  # the same would happen again
                 if checkpoint:

@@ -73,7 +73,7 @@ def code_sha256(step: str, network: str | None, loss: str | None) -> str:
     files = [path for pattern in patterns for path in sorted(PACKAGE.glob(pattern))]
     if network:
         files.append(_file_of(NETWORKS[network].build))
-    if loss:
+    if loss in LOSSES:
         files.append(_file_of(LOSSES[loss].term))
     backend = keras.backend.backend()
     described = [f"{package} {version(package)}" for package in ("keras", backend, "numpy")]

@@ -162,7 +162,7 @@ def test_a_second_signal_ends_the_process_at_once(
 ) -> None:
     code = (
         "import signal, time; from kdflow import interrupts\n"
-        "interrupts.REPEATED_WITHIN = 0.1\n"
+        "interrupts.REPEATED_WITHIN = dict.fromkeys(interrupts.SIGNALS, 0.1)\n"
         f"interrupts.end_on_signals(in_mlflow_run={in_mlflow_run})\n"
         "try:\n"
         f"    signal.raise_signal(signal.{received[0]})\n"

@@ -101,6 +101,16 @@ def test_layers_of_a_model_within_the_network_are_named_after_it_too() -> None:
     assert network.output_shape == shape
 
 
+def test_a_layer_that_is_called_by_keyword_has_features() -> None:
+    layers = keras.layers
+    images = keras.Input((6, 6, 3))
+    maps = layers.Conv2D(4, 3, name="maps")(images)
+    attention = layers.MultiHeadAttention(1, 2, attention_axes=(1, 2), name="attention")
+    pooled = layers.GlobalAveragePooling2D()(attention(query=maps, value=maps))
+    network = keras.Model(images, layers.Dense(3)(pooled))
+    assert feature_maps(network) == {"maps": (4, 4, 4), "attention": (4, 4, 4)}
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_what_is_left_of_initial_statistics_is_what_their_average_lacks(steps: int) -> None:
     # the mean of batches of threes, which starts at 0

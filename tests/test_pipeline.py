@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from kdflow.pipeline import in_batches, one_at_a_time
+from kdflow.errors import KdflowError
+from kdflow.pipeline import errors_of_batches, in_batches, one_at_a_time
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 2, 1), np.uint8)
 TARGETS: dict[str, np.ndarray] = {
@@ -63,6 +64,27 @@ def test_batches_that_are_made_one_at_a_time_are_seen_in_their_order() -> None:
     found = np.concatenate([targets["labels"] for _, targets in batches])
     assert np.array_equal(found, TARGETS["labels"])
     assert found.dtype == TARGETS["labels"].dtype
+
+
+class Failing(Pairs):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        if index == 2:
+            raise KdflowError("expected a third batch, got none")
+        return super().__getitem__(index)
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+def test_the_error_of_a_batch_that_cannot_be_made_is_raised_as_it_is() -> None:
+    """TensorFlow would raise one of its own, with a trace of its graph."""
+    recorder = Recorder()
+    recorder.compile("sgd", run_eagerly=True)
+    with (
+        pytest.raises(KdflowError, match=r"^expected a third batch, got none$"),
+        errors_of_batches(),
+    ):
+        recorder.fit(**one_at_a_time(Failing()), shuffle=False, verbose=0)
+    with pytest.raises(ZeroDivisionError), errors_of_batches():
+        _ = 1 / 0  # no batch's error is raised twice
 
 
 def test_predictions_are_in_the_order_of_the_images() -> None:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -12,6 +13,7 @@ from mlflow.entities import Run
 from kdflow import sources
 from kdflow.__main__ import main
 from kdflow.artifacts import checkpoints
+from kdflow.errors import NoRoomError
 from kdflow.tracking import journal, store, sync
 from kdflow.training.loop import Loop
 
@@ -201,3 +203,27 @@ def test_what_the_interrupted_process_could_not_deliver_is_delivered_before_its_
     monkeypatch.undo()
     assert sync.deliver_left_over() == []
     assert mlflow.get_run(stopped.info.run_id).info.status == "FINISHED"
+
+
+def test_a_full_disk_fails_the_run_and_leaves_what_is_needed_to_resume_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*DISTILL, "--epochs", "3", "--seed", "47"]
+    add = journal.Journal.add
+
+    def full(self: journal.Journal, kind: str, content: dict[str, Any]) -> journal.Entry:
+        if content.get("step") == 3:
+            raise NoRoomError("cache: expected a folder with room to write to")
+        return add(self, kind, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", full)
+        assert main(argv) == 1
+    failed = runs()[-1]
+    assert failed.info.status == "FAILED"
+    capsys.readouterr()
+    assert made_by(argv) == []
+    assert "resume: continuing after 3 epochs" in capsys.readouterr().out
+    resumed = mlflow.get_run(failed.info.run_id)
+    assert resumed.info.status == "FINISHED"
+    assert steps_of(resumed, "val_loss") == [1, 2, 3]

@@ -144,3 +144,11 @@ def test_each_network_and_loss_has_a_digest_of_its_own() -> None:
     again = sources.code_of("distill", parameters(DistillConfig, temp=8, seed=3).used())
     assert again == sources.code_of("distill", parameters(DistillConfig).used())
     assert again != sources.code_of("teacher", parameters(DistillConfig).used())
+
+
+def test_a_loss_that_has_left_the_catalogue_has_a_digest() -> None:
+    """A run that was made with it can still be deployed."""
+    assert digest(loss="left") not in {
+        digest(),
+        sources.code_sha256.__wrapped__("baseline", None, None),
+    }

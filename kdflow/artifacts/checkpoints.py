@@ -92,6 +92,10 @@ class Checkpoint:
         path.touch()
         return path.open("r+b", buffering=0)
 
+    def bytes_kept(self, pattern: str) -> int:
+        """The size of its files whose names match `pattern`."""
+        return sum(file.stat().st_size for file in self.folder.glob(pattern))
+
     def clear(self) -> None:
         """Forget all that is kept."""
         for file in self.folder.iterdir():
@@ -127,7 +131,11 @@ def locked(name: str) -> Iterator[Checkpoint | None]:
 def bytes_kept(pattern: str) -> int:
     """The size of all files whose names match `pattern`, in the folders of all steps."""
     files = (cache_folder() / FOLDER).glob(f"*/{pattern}")
-    return sum(file.stat().st_size for file in files)
+    sizes = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # its step may end meanwhile
+            sizes += file.stat().st_size
+    return sizes
 
 
 def remove_old() -> None:

@@ -101,8 +101,11 @@ def check_room(folder: Path, images: int, shape: MapShape) -> None:
     """
     with cache.writing_to(folder, OR_RECOMPUTED):
         tempfile.TemporaryFile(dir=folder).close()
-    # of interrupted steps, of which this may be one
-    kept = checkpoints.bytes_kept(f"{FILE_PREFIX}*")
+    # of interrupted steps, of which this may be one; `cached` looks again
+    _check_room(folder, images, shape, checkpoints.bytes_kept(f"{FILE_PREFIX}*"))
+
+
+def _check_room(folder: Path, images: int, shape: MapShape, kept: int) -> None:
     needed = bytes_needed(images, shape) - kept
     cache.check_room(folder, needed, f"the hints of {images:,} images", OR_RECOMPUTED)
 
@@ -129,14 +132,17 @@ def cached(
     """
     with contextlib.ExitStack() as files:
         made: list[Cached] = []
+        images = sum(map(len, arrays))
+        kept = checkpoint.bytes_kept(f"{FILE_PREFIX}*") if checkpoint else 0
         with cache.writing_to(folder, OR_RECOMPUTED):
-            for index, images in enumerate(arrays):
+            _check_room(folder, images, teacher.output_shape[1:], kept)
+            for index, array in enumerate(arrays):
                 file = (
                     checkpoint.open(f"{FILE_PREFIX}{index}")
                     if checkpoint
                     else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `files` closes it
                 )
-                made.append(_cached(teacher, images, files.enter_context(file)))
+                made.append(_cached(teacher, array, files.enter_context(file)))
         yield made
 
 

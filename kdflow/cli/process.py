@@ -103,6 +103,11 @@ class _Output(io.FileIO):
 def _ignore_output_errors() -> None:
     """Let no print end the process, where its output is closed or its encoding is ASCII; write
     lines as they are printed, as a log file is read live."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # `>&-`: it is closed, and the next file that is opened would get it
+            os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__"):  # of a notebook, or of a test

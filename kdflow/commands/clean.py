@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,15 +50,20 @@ class LeftOver:
 
     @property
     def bytes(self) -> int:
-        if self.path.is_file():
-            return self.path.stat().st_size
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return sum(it.st_size for it in self._statuses() if stat.S_ISREG(it.st_mode))
 
     @property
     def age(self) -> float:
-        """Days since something in it was changed."""
-        paths = [self.path, *self.path.rglob("*")]
-        return (time.time() - max(path.stat().st_mtime for path in paths)) / DAY
+        """Days since something in it was changed; 0 if it has been removed meanwhile."""
+        now = time.time()
+        return (now - max((it.st_mtime for it in self._statuses()), default=now)) / DAY
+
+    def _statuses(self) -> list[os.stat_result]:
+        found = []
+        for path in (self.path, *self.path.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # another process may remove it
+                found.append(path.stat())
+        return found
 
 
 def run(config: CleanConfig) -> None:
@@ -97,6 +105,7 @@ def left_over(root: Path) -> Iterator[LeftOver]:
         root: the folder.
     """
     from kdflow.artifacts import checkpoints
+    from kdflow.catalogue.datasets import stored
     from kdflow.tracking import journal
 
     for path in sorted(root.iterdir()) if root.exists() else []:
@@ -117,10 +126,12 @@ def left_over(root: Path) -> Iterator[LeftOver]:
                 what = f"{waiting} not yet delivered to a tracking store"
                 yield LeftOver(folder, what, partial(_remove_journal, folder) if left else None)
         elif path.suffix != ".lock":
-            what = "cached data, made again when needed"
-            yield LeftOver(
-                path, what, partial(shutil.rmtree if path.is_dir() else Path.unlink, path)
-            )
+            kept = sorted(path.iterdir()) if path.name == stored.FOLDER else [path]
+            for data in (each for each in kept if each.suffix != ".lock"):
+                what = "cached data, made again when needed"
+                yield LeftOver(
+                    data, what, partial(shutil.rmtree if data.is_dir() else Path.unlink, data)
+                )
 
 
 def _remove_state(name: str) -> None:

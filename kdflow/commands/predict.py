@@ -237,7 +237,7 @@ def _write(predictions: Sequence[Prediction], output: Path, model: str, temperat
         output.parent.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
             with replacing(path) as new:
-                new.write_text(text, encoding="utf-8", newline="")
+                new.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise KdflowError(f"output: expected a file that can be written, got {error}") from error
 

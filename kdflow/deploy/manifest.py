@@ -75,7 +75,7 @@ def manifest(
         "network": network.name,
         "source": source,
         "weights_sha256": weights_sha256,
-        "dataset": {"name": Path(dataset.name).name, "digest": dataset.digest},
+        "dataset": {"name": dataset.short_name, "digest": dataset.digest},
         "class_names": list(dataset.class_names),
         "pixels": {
             "shape": ["images", height, width, channels],

@@ -24,7 +24,7 @@ class Paired(NamedTuple):
         lost: images that the reference alone classifies correctly.
         gained: images that the candidate alone does.
         images: how many there are.
-        verdict: SAME if `low` is above -margin, WORSE if `high` is below it, else INCONCLUSIVE.
+        verdict: SAME if `low` is -margin or more, WORSE if `high` is below it, else INCONCLUSIVE.
     """
 
     difference: float

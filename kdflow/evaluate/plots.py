@@ -135,7 +135,7 @@ def sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
     """Images side by side, each with a caption above it. They are drawn as one, which is fast.
 
     Args:
-        images: uint8, (images, height, width, channels) with one channel or three.
+        images: uint8, (images, height, width, channels) with 1, 3 or 4 channels.
         captions: two lines each.
     """
     count, height, width, channels = images.shape

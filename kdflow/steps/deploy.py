@@ -221,7 +221,7 @@ def _log_results(
     """
     from kdflow.deploy import report, table
 
-    heading = f"{title(config)}: {model.network.name} on {Path(dataset.name).name}"
+    heading = f"{title(config)}: {model.network.name} on {dataset.short_name}"
     run.log_table(table.columns(rows), "files.json")
     run.log_table(table.per_class(rows, dataset), "classes.json")
     picture = table.picture(rows, heading)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kdflow.config.own_teacher import Reading
@@ -19,28 +21,40 @@ LOGITS, TEACHER = upstream_tag("logits"), upstream_tag("teacher")  # tags of wha
 
 
 def upstream_needs(source: str) -> dict[str, Need]:
-    """The `logits` that taught the run `source` and their `teacher`, as far as they are runs in the
-    store."""
+    """The `logits` that taught the run `source` and their `teacher`, as far as the store has them.
+    What is missing is printed."""
     from kdflow.results.own_model import is_own_model
+    from kdflow.tracking.artifacts import load_model, logits_folder
     from kdflow.tracking.find import get_run
 
     if is_automatic(source) or is_own_model(source):
         return {}
     needs: dict[str, Need] = {}
-    try:
+    upstream: dict[str, str] = {}
+    with _left_out_if_missing("teacher"):
         upstream = lineage(source)
-        if logits := upstream.get(LOGITS):
+    if logits := upstream.get(LOGITS):
+        with _left_out_if_missing("logits"):
+            logits_folder(get_run(logits))
             distilled = get_run(source).params
             holdout, views = float(distilled["holdout"]), int(float(distilled["views"]))
             view_set = distilled.get("view_set", "shifts")
             averaged = AVERAGED_TAG in get_run(logits).tags
             reading = Reading(allow_weak=True)  # they have taught it already
             needs["logits"] = LogitsOf(logits, holdout, views, view_set, averaged, reading=reading)
-        if teacher := upstream.get(TEACHER):
+    if teacher := upstream.get(TEACHER):
+        with _left_out_if_missing("teacher"):
+            load_model(get_run(teacher))
             needs["teacher"] = ModelOf(teacher, get_run(teacher).holdout)
-    except KdflowError as error:
-        print(f"teacher: {error}; the files are made without the missing teacher or logits")
     return needs
+
+
+@contextlib.contextmanager
+def _left_out_if_missing(role: str) -> Iterator[None]:
+    try:
+        yield
+    except KdflowError as error:
+        print(f"{role}: {error}; the files are made without it")
 
 
 def lineage(source: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from kdflow.config.deploy import DeployConfig
 from kdflow.dataset import Dataset
 from kdflow.deploy.judge import Judged
 from kdflow.deploy.manifest import sha256
+from kdflow.errors import KdflowError
 from kdflow.evaluate.paired import SAME, compare_paired
 from kdflow.naming import is_hash
 from kdflow.steps.origin import lineage
@@ -50,7 +51,7 @@ def log_served(run: Run, config: DeployConfig, dataset: Dataset, served: Served)
         return
     tags = {
         DATASET_DIGEST_TAG: dataset.digest,
-        DATASET_TAG: Path(dataset.name).name,
+        DATASET_TAG: dataset.short_name,
         upstream_tag("model"): served.source,
         FILE_TAG: served.path.name,
         FILE_DIGEST_TAG: sha256(served.path),
@@ -58,7 +59,10 @@ def log_served(run: Run, config: DeployConfig, dataset: Dataset, served: Served)
         DIFFERENCE_TAG: str(served.judged.paired),
     }
     if not is_hash(served.source):
-        tags |= lineage(served.source)
+        try:
+            tags |= lineage(served.source)
+        except KdflowError as error:  # the runs may have been deleted since
+            print(f"register: {error}; the version has no tags of its logits and teacher")
     uri = registry.stored_uri(run)
     version = registry.register(config.register, uri, run.run_id, tags)
     print(f"registered as {version}, alias {registry.CANDIDATE}")

@@ -9,7 +9,6 @@ from kdflow.catalogue.datasets import find_dataset
 from kdflow.config.base import Config, validated
 from kdflow.config.deploy import DeployConfig
 from kdflow.dataset import Dataset, split
-from kdflow.deploy import extra
 from kdflow.errors import KdflowError
 from kdflow.needs import Step
 from kdflow.reuse import Resolver
@@ -42,15 +41,19 @@ def load(name: str, holdout: float, options: Mapping[str, Any] | None = None) ->
     return dataset
 
 
-def _deploy(run_id: str, resolver: Resolver) -> None:
+def _deploy(run_id: str, asked: Config, resolver: Resolver) -> None:
     """Deploy the student of a run, as a child of it; of `main`, the student that had hints."""
     trained = get_run(run_id)
     student = run_id if trained.step == "distill" else trained.tags[upstream_tag("hint_kd")]
-    values = {**resolver.dataset.parameters, "holdout": trained.holdout, "model": student}
-    config = validated(DeployConfig, values)
     resolver.parent = run_id
     with runs.inside(run_id, {}):
-        resolver.make(resolver.plan_step("deploy", config))
+        resolver.make(resolver.plan_step("deploy", _deployment(asked, resolver.dataset, student)))
+
+
+def _deployment(asked: Config, dataset: Dataset, student: str) -> DeployConfig:
+    """How the student of a step with `deploy=true` is deployed."""
+    values = {**dataset.parameters, "holdout": asked.holdout, "model": student}
+    return validated(DeployConfig, values | {"resume": asked.resume})
 
 
 def run_step(name: str, config: Config) -> str | None:
@@ -63,8 +66,8 @@ def run_step(name: str, config: Config) -> str | None:
     resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
     planned = resolver.plan_step(name, config)
     deploys = getattr(config, "deploy", False)
-    if deploys:
-        extra.check_installed(onnx=True)
+    if deploys:  # what can be refused before the training is
+        ALL_STEPS["deploy"].check(_deployment(config, dataset, "auto"), dataset, {})
     print("plan:", *resolver.lines([planned], duration_estimator(dataset)), sep="\n")
     if deploys:
         print("  run     deploy the student of that run")
@@ -73,6 +76,6 @@ def run_step(name: str, config: Config) -> str | None:
         return None
     run_id, _ = resolver.make(planned)
     if deploys:
-        _deploy(run_id, resolver)
+        _deploy(run_id, config, resolver)
     print(f"run {run_id}; all runs: {saved_views.link_or_command(runs.experiment_of(run_id))}")
     return run_id

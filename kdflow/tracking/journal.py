@@ -159,7 +159,7 @@ def left_over() -> Iterator[list[Journal]]:
     folders = [path for path in _root().iterdir() if path.is_dir()] if _root().exists() else []
     with contextlib.ExitStack() as locks:
         journals = []
-        for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
+        for folder in sorted(folders, key=_modified):
             lock = _lock_of(folder)
             try:
                 lock.acquire()
@@ -170,7 +170,15 @@ def left_over() -> Iterator[list[Journal]]:
                 journals.append(Journal(folder, lock))
             except (OSError, ValueError, TypeError):  # killed before the journal had a first line
                 shutil.rmtree(folder, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
         yield journals
+
+
+def _modified(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:  # its process has ended meanwhile
+        return 0.0
 
 
 def _root() -> Path:

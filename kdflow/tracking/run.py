@@ -83,7 +83,7 @@ class Run:
                 # of the images, MLflow records type and shape alone
                 np.broadcast_to(np.uint8(0), dataset.x_train.shape),
                 targets=dataset.y_train,
-                name=Path(dataset.name).name,
+                name=dataset.short_name,
                 digest=dataset.digest[:36],
             ).to_dict()
         self._add("dataset", **described)
@@ -176,8 +176,7 @@ class Run:
         return self.wait(patience)
 
     def wait(self, patience: float) -> bool:
-        """Wait until the store has all that was logged to a run that has ended; returns whether it
-        has.
+        """Wait until the store has all that has been logged to the run; returns whether it has.
 
         Args:
             patience: seconds.

@@ -74,12 +74,13 @@ def open_run(
     outer = _OUTER.get() or _active()
     if outer is None:
         run_id = _joined(name, tags) or _created(experiment.chosen_id(), name, tags)
-        saved_views.add(experiment_of(run_id))
     else:
         related = {PARENT_TAG: parent} if parent else {ASKED_BY_TAG: outer.run_id}
         all_tags = {**tags, **related, **outer.tags}
         run_id = _created(experiment_of(outer.run_id), name, all_tags)
-    with _until_ended(Run(run_id)) as run:
+    with _until_ended(_with_journal(run_id)) as run:
+        if outer is None:
+            saved_views.add(experiment_of(run_id))
         run.log_dataset(dataset)
         yield run
 
@@ -88,7 +89,7 @@ def open_run(
 def reopened(run_id: str) -> Iterator[Run]:
     """An earlier run, open again inside the block; it ends as one of `open_run` does."""
     _set_running(run_id)
-    with _until_ended(Run(run_id)) as run:
+    with _until_ended(_with_journal(run_id)) as run:
         yield run
 
 
@@ -105,7 +106,7 @@ def resumed(run_id: str, parent: str | None) -> Iterator[Run]:
 
     logged = store.with_retries(f"run {run_id}", last_steps)
     _set_running(run_id)
-    with _until_ended(Run(run_id, logged)) as run:
+    with _until_ended(_with_journal(run_id, logged)) as run:
         if parent:
             run.set_tags({PARENT_TAG: parent})
         yield run
@@ -128,6 +129,16 @@ def inside(run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         _OUTER.reset(token)
+
+
+def _with_journal(run_id: str, logged: Mapping[str, int] | None = None) -> Run:
+    """A run that is RUNNING in the store, as this process logs to it; it ends as FAILED if the
+    cache has no room for its journal."""
+    try:
+        return Run(run_id, logged)
+    except BaseException:
+        mlflow.MlflowClient().set_terminated(run_id, FAILED)
+        raise
 
 
 @contextlib.contextmanager

@@ -96,9 +96,12 @@ def is_unreachable(error: Exception) -> bool:
 
 def failure(what: str, error: Exception) -> KdflowError:
     """What a failed call proves: `UnfitError` if the store answered that there is no such thing,
-    else `UnreachableError`, since then nothing is known."""
+    another `KdflowError` if it refused the call, else `UnreachableError`, since then nothing is
+    known."""
     if isinstance(error, MlflowException) and error.error_code in ABSENT:
         return UnfitError(f"{what}: {reason(error)}")
+    if isinstance(error, MlflowException) and error.error_code in REFUSED:
+        return KdflowError(f"{what}: the tracking store at {address()} refused: {reason(error)}")
     return UnreachableError(
         f"{what} cannot be read: {reason(error)}. It may be intact: retry when the tracking store"
         f" at {address()} answers"
@@ -130,19 +133,18 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
 
     Raises:
         UnfitError: the store answers that there is no such thing.
+        KdflowError: the store refuses the call.
         UnreachableError: it has not answered for as long as `patience` says.
     """
     give_up, waits = time.monotonic() + patience(), False
     while True:
         try:
             return call()
+        except NOT_OF_THE_STORE:
+            raise
         except Exception as error:  # what an unreachable server raises depends on the store
             problem = failure(what, error)
-            if (
-                isinstance(problem, UnfitError)
-                or not is_unreachable(error)
-                or time.monotonic() > give_up
-            ):
+            if not is_unreachable(error) or time.monotonic() > give_up:
                 raise problem from error
             if not waits:
                 why = textwrap.shorten(reason(error), 200)

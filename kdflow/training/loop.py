@@ -17,7 +17,7 @@ from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
 from kdflow.image_file import batches_in_part
 from kdflow.kernels import fused_kernels
-from kdflow.pipeline import in_batches
+from kdflow.pipeline import errors_of_batches, in_batches
 from kdflow.precision import computing_in
 from kdflow.training.objective import Objective
 from kdflow.training.optimizers import make_optimizer
@@ -87,6 +87,7 @@ class Loop:
             # the data is kept in no variable: the next would need fresh memory, which is slow
             with (
                 interrupts.delayed(),
+                errors_of_batches(),
                 computing_in(self.settings.precision, self.network),
                 fused_kernels(self.network),
             ):

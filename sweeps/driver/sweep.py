@@ -68,10 +68,11 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         plans = [resolver.plan(need) for need in upstream.values()]
         print("plan:", *resolver.lines(plans, duration_estimator(dataset)), sep="\n")
         if base.plan_only:
+            runs.label_project_run(f"sweep {config.study}")
             return None
         name = config.study_name
         if name == "auto":
-            name = f"{config.study} {Path(base.dataset).name}"
+            name = f"{config.study} {dataset.short_name}"
         opened = storage.open_storage(url, config.heartbeat)
         described = description.described(config.heartbeat, file, base, dataset)
         described |= description.described_teacher(base, logits, resolver)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from kdflow import interrupts
 from kdflow.errors import KdflowError, reason
-from kdflow.tracking import store
+from kdflow.tracking import runs, store
 from sweeps.driver.config import SweepConfig
 from sweeps.driver.trials import Order, work
 
@@ -48,7 +48,8 @@ def start_workers(config: SweepConfig) -> Iterator[CarryOut]:
         raise KdflowError(
             f"ray_address: expected a Ray cluster at {config.ray_address}, got {reason(error)}"
         ) from error
-    interrupts.end_on_signals()  # Ray has a handler of its own
+    # again, since Ray has handlers of its own
+    interrupts.end_on_signals(in_mlflow_run=runs.joins_project_run())
     try:
         _check_resources(config)
         yield lambda order: _carry_out(order, config)

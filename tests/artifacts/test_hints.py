@@ -13,7 +13,7 @@ from kdflow.artifacts import checkpoints, hints
 from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.artifacts.hints import TEACHER_BATCH, Recomputed, cached, check_room
 from kdflow.dataset import Images
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, NoRoomError
 from kdflow.features import features
 from kdflow.network import build
 
@@ -126,6 +126,27 @@ def test_what_an_interrupted_step_has_on_disk_counts_as_room(
     folder.mkdir(parents=True)
     (folder / "hints-0").write_bytes(bytes(1400))
     check_room(tmp_path, 100, (2, 2, 3))
+
+
+def test_hints_of_another_step_are_no_room_for_these(
+    images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path))
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    own, other = (tmp_path / checkpoints.FOLDER / name for name in ("own", "other"))
+    for folder in (own, other):
+        folder.mkdir(parents=True)
+    (other / "hints-0").write_bytes(bytes(10_000))
+    checkpoint = Checkpoint(own)
+    check_room(tmp_path, 250, (2, 2, 3))  # before it is known which step's they are
+    with pytest.raises(
+        NoRoomError, match=r"^cache: expected 0.0 MB of room in .* the hints of 250"
+    ):
+        cached(StandIn(), [images], tmp_path, checkpoint).__enter__()
+    (own / "hints-0").write_bytes(bytes(6000))  # all 250 of 24 bytes
+    with cached(StandIn(), [images], tmp_path, checkpoint) as (made,):
+        assert len(made.of(np.arange(250))) == 250
 
 
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])

@@ -88,3 +88,12 @@ def test_a_file_that_is_gone_is_named(files: list[Path], tmp_path: Path) -> None
     files[0].unlink()
     with pytest.raises(KdflowError, match=r"^dataset: \S+a cannot be read: No such file"):
         sha256_of(files, tmp_path)
+
+
+def test_single_files_of_one_folder_do_not_displace_each_other(
+    files: list[Path], read: list[str]
+) -> None:
+    for _ in range(2):
+        for file in files:
+            assert sha256_of([file], file) == expected([file])
+    assert sorted(read) == ["a", "b", "c"]

@@ -104,6 +104,22 @@ def test_no_output_ends_a_command(output: str, variables: dict[str, str], tmp_pa
         assert (tmp_path / "output").read_text().startswith("\\U0001f4a9")
 
 
+def test_a_command_works_with_closed_descriptors(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from kdflow.cli.process import exit_status\n"
+        "from kdflow.quiet import native_output_suppressed\n"
+        "def work():\n"
+        "    with native_output_suppressed(shown_if_it_fails=True): print('a line')\n"
+        "    Path('done').write_text('done')\n"
+        "raise SystemExit(exit_status('step', work))"
+    )
+    (tmp_path / "step.py").write_text(code)
+    command = f"exec {sys.executable} step.py <&- >&- 2>&-"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, shell=True, cwd=tmp_path, env=environment).returncode == 0
+    assert (tmp_path / "done").read_text() == "done"  # not what was printed
+
+
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
 def test_a_backend_that_is_not_installed_is_one_line(
     backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

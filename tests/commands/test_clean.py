@@ -9,6 +9,7 @@ import pytest
 
 from kdflow.__main__ import main
 from kdflow.artifacts import checkpoints
+from kdflow.commands.clean import LeftOver
 from kdflow.tracking import journal
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -110,3 +111,26 @@ def test_a_state_that_nobody_resumed_is_removed_after_the_stated_days(
     monkeypatch.setattr(checkpoints, "KEPT_DAYS", 9)
     checkpoints.remove_old()
     assert checkpoints.names() == []
+
+
+def test_each_decoded_data_set_has_an_age_of_its_own(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ago = time.time() - 30 * 24 * 60 * 60
+    for name in ("old", "new"):
+        (cache / "datasets" / name).mkdir(parents=True)
+        (cache / "datasets" / name / "x_train.npy").write_bytes(bytes(1000))
+        (cache / "datasets" / f"{name}.lock").touch()
+    for path in (cache / "datasets" / "old" / "x_train.npy", cache / "datasets" / "old"):
+        os.utime(path, (ago, ago))
+    assert main(["clean", "--remove", "true"]) == 0
+    shown = capsys.readouterr().out
+    assert "clean: datasets/old, cached data, made again when needed: 1.00kB, 30 days old" in shown
+    assert "clean: 1 more, changed within the last 7 days" in shown
+    assert names(cache) == ["datasets/new.lock", "datasets/new/x_train.npy", "datasets/old.lock"]
+
+
+def test_what_another_process_removes_meanwhile_has_no_age(tmp_path: Path) -> None:
+    gone = LeftOver(tmp_path / "gone", "a step's state", None)
+    assert gone.bytes == 0
+    assert gone.age == pytest.approx(0)

@@ -1,6 +1,7 @@
 """`predict` gives what the model gives for the same pixels."""
 
 import csv
+import os
 from pathlib import Path
 
 import keras
@@ -124,6 +125,12 @@ def made_by_hand() -> list[Prediction]:
         for label in "ba"
         for number in (3, 1, 2)
     ]
+
+
+def test_a_file_name_that_is_no_text_is_written_escaped(tmp_path: Path) -> None:
+    named = Prediction(os.fsdecode(b"caf\xe9.png"), "a", probability=0.5, thumbnail="")
+    predict._write([named], tmp_path / "all.csv", "model.keras", 1.0)
+    assert (tmp_path / "all.csv").read_text().splitlines()[1] == r"caf\udce9.png,a,0.500000"
 
 
 @pytest.mark.parametrize(

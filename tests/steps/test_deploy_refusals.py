@@ -14,7 +14,7 @@ from helpers import artifact, needs_deploy, parameters, runs
 from kdflow.__main__ import main
 from kdflow.config.deploy import DeployConfig
 from kdflow.dataset import Dataset
-from kdflow.deploy import make
+from kdflow.deploy import calibration, make
 from kdflow.needs import ModelOf
 from kdflow.steps import deploy
 from kdflow.steps.run import load
@@ -107,7 +107,7 @@ def test_auto_leaves_out_the_students_of_a_chain_and_of_a_sweep() -> None:
         return made
 
     def chosen() -> str:
-        need = deploy.needs(DeployConfig(dataset="digits"), digits)["model"]
+        need = deploy.needs(parameters(DeployConfig, dataset="digits"), digits)["model"]
         assert isinstance(need, ModelOf)
         return need.source
 
@@ -180,6 +180,22 @@ def test_a_distillation_that_is_to_be_deployed_needs_the_extra_before_it_trains(
     argv = ["distill", "--dataset", "digits", "--teacher", "pupil", "--deploy", "true"]
     assert main(argv) == 1
     assert f"the extra `deploy`, missing: {missing}; install them" in capsys.readouterr().err
+    assert runs() == []
+
+
+@needs_deploy
+def test_what_its_deployment_refuses_is_refused_before_a_distillation_trains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = calibration.calibration_images
+
+    def fewer(dataset: Dataset, holdout: float, count: int, seed: int) -> np.ndarray:
+        return drawn(dataset, holdout, min(count, 5), seed)  # 500 are too few for 501 classes
+
+    monkeypatch.setattr(calibration, "calibration_images", fewer)
+    argv = ["distill", "--dataset", "digits", "--teacher", "pupil", "--deploy", "true"]
+    assert main(argv) == 1
+    assert "calibration_images: expected 10 or more" in capsys.readouterr().err
     assert runs() == []
 
 

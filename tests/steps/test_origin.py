@@ -52,6 +52,8 @@ def test_a_student_is_traced_to_its_logits_and_their_teacher() -> None:
 
 def test_the_logits_that_taught_a_student_may_teach_it_again_however_weak() -> None:
     logits = made("export_logits", {})
+    with mlflow.start_run(logits):
+        mlflow.log_text("", "logits/manifest.json")
     student = made("distill", DISTILLED | {"holdout": "0.1", "views": "2"}, teacher=logits)
     need = upstream_needs(student)["logits"]
     assert isinstance(need, LogitsOf)
@@ -112,3 +114,18 @@ def test_of_a_model_without_a_run_nothing_is_known() -> None:
         "Training": "not known: own.keras is a model that no run of kdflow trained",
         "Distilled from": "not known",
     }
+
+
+def test_logits_that_are_missing_in_the_store_are_left_out_and_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The user has not named them, so that the deployment goes on."""
+    logits = made("export_logits", {})
+    with mlflow.start_run(logits):
+        mlflow.log_text("", "something else")
+    student = made("distill", DISTILLED | {"holdout": "0.1", "views": "2"}, teacher=logits)
+    assert upstream_needs(student) == {}
+    assert (
+        f"logits: run {logits} (export_logits) has no logits; the files are made without it"
+        in capsys.readouterr().out
+    )

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from kdflow.dataset import Dataset, Images
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, NoRoomError
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.network import build, weights_sha256
-from kdflow.tracking import runs
+from kdflow.tracking import journal, runs, saved_views
 from kdflow.tracking.artifacts import load_model, read_json
 from kdflow.tracking.find import get_run
 from kdflow.tracking.killed import correct_to_killed
@@ -181,3 +181,39 @@ def test_artifacts_hold_what_was_logged(tiny: Dataset) -> None:
     assert np.array_equal(np.load(folder / "test_logits.npy"), array)
     assert json.loads((folder / "config.json").read_text()) == {"temp": 8.0}
     assert read_json(get_run(run.run_id), "config.json") == {"temp": 8.0}
+
+
+def test_a_run_without_room_for_its_journal_has_failed(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a journal no later command would end it."""
+
+    def full(*_: object, **__: object) -> None:
+        raise NoRoomError("cache: expected a folder with room to write to")
+
+    monkeypatch.setattr(journal, "new", full)
+    with pytest.raises(NoRoomError), open_run("no room", "teacher", tiny, {}):
+        raise AssertionError("opened")
+    (run,) = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string="attributes.run_name = 'no room'",
+        output_format="list",
+    )
+    assert run.info.status == "FAILED"
+
+
+def test_an_interrupt_while_the_run_is_opened_ends_it(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saved_views, "add", interrupt)
+    with pytest.raises(KeyboardInterrupt), open_run("interrupted", "teacher", tiny, {}):
+        raise AssertionError("opened")
+    (run,) = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string="attributes.run_name = 'interrupted'",
+        output_format="list",
+    )
+    assert run.info.status == "KILLED"

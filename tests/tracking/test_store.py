@@ -3,7 +3,7 @@
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import INVALID_STATE, RESOURCE_DOES_NOT_EXIST
 
 from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.tracking import store
@@ -31,9 +31,18 @@ def test_a_store_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.Monk
         (ConnectionError("refused"), UnreachableError),
         (PermissionError(13, "Permission denied"), UnreachableError),
         (TimeoutError(), UnreachableError),
+        (MlflowException("Run 'a' has ended", INVALID_STATE), KdflowError),
     ],
 )
 def test_only_a_store_that_says_so_proves_that_something_is_not_there(
     error: Exception, proves: type[KdflowError]
 ) -> None:
     assert type(store.failure("run a", error)) is proves
+
+
+def test_an_error_of_the_code_is_not_blamed_on_the_store() -> None:
+    def call() -> None:
+        raise TypeError("unexpected keyword argument")
+
+    with pytest.raises(TypeError, match=r"^unexpected keyword argument$"):
+        store.with_retries("run a", call)

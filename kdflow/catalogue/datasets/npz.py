@@ -73,7 +73,7 @@ def load_npz(name: str) -> Dataset:
     """
     path = Path(name)
     _check_regular(path)
-    (sha256,) = sha256_of([path], path.parent)
+    (sha256,) = sha256_of([path], path)
 
     def write(new: NewDataset) -> None:
         try:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 else:
     np = lazy_import("numpy")
 
+FOLDER = "datasets"  # in the cache
 MANIFEST = "manifest.json"
 
 
@@ -125,7 +126,7 @@ def stored(name: str, key: str, write: Callable[[NewDataset], None]) -> Dataset:
     from kdflow.dataset import Dataset
     from kdflow.image_file import ImageFile
 
-    root = cache_folder() / "datasets"
+    root = cache_folder() / FOLDER
     manifest = _found(root / key)
     if manifest is None:
         with writing_to(root), _alone(root, key):

@@ -82,31 +82,29 @@ def _built(name: str, build: Callable[[Spec], keras.Model], spec: Spec) -> keras
     Raises:
         KdflowError: it is something else; one line.
     """
-    with _new_layer_names():
-        keras.utils.set_random_seed(spec.seed)
-        network = adapt.functional(build(spec), spec.image_shape, name)
-        given = tuple(network.outputs[0].shape[1:])
-        if given != (spec.classes,):
-            raise KdflowError(
-                f"expected a network with {spec.classes} outputs, one per class, from {name}, got"
-                f" the output shape {given}"
-            )
-        network, removed = adapt.without_softmax(network)
-        adapt.check_needs_no_code(network, name)
-        if not network.trainable_weights:
-            raise KdflowError(f"expected a network with weights to train from {name}, got none")
+    _number_layers_from_the_start()
+    keras.utils.set_random_seed(spec.seed)
+    network = adapt.functional(build(spec), spec.image_shape, name)
+    given = tuple(network.outputs[0].shape[1:])
+    if given != (spec.classes,):
+        raise KdflowError(
+            f"expected a network with {spec.classes} outputs, one per class, from {name}, got"
+            f" the output shape {given}"
+        )
+    network, removed = adapt.without_softmax(network)
+    adapt.check_needs_no_code(network, name)
+    if not network.trainable_weights:
+        raise KdflowError(f"expected a network with weights to train from {name}, got none")
     if removed and spec.sample:
         print(f"{name}: its final softmax is removed, since a student returns logits")
     return network
 
 
-@contextlib.contextmanager
-def _new_layer_names() -> Iterator[None]:
-    """Let Keras number the layers that have no name from the start."""
+def _number_layers_from_the_start() -> None:
+    """Let Keras number the next layers that have no name from the start."""
     policy = keras.config.dtype_policy()
     keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(policy)
-    yield
 
 
 def application(name: str, spec: Spec) -> keras.Model:
