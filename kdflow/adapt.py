@@ -4,6 +4,7 @@ with one input and one output, and without code of its own."""
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -22,6 +23,14 @@ PIXEL_RANGES: tuple[PixelRange, ...] = get_args(PixelRange)
 # Mean and standard deviation of ImageNet's red, green and blue, of pixels from 0 to 1, as
 # torchvision and most published weights have them.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+UNNAMED = re.compile(r"(functional|sequential|model)(_\d+)?")  # as Keras names a model by itself
+
+
+def is_unnamed(model: keras.Model) -> bool:
+    """Whether the model has a name that Keras made up."""
+    return bool(UNNAMED.fullmatch(model.name))
 
 
 def functional(model: object, image_shape: ImageShape, what: str) -> keras.Model:
@@ -98,6 +107,14 @@ def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
         if removed:
             return _with_last(model, inner), True
     return model, False
+
+
+def ends_in_sigmoid(model: keras.Model) -> bool:
+    """Whether the last layer's activation is a sigmoid."""
+    last = model.operations[-1]
+    if isinstance(last, keras.Model) and len(last.outputs) == 1:
+        return ends_in_sigmoid(_as_functional(last))
+    return getattr(last, "activation", None) is keras.activations.sigmoid
 
 
 def _with_last(model: keras.Model, replacement: keras.Model) -> keras.Model:

@@ -67,7 +67,15 @@ def test_help_lists_every_parameter_with_its_default(
         ("distill --alpha -0.5", "kdflow distill: alpha: expected greater than or equal to 0"),
         ("distill --teacher=", "kdflow distill: teacher: expected at least 1 character, got ''"),
         ("export_logits --model=", "kdflow export_logits: model: expected at least 1 character"),
-        ("distill --tmep 4", "kdflow distill: unrecognized arguments: --tmep 4 (see python"),
+        (
+            "distill --tmep 4",
+            "kdflow distill: unrecognized arguments: --tmep 4; did you mean --temp? (see python",
+        ),
+        (
+            "distill --image-size=4",
+            "unrecognized arguments: --image-size=4; did you mean --image_size?",
+        ),
+        ("distill --xyz 4", "kdflow distill: unrecognized arguments: --xyz 4 (see python"),
         ("distill --tem 4", "unrecognized arguments: --tem 4"),
         ("distill --temp", "argument --temp: expected one argument"),
         ("distill --student giant", "kdflow distill: student: expected 'vgg', 'fast', 'student'"),

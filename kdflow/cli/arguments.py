@@ -1,6 +1,7 @@
 """Flags made from a config's fields, and errors of one line."""
 
 import argparse
+import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ class OneLineParser(argparse.ArgumentParser):
         given = _with_values_attached(sys.argv[1:] if args is None else args)
         parsed, unknown = super().parse_known_args(given, namespace)
         if unknown:  # a sub-command's parser would leave them to the one above
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            flag = unknown[0].partition("=")[0].replace("-", "_").replace("__", "--", 1)
+            near = difflib.get_close_matches(flag, self._option_string_actions, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:

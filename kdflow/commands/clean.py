@@ -72,7 +72,9 @@ def run(config: CleanConfig) -> None:
     from kdflow.cache import cache_folder
 
     root, freed, newer = cache_folder(), 0, 0
+    found = False
     for left in left_over(root):
+        found = True
         if left.age < config.older_than:
             newer += 1
             continue
@@ -90,6 +92,8 @@ def run(config: CleanConfig) -> None:
             f"clean: {newer} more, changed within the last {config.older_than:g} days"
             " (--older_than 0 shows them)"
         )
+    if not found:
+        print(f"clean: nothing is left over in {root}")
     if config.end_runs_of != "none":
         from kdflow.tracking import runs, store
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from kdflow.commands.command import Command, CommandConfig, check_square
-from kdflow.errors import KdflowError, about
+from kdflow.errors import KdflowError, about, reason
 
 PAGE = Path(__file__).parent / "browser"
 
@@ -88,7 +88,10 @@ def _manifest(source: Path) -> dict[str, Any]:
         _, height, width, channels = manifest["pixels"]["shape"]
         why = "; ".join(manifest["not_made"].values()) or "it was made with onnx=false"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise KdflowError(f"expected {MANIFEST} and {FILES} in {source}, got {error!r}") from error
+        raise KdflowError(
+            f"expected {MANIFEST} and {FILES} in {source}, got {type(error).__name__}:"
+            f" {reason(error)}"
+        ) from error
     if not files:
         raise KdflowError(f"expected ONNX files, which browsers run, got none: {why}")
     check_square((height, width, channels))

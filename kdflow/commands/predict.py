@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kdflow.cache import replacing
 from kdflow.commands.command import Command, CommandConfig, check_square
@@ -39,7 +39,6 @@ class PredictConfig(CommandConfig):
     images: str = Field(min_length=1, description="an image file, or a folder of images")
     output: str = Field(
         "predictions.csv",
-        pattern=r"\.csv$",
         description="the CSV file to write, with the columns path, class, probability; the page is"
         " written beside it as .html",
     )
@@ -51,6 +50,13 @@ class PredictConfig(CommandConfig):
     skip_bad: bool = Field(
         False, description="leave out files that are not images (true), or refuse them (false)"
     )
+
+    @field_validator("output")
+    @classmethod
+    def _check_suffix(cls, output: str) -> str:
+        if not output.endswith(".csv"):
+            raise ValueError("expected a name that ends in .csv")
+        return output
 
 
 class Prediction(NamedTuple):

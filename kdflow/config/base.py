@@ -104,7 +104,7 @@ class Config(BaseModel):
         ge=0.01,
         le=0.9,
         description="of a folder of photos without train/ and test/: share of each class that is"
-        " kept for testing, always the same photos",
+        " kept for testing, the same photos as long as none is added or removed",
         json_schema_extra={"neutral": DEFAULT_TEST_SHARE},
     )
     skip_bad: bool = Field(
@@ -224,7 +224,7 @@ def first_problem(error: ValidationError) -> str:
         return f"{name}: no value given"
     if problem["type"] == "extra_forbidden":
         return f"{name}: no such parameter"
-    expected = problem["msg"]
+    expected = problem["msg"].partition(", unable to parse")[0]
     for opening in ("Value error, ", "Input should be ", "String should have "):
         expected = expected.removeprefix(opening)
     return f"{name}: expected {expected.removeprefix('expected ')}, got {problem['input']!r}"

@@ -33,7 +33,8 @@ class OwnModelConfig(Config):
     )
     allow_weak_teacher: bool = Field(
         False,
-        description="accept a model whose accuracy is no better than chance",
+        description="accept a model whose accuracy is no better than chance, or is better with"
+        " other pixels",
         json_schema_extra=HOW_TO_RUN,
     )
 

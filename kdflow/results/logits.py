@@ -11,10 +11,15 @@ from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, UnfitError
 from kdflow.evaluate.chance import against_chance
-from kdflow.naming import named_by_hash
+from kdflow.naming import is_hash, named_by_hash
 from kdflow.needs import LogitsOf, Lookup, ModelOf
 from kdflow.results import models
-from kdflow.results.own_model import chance_level_error, check_pixels, is_own_model
+from kdflow.results.own_model import (
+    chance_level_error,
+    check_pixels,
+    is_own_model,
+    warn_of_other_order,
+)
 from kdflow.results.records import TeacherLogits, remark
 from kdflow.tags import (
     AVERAGED_TAG,
@@ -125,10 +130,13 @@ def _check_against_chance(taught: TeacherLogits, need: LogitsOf, dataset: Datase
     """Refuse a teacher that is no better than chance on the training images."""
     if need.reading.allow_weak:
         return
-    result = against_chance(taught.logits.train[0].argmax(axis=-1), dataset.y_train)
+    predicted, name = taught.logits.train[0].argmax(axis=-1), taught.logits.manifest.network
+    result = against_chance(predicted, dataset.y_train)
     if not result.is_better:
         causes = "it has not learnt, or its logits are of other images, classes or another order"
-        raise chance_level_error(result, taught.logits.manifest.network, causes)
+        raise chance_level_error(result, name, causes)
+    if is_hash(taught.source):
+        warn_of_other_order(name, predicted, dataset.y_train, dataset)
 
 
 def _check_holdout(trained_with: float | None, holdout: float) -> None:
@@ -136,7 +144,7 @@ def _check_holdout(trained_with: float | None, holdout: float) -> None:
     if trained_with is None:
         print(
             "logits: the manifest does not state the teacher's holdout; if the teacher was trained"
-            " on the validation images, validation accuracy is not reliable"
+            " on validation or test images, its accuracy there, and the student's, is not reliable"
         )
     elif holdout and trained_with != holdout:
         raise UnfitError(

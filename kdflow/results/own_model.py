@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,7 +15,12 @@ from kdflow.artifacts import logits
 from kdflow.config.own_teacher import Reading
 from kdflow.dataset import SPLIT_SEED, Dataset
 from kdflow.errors import KdflowError, reason
-from kdflow.evaluate.chance import AgainstChance, against_chance
+from kdflow.evaluate.chance import (
+    AgainstChance,
+    against_chance,
+    is_clearly_better,
+    other_class_order,
+)
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.naming import named_by_hash
@@ -23,6 +29,12 @@ from kdflow.tracking import artifacts
 
 TRIED_IMAGES = 100
 SAMPLED_IMAGES = 500
+SOUND = 0.95  # with this accuracy the pixels are not in doubt
+MOST_NAMED = 10  # classes in a message
+ONE_OUTPUT = (
+    "; of one output p for two classes, write the probabilities 1 - p and p to a folder and read it"
+    " with values=probabilities (docs/teachers.md#logits-from-another-framework)"
+)
 CONVERT = "docs/teachers.md#logits-from-another-framework says how to write its logits"
 
 
@@ -65,11 +77,13 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
     plain = adapt.from_pixels(model, reading.pixels)
     _check_outputs(plain, source, dataset)
     if not reading.allow_weak:
-        _check_against_chance(plain, model, source, dataset, reading.pixels)
+        _check_accuracy(plain, model, source, dataset, reading.pixels)
     weights_sha256 = network.weights_sha256(plain)
     # another network with these weights is another teacher
     described = f"{weights_sha256} {network.architecture_sha256(plain)}"
     digest = hashlib.sha256(described.encode()).hexdigest()
+    if adapt.is_unnamed(plain) and source.endswith(MODEL_FILES):
+        plain.name = Path(source).stem
     return TrainedModel(named_by_hash(digest), plain, weights_sha256, None, source)
 
 
@@ -108,6 +122,7 @@ def _check_outputs(model: keras.Model, source: str, dataset: Dataset) -> None:
         raise KdflowError(
             f"expected a network that gives {dataset.classes} logits per image, got {source}, which"
             f" gives the shape {outputs.shape} for {len(outputs)} images"
+            + (ONE_OUTPUT if outputs.shape[1:] == (1,) and dataset.classes == 2 else "")
         )
     if not np.isfinite(outputs).all():
         raise KdflowError(
@@ -119,36 +134,81 @@ def _check_outputs(model: keras.Model, source: str, dataset: Dataset) -> None:
             " has no softmax at its end that could be removed; write the probabilities to a folder"
             " and read it with values=probabilities"
         )
+    if adapt.ends_in_sigmoid(model):
+        raise KdflowError(
+            f"expected a network that gives logits, got {source}, which ends in a sigmoid; let it"
+            " end in its logits, without an activation"
+        )
 
 
-def _check_against_chance(
+def _check_accuracy(
     plain: keras.Model, model: keras.Model, source: str, dataset: Dataset, pixels: PixelRange
 ) -> None:
-    """Refuse a model that is no better than chance on the training images: first on a sample, and
-    if that does not show it, on all of them.
+    """Refuse a model that is no better than chance on the training images, or clearly better with
+    other pixels: on a sample, and if that does not show it better than chance, on all of them.
 
     Args:
         plain: from pixels 0..255, as `pixels` has it.
         model: from the pixels that it expects.
     """
     sampled = _sampled(dataset, SAMPLED_IMAGES)
-    if _compared(plain, dataset, sampled).is_better:
+    labels = dataset.y_train[sampled]
+    predicted = _predicted(plain, dataset, sampled)
+    right = predicted == labels
+    if right.mean() > SOUND:
         return
-    result = _compared(plain, dataset, np.arange(len(dataset.y_train)))
-    if result.is_better:
-        return
-    others = []
-    for other in PIXEL_RANGES:
-        if other != pixels and not (other == "imagenet" and dataset.image_shape[-1] != 3):
-            read_so = _compared(adapt.from_pixels(model, other), dataset, sampled)
-            others.append(f"{read_so.accuracy:.4f} with {other}")
-    raise chance_level_error(
-        result,
-        source,
-        "the pixels that it expects (on a sample of the images its accuracy is"
-        f" {', '.join(others)}; set the parameter pixels), classes in another order, or other"
-        " images than it was trained on",
-    )
+    ranges = [it for it in PIXEL_RANGES if it != "imagenet" or dataset.image_shape[-1] == 3]
+    others = {
+        other: _predicted(adapt.from_pixels(model, other), dataset, sampled) == labels
+        for other in ranges
+        if other != pixels
+    }
+    best = max(others, key=lambda other: others[other].mean())
+    if is_clearly_better(others[best], right):
+        raise KdflowError(
+            f"pixels: expected the range that {source} was trained with, got {pixels}: on"
+            f" {len(sampled)} training images its accuracy is {right.mean():.4f} with it, and"
+            f" {others[best].mean():.4f} with {best}; set pixels={best}"
+            " (allow_weak_teacher=true accepts it)"
+        )
+    result = against_chance(predicted, labels)
+    if not result.is_better:
+        every = np.arange(len(dataset.y_train))
+        result = against_chance(_predicted(plain, dataset, every), dataset.y_train)
+    if not result.is_better:
+        found = ", ".join(f"{it.mean():.4f} with {other}" for other, it in others.items())
+        raise chance_level_error(
+            result,
+            source,
+            f"the pixels that it expects (on a sample of the images its accuracy is {found}; set"
+            " the parameter pixels), classes in another order, or other images than it was trained"
+            " on",
+        )
+    warn_of_other_order(source, predicted, labels, dataset)
+
+
+def warn_of_other_order(
+    source: str, predicted: np.ndarray, labels: np.ndarray, dataset: Dataset
+) -> None:
+    """Say so if another order of the classes fits the predictions better.
+
+    Args:
+        source: whose they are, for the message.
+        predicted, labels: (images,) integers.
+    """
+    other = other_class_order(predicted, labels, dataset.classes)
+    if other:
+        moved = [
+            f"output {index} fits {dataset.class_names[label]}"
+            for index, label in enumerate(other.classes)
+            if index != label
+        ]
+        print(
+            f"{source}: its outputs seem to be in another order than the classes"
+            f" ({', '.join(dataset.class_names[:MOST_NAMED])}): {', '.join(moved[:MOST_NAMED])}."
+            f" In that order its accuracy is {other.other_accuracy:.4f}, as given"
+            f" {other.accuracy:.4f}"
+        )
 
 
 def _sampled(dataset: Dataset, count: int) -> np.ndarray:
@@ -158,9 +218,9 @@ def _sampled(dataset: Dataset, count: int) -> np.ndarray:
     return np.sort(rng.choice(images, min(count, images), replace=False))
 
 
-def _compared(model: keras.Model, dataset: Dataset, indices: np.ndarray) -> AgainstChance:
-    predicted = predict_logits(model, dataset.x_train, indices).argmax(axis=-1)
-    return against_chance(predicted, dataset.y_train[indices])
+def _predicted(model: keras.Model, dataset: Dataset, indices: np.ndarray) -> np.ndarray:
+    predicted: np.ndarray = predict_logits(model, dataset.x_train, indices).argmax(axis=-1)
+    return predicted
 
 
 def chance_level_error(result: AgainstChance, source: str, causes: str) -> KdflowError:

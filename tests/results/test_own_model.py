@@ -1,6 +1,7 @@
 """Models and logits that kdflow did not make."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -14,6 +15,7 @@ from kdflow.artifacts import logits
 from kdflow.catalogue.datasets.npz import load_npz
 from kdflow.config.own_teacher import Reading
 from kdflow.dataset import ARRAYS, Dataset
+from kdflow.errors import KdflowError
 from kdflow.network import weights_sha256
 from kdflow.results import own_model
 from kdflow.steps.run import load
@@ -104,6 +106,15 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
             network(dense(3), keras.layers.Softmax(), keras.layers.Rescaling(1.0)),
             "gives probabilities",
         ),
+        "sigmoid.keras": (network(dense(3, "sigmoid")), "which ends in a sigmoid"),
+        "nested.keras": (
+            network(
+                keras.Sequential(
+                    [keras.Input((192,)), dense(3), keras.layers.Activation("sigmoid")]
+                )
+            ),
+            "which ends in a sigmoid",
+        ),
         "weak.keras": (network(dense(3, kernel_initializer="zeros")), "better than chance"),
         "four.keras": (network(dense(4)), r"3 logits per image, .*gives the shape \(30, 4\)"),
         "large.keras": (network(dense(3), shape=(9, 9, 3)), r"takes images of shape \(8, 8, 3\)"),
@@ -164,3 +175,58 @@ def test_what_names_a_model_is_its_weights_and_what_it_computes_with_them(
     assert len({model.digest for model in read}) == 4
     again = own_model.read("own.keras", dataset, Reading(allow_weak=True))
     assert again.digest == again.source == read[0].digest
+
+
+CLASSES = 5
+
+
+def by_brightness() -> Dataset:
+    """Images of five classes, from dark to bright."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, 390).astype(np.uint8)
+    images = (rng.integers(0, 50, (390, 4, 4, 1)) + 50 * labels[:, None, None, None]).astype(
+        "uint8"
+    )
+    parts = images[:300], labels[:300], images[300:], labels[300:]
+    return Dataset("brightness", *parts, tuple("abcde"))
+
+
+def of_brightness(scale: float, order: Sequence[int]) -> keras.Model:
+    """A model of pixels from 0 to `scale`: the class with the mean pixel that is nearest to the
+    image's."""
+    means = (25 + 50 * np.arange(CLASSES)) / 255 * scale
+    images = keras.Input((4, 4, 1))
+    layer = keras.layers.Dense(CLASSES)
+    outputs = layer(keras.layers.GlobalAveragePooling2D()(images))
+    # -(x - mean)^2 without x^2, which is the same for all classes
+    layer.set_weights([2 * means[order][np.newaxis], -(means[order] ** 2)])
+    return keras.Model(images, outputs)
+
+
+def test_pixels_of_another_range_than_the_model_was_trained_on_are_refused() -> None:
+    """It is better than chance with them, and would teach wrong logits."""
+    dataset = by_brightness()
+    of_brightness(1, range(CLASSES)).save("own.keras")
+    assert own_model.read("own.keras", dataset, Reading("0..1")).network.name == "own"
+    expected = (
+        "pixels: expected the range that own.keras was trained with, got -1..1: on 300 training"
+    )
+    with pytest.raises(KdflowError, match=f"^{expected} .* and 1.0000 with 0..1; set pixels=0..1"):
+        own_model.read("own.keras", dataset, Reading("-1..1"))
+    own_model.read("own.keras", dataset, Reading("-1..1", allow_weak=True))
+
+
+def test_outputs_in_another_order_than_the_classes_are_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    of_brightness(255, [0, 2, 1, 3, 4]).save("swapped.keras")
+    own_model.read("swapped.keras", by_brightness(), Reading())
+    shown = capsys.readouterr().out
+    assert (
+        "swapped.keras: its outputs seem to be in another order than the classes (a, b, c, d, e)"
+        in shown
+    )
+    assert (
+        "output 1 fits c, output 2 fits b. In that order its accuracy is 1.0000, as given 0.6"
+        in shown
+    )

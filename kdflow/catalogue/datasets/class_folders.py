@@ -116,5 +116,15 @@ def check_classes(root: Path, labels: Mapping[str, list[str]], photos: list[Phot
             if (split, label) not in filled:
                 raise KdflowError(
                     "dataset: expected images in every class folder, got none in"
-                    f" {root / split / label}"
+                    f" {root / split / label}{_why_none(root / split / label, names)}"
                 )
+
+
+def _why_none(folder: Path, names: list[str]) -> str:
+    """What may be wrong with a class folder without images, as the end of a sentence."""
+    below = [found.name for found in _entries(folder)[0]]
+    if any(name.lower().startswith((TRAIN, *TESTS)) for name in names):
+        return "; only folders called train beside test or val are read as splits: rename yours"
+    if below:
+        return f", only the folder {below[0]}: move its images up"
+    return ""

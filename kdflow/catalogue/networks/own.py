@@ -27,7 +27,6 @@ FORMS = "x.keras, x.py:function or applications:MobileNetV3Small"
 RECIPE = Recipe("adam", 0.001, 64, 30)
 
 APPLICATIONS = "applications:"
-UNNAMED = re.compile(r"(functional|sequential)(_\d+)?")  # as Keras calls a model without a name
 PYTHON_FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
 
 
@@ -168,7 +167,7 @@ def result_of_function(path: Path, function: str, spec: Spec) -> Any:
             network = build(spec.image_shape, spec.classes)
         except Exception as error:  # the user's code
             raise _failed(path, error) from error
-    if isinstance(network, keras.Model) and UNNAMED.fullmatch(network.name):
+    if isinstance(network, keras.Model) and adapt.is_unnamed(network):
         network.name = function
     return network
 
