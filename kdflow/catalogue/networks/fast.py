@@ -86,7 +86,7 @@ WHITENED = Network(
     "whitened",
     "a student like `fast`, of one size for all images",
     whitened,
-    FAST.recipe,
+    Recipe("speedrun", 0.19, 512, 40, "triangular", augment=18),
     recipes=FAST.recipes,
     feature_layer="norm2_2_gelu",
     smallest_side=2,
