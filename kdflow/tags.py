@@ -6,7 +6,7 @@ KEY_TAG = "kdflow.key"
 CODE_TAG = "kdflow.code_sha256"
 HARDWARE_TAG = "kdflow.hardware"
 ASKED_BY_TAG = "kdflow.asked_by"
-PARENT_TAG = "mlflow.parentRunId"  # MLflow's own
+PARENT = "mlflow.parentRunId"  # a tag of MLflow's own
 PLAN_ONLY_TAG = "kdflow.plan_only"
 RESUMED_FROM_TAG = "kdflow.resumed_from"
 

@@ -16,7 +16,7 @@ from kdflow.errors import KdflowError, about, is_disk_full
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.steps.origin import origin, upstream_needs
-from kdflow.tags import DATASET_DIGEST_TAG, PARENT_TAG, STEP_TAG, VERDICT_TAG, WEIGHTS_TAG
+from kdflow.tags import DATASET_DIGEST_TAG, PARENT, STEP_TAG, VERDICT_TAG, WEIGHTS_TAG
 
 if TYPE_CHECKING:
     import keras
@@ -73,7 +73,7 @@ def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
         for run in finished("distill")
         if WEIGHTS_TAG in run.tags
         and run.holdout == config.holdout
-        and run.tags.get(PARENT_TAG) in parents
+        and run.tags.get(PARENT) in parents
     ]
     if not runs:
         raise KdflowError(

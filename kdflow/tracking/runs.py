@@ -26,7 +26,7 @@ from kdflow.tags import (
     ENDED_TAG,
     HEARTBEAT_TAG,
     HOST_TAG,
-    PARENT_TAG,
+    PARENT,
     PLAN_ONLY_TAG,
     STEP_TAG,
 )
@@ -75,7 +75,7 @@ def open_run(
     if outer is None:
         run_id = _joined(name, tags) or _created(experiment.chosen_id(), name, tags)
     else:
-        related = {PARENT_TAG: parent} if parent else {ASKED_BY_TAG: outer.run_id}
+        related = {PARENT: parent} if parent else {ASKED_BY_TAG: outer.run_id}
         all_tags = {**tags, **related, **outer.tags}
         run_id = _created(experiment_of(outer.run_id), name, all_tags)
     with _until_ended(_with_journal(run_id)) as run:
@@ -108,7 +108,7 @@ def resumed(run_id: str, parent: str | None) -> Iterator[Run]:
     _set_running(run_id)
     with _until_ended(_with_journal(run_id, logged)) as run:
         if parent:
-            run.set_tags({PARENT_TAG: parent})
+            run.set_tags({PARENT: parent})
         yield run
 
 
@@ -289,7 +289,7 @@ def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
     has ended, and what they had open themselves."""
     client = mlflow.MlflowClient()
     running = search(
-        f"tags.`{PARENT_TAG}` = '{parent}' and attributes.status = '{RUNNING}'",
+        f"tags.`{PARENT}` = '{parent}' and attributes.status = '{RUNNING}'",
         client.get_run(parent).info.experiment_id,
     )
     for run in running:

@@ -150,7 +150,10 @@ def test_photos_in_both_splits_are_counted_every_time(
     shutil.copy(split_photos / "train/ash/0-0.png", split_photos / "test/ash/again.png")
     for _ in range(2):
         load(split_photos)
-        assert "1 of 7 test images are training images too" in capsys.readouterr().out
+        assert (
+            "1 of 7 test images are byte for byte the same as training images"
+            in capsys.readouterr().out
+        )
 
 
 # --- what is refused ----------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def test_other_settings_are_refused(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--register a/b", "register: expected a name without / and :, got 'a/b'"),
+        ("--register a/b", "register: expected a name without / or :, got 'a/b'"),
         ("--promote true", "promote: expected false without register=name, got 'true'"),
         ("--margin -1", "margin: expected greater than or equal to 0, got '-1'"),
         ("--serve int4", "serve: expected 'int8', 'float16' or 'float32', got 'int4'"),
