@@ -166,10 +166,9 @@ def _check_accuracy(
     best = max(others, key=lambda other: others[other].mean())
     if is_clearly_better(others[best], right):
         raise KdflowError(
-            f"pixels: expected the range that {source} was trained with, got {pixels}: on"
-            f" {len(sampled)} training images its accuracy is {right.mean():.4f} with it, and"
-            f" {others[best].mean():.4f} with {best}; set pixels={best}"
-            " (allow_weak_teacher=true accepts it)"
+            f"expected a model of pixels {pixels}, got {source}, whose accuracy on {len(sampled)}"
+            f" training images is {right.mean():.4f} with these and {others[best].mean():.4f} with"
+            f" {best}; set pixels={best} (allow_weak_teacher=true accepts it as it is)"
         )
     result = against_chance(predicted, labels)
     if not result.is_better:

@@ -132,8 +132,8 @@ def inside(run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
 
 
 def _with_journal(run_id: str, logged: Mapping[str, int] | None = None) -> Run:
-    """A run that is RUNNING in the store, as this process logs to it; it ends as FAILED if the
-    cache has no room for its journal."""
+    """A run that the store has as RUNNING, for this process to log to. If the cache has no room for
+    the run's journal, the run ends as FAILED."""
     try:
         return Run(run_id, logged)
     except BaseException:

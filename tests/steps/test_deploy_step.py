@@ -159,7 +159,7 @@ def test_a_second_version_is_promoted_if_it_is_shown_to_be_no_worse(
     flags = ["--serve", "float32", "--register", "digits-student", "--promote", "true"]
     (run,) = made_by([*DEPLOY, *MIN_PER_CLASS, *flags])
     shown = capsys.readouterr().out
-    assert "promoted to champion: SAME against the champion, digits-student version 1: " in shown
+    assert "verdict against the champion, digits-student version 1: SAME, " in shown
     model = registered().get_registered_model("digits-student")
     assert model.aliases == {"candidate": 2, "champion": 2}
     assert run.data.tags["kdflow.promoted"] == "true"
