@@ -208,9 +208,7 @@ def test_pixels_of_another_range_than_the_model_was_trained_on_are_refused() -> 
     dataset = by_brightness()
     of_brightness(1, range(CLASSES)).save("own.keras")
     assert own_model.read("own.keras", dataset, Reading("0..1")).network.name == "own"
-    expected = (
-        "pixels: expected the range that own.keras was trained with, got -1..1: on 300 training"
-    )
+    expected = "expected a model of pixels -1..1, got own.keras, whose accuracy on 300 training"
     with pytest.raises(KdflowError, match=f"^{expected} .* and 1.0000 with 0..1; set pixels=0..1"):
         own_model.read("own.keras", dataset, Reading("-1..1"))
     own_model.read("own.keras", dataset, Reading("-1..1", allow_weak=True))
