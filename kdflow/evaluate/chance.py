@@ -5,6 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix
+
+from kdflow.evaluate.paired import compare_paired
 
 SIGNIFICANT = 0.001
 
@@ -42,17 +45,14 @@ def against_chance(predicted: np.ndarray, labels: np.ndarray) -> AgainstChance:
 
 
 def is_clearly_better(other: np.ndarray, given: np.ndarray) -> bool:
-    """Whether other predictions of the same images are right more often: a one-sided exact McNemar
-    test.
+    """Whether other predictions of the same images are right more often, by the exact test of
+    McNemar 1947.
 
     Args:
         other, given: (images,) booleans, whether each prediction is right.
     """
-    gained, lost = int((other & ~given).sum()), int((given & ~other).sum())
-    if gained <= lost:
-        return False
-    test = binomtest(gained, gained + lost, 0.5, alternative="greater")
-    return bool(test.pvalue < SIGNIFICANT)
+    paired = compare_paired(other, given, margin=0)
+    return paired.difference > 0 and paired.p_value < 2 * SIGNIFICANT  # it is two-sided
 
 
 class OtherOrder(NamedTuple):
@@ -80,8 +80,7 @@ def other_class_order(predicted: np.ndarray, labels: np.ndarray, classes: int) -
     """
     shuffled = np.random.default_rng(0).permutation(len(labels))
     found_on, tested_on = shuffled[::2], shuffled[1::2]
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (predicted[found_on], labels[found_on]), 1)
+    counts = confusion_matrix(predicted[found_on], labels[found_on], labels=range(classes))
     _, order = linear_sum_assignment(counts, maximize=True)
     right = predicted[tested_on] == labels[tested_on]
     other = order[predicted[tested_on]] == labels[tested_on]

@@ -155,7 +155,8 @@ def _check_accuracy(
     labels = dataset.y_train[sampled]
     predicted = _predicted(plain, dataset, sampled)
     right = predicted == labels
-    if right.mean() > SOUND:
+    result = against_chance(predicted, labels)
+    if result.is_better and result.accuracy > SOUND:
         return
     ranges = [it for it in PIXEL_RANGES if it != "imagenet" or dataset.image_shape[-1] == 3]
     others = {
@@ -167,10 +168,9 @@ def _check_accuracy(
     if is_clearly_better(others[best], right):
         raise KdflowError(
             f"expected a model of pixels {pixels}, got {source}, whose accuracy on {len(sampled)}"
-            f" training images is {right.mean():.4f} with these and {others[best].mean():.4f} with"
-            f" {best}; set pixels={best} (allow_weak_teacher=true accepts it as it is)"
+            f" training images is {result.accuracy:.4f} with these and {others[best].mean():.4f}"
+            f" with {best}; set pixels={best} (allow_weak_teacher=true accepts it as it is)"
         )
-    result = against_chance(predicted, labels)
     if not result.is_better:
         every = np.arange(len(dataset.y_train))
         result = against_chance(_predicted(plain, dataset, every), dataset.y_train)

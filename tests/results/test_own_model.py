@@ -214,6 +214,17 @@ def test_pixels_of_another_range_than_the_model_was_trained_on_are_refused() -> 
     own_model.read("own.keras", dataset, Reading("-1..1", allow_weak=True))
 
 
+def test_a_constant_is_refused_however_often_it_is_right() -> None:
+    labels = np.repeat([0, 1], [98, 2]).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 1), np.uint8)
+    dataset = Dataset("unbalanced", images, labels, images, labels, ("usual", "rare"))
+    constant = network(keras.layers.Dense(2), shape=(4, 4, 1))
+    constant.layers[-1].set_weights([np.zeros((16, 2)), np.array([1, -1])])
+    constant.save("constant.keras")
+    with pytest.raises(KdflowError, match=r"better than chance, got constant.keras .* 0\.9800"):
+        own_model.read("constant.keras", dataset, Reading())
+
+
 def test_outputs_in_another_order_than_the_classes_are_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -183,6 +183,15 @@ def test_artifacts_hold_what_was_logged(tiny: Dataset) -> None:
     assert read_json(get_run(run.run_id), "config.json") == {"temp": 8.0}
 
 
+def status_of_the_run_called(name: str) -> str:
+    (run,) = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"attributes.run_name = '{name}'",
+        output_format="list",
+    )
+    return str(run.info.status)
+
+
 def test_a_run_without_room_for_its_journal_has_failed(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,12 +203,7 @@ def test_a_run_without_room_for_its_journal_has_failed(
     monkeypatch.setattr(journal, "new", full)
     with pytest.raises(NoRoomError), open_run("no room", "teacher", tiny, {}):
         raise AssertionError("opened")
-    (run,) = mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string="attributes.run_name = 'no room'",
-        output_format="list",
-    )
-    assert run.info.status == "FAILED"
+    assert status_of_the_run_called("no room") == "FAILED"
 
 
 def test_an_interrupt_while_the_run_is_opened_ends_it(
@@ -211,9 +215,4 @@ def test_an_interrupt_while_the_run_is_opened_ends_it(
     monkeypatch.setattr(saved_views, "add", interrupt)
     with pytest.raises(KeyboardInterrupt), open_run("interrupted", "teacher", tiny, {}):
         raise AssertionError("opened")
-    (run,) = mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string="attributes.run_name = 'interrupted'",
-        output_format="list",
-    )
-    assert run.info.status == "KILLED"
+    assert status_of_the_run_called("interrupted") == "KILLED"
