@@ -107,7 +107,7 @@ def test_a_trial_that_another_process_has_marked_failed_stops_and_its_retry_coun
     report = optuna.Trial.report
 
     def marked_failed_first(trial: optuna.Trial, value: float, step: int) -> None:
-        if trial.number == 0:  # its heartbeats were missed, say on a laptop that was asleep
+        if trial.number == 0:  # its heartbeats were missing, say on a laptop that was asleep
             trial.storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
             study = trial.study
             trial_queue.retry(study, study.trials[0], crashed=True)
@@ -115,7 +115,7 @@ def test_a_trial_that_another_process_has_marked_failed_stops_and_its_retry_coun
 
     monkeypatch.setattr(optuna.Trial, "report", marked_failed_first)
     assert sweep("notebook_grid", *flags, "--trials", "2") == 0
-    assert "stopped, as its heartbeats were missed and it is retried, after 1 of 2 epochs" in (
+    assert "stopped after 1 of 2 epochs: its heartbeats were missing, so that it is retried" in (
         capsys.readouterr().out
     )
     study = study_named(name)
