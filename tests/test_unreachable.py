@@ -98,7 +98,7 @@ def test_a_step_stops_in_one_line_where_what_it_needs_cannot_be_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = [run.info.run_id for run in runs()]
-    artifacts._downloaded.cache_clear()
+    artifacts.downloaded.cache_clear()
     with pytest.MonkeyPatch.context() as monkeypatch:
         breaks(monkeypatch)
         assert main(argv) == 1

@@ -6,12 +6,15 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from kdflow.commands.command import Command, CommandConfig, check_square
-from kdflow.errors import KdflowError, about, reason
+from kdflow.errors import KdflowError, about
+
+if TYPE_CHECKING:
+    from kdflow.commands.deployment import Deployment
 
 PAGE = Path(__file__).parent / "browser"
 
@@ -36,8 +39,7 @@ def run(config: DemoConfig) -> None:
     if output.exists():
         raise KdflowError(f"output: expected a path that does not exist yet, got {output}")
     with about("run"):
-        source = _artifacts(config.run)
-        manifest = _manifest(source)
+        deployment = _onnx_files(_artifacts(config.run))
     with about("runtime"):
         runtime = browser.fetched()
     try:
@@ -46,11 +48,11 @@ def run(config: DemoConfig) -> None:
             made = Path(temporary) / "demo"
             shutil.copytree(PAGE, made)
             browser.unpack(runtime, made)
-            _copy(manifest, source, made)
+            _copy(deployment, made)
             made.replace(output)
     except OSError as error:
         raise KdflowError(f"output: expected a folder that can be made, got {error}") from error
-    names = ", ".join(manifest["files"])
+    names = ", ".join(deployment.paths)
     print(f"demo: {names} in {output}; serve it with: python -m http.server -d {output}")
 
 
@@ -69,42 +71,33 @@ def _artifacts(source: str) -> Path:
     return folder(found)
 
 
-def _manifest(source: Path) -> dict[str, Any]:
-    """`deploy.json`, of the ONNX files alone.
+def _onnx_files(folder: Path) -> Deployment:
+    """The ONNX files of a deployment.
 
     Raises:
         KdflowError: there are none, one is damaged, or the page cannot make their pixels.
     """
-    from kdflow.deploy.manifest import FILES, MANIFEST, sha256
+    from kdflow.commands.deployment import read
+    from kdflow.deploy.manifest import FILES
 
-    try:
-        manifest: dict[str, Any] = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-        files = {name: it for name, it in manifest["files"].items() if name.endswith(".onnx")}
-        for name, described in files.items():
-            if (found := sha256(source / FILES / name)) != described["sha256"]:
-                raise KdflowError(
-                    f"expected {name} with SHA-256 {described['sha256']}, got {found}"
-                )
-        _, height, width, channels = manifest["pixels"]["shape"]
-        why = "; ".join(manifest["not_made"].values()) or "it was made with onnx=false"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise KdflowError(
-            f"expected {MANIFEST} and {FILES} in {source}, got {type(error).__name__}:"
-            f" {reason(error)}"
-        ) from error
-    if not files:
+    found = read(folder, folder / FILES, lambda name: name.endswith(".onnx"))
+    if not found.paths:
+        why = (
+            "; ".join(found.manifest.get("not_made", {}).values()) or "it was made with onnx=false"
+        )
         raise KdflowError(f"expected ONNX files, which browsers run, got none: {why}")
-    check_square((height, width, channels))
-    return manifest | {"files": files}
+    check_square(found.image_shape)
+    return found
 
 
-def _copy(manifest: dict[str, Any], source: Path, folder: Path) -> None:
+def _copy(deployment: Deployment, folder: Path) -> None:
     from kdflow.deploy.manifest import FILES, MANIFEST
 
     (folder / FILES).mkdir()
-    for name in manifest["files"]:
-        shutil.copyfile(source / FILES / name, folder / FILES / name)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    for name, path in deployment.paths.items():
+        shutil.copyfile(path, folder / FILES / name)
+    written = json.dumps(deployment.manifest, indent=2)
+    (folder / MANIFEST).write_text(written, encoding="utf-8")
 
 
 DEMO = Command("demo", DemoConfig, run)

@@ -16,13 +16,11 @@ from pydantic import Field, field_validator
 from kdflow.cache import replacing
 from kdflow.commands.command import Command, CommandConfig, check_square
 from kdflow.errors import KdflowError, about
-from kdflow.model_file import MODEL_FILES
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
 
-    from kdflow.tracking.models import NamedModel
+    from kdflow.commands.classifier import Classifier
 
 AT_A_TIME = 64  # images
 THUMBNAIL, SHOWN = 96, 1000  # pixels; images of the page
@@ -34,7 +32,8 @@ class PredictConfig(CommandConfig):
     model: str = Field(
         min_length=1,
         description="the id of a run that logged a model, or a .keras or .h5 file, runs:/... or"
-        " models:/..., that takes pixels of 0 to 255 and returns logits",
+        " models:/..., that takes pixels of 0 to 255 and returns logits; or what deploy made: the"
+        " id of its run (the served file), or a .tflite or .onnx file beside deploy.json",
     )
     images: str = Field(min_length=1, description="an image file, or a folder of images")
     output: str = Field(
@@ -76,15 +75,12 @@ class Prediction(NamedTuple):
 
 
 def run(config: PredictConfig) -> None:
-    from kdflow.tracking import store
-    from kdflow.tracking.models import find_model
+    from kdflow.commands.classifier import find_classifier
 
     files = _files(Path(config.images))
-    if not config.model.endswith(MODEL_FILES):
-        store.open_store()
     with about("model"):
-        model = find_model(config.model)
-        check_square(model.network.input_shape[1:])
+        model = find_classifier(config.model)
+        check_square(model.image_shape)
     temperature = _temperature(config, model)
     predictions, left_out = [], []
     for part in range(0, len(files), AT_A_TIME):
@@ -119,7 +115,7 @@ def _files(images: Path) -> list[Path]:
     return files
 
 
-def _temperature(config: PredictConfig, model: NamedModel) -> float:
+def _temperature(config: PredictConfig, model: Classifier) -> float:
     """The temperature whose scaled logits have the smallest negative log-likelihood on validation
     images (Guo et al. 2017, section 4.2); 1 unless asked."""
     if not config.calibrate:
@@ -131,7 +127,7 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
         )
     from kdflow.config.base import DATASET_OPTIONS, Config, validated
     from kdflow.dataset import split
-    from kdflow.evaluate.metrics import fitting_temperature, predict_logits
+    from kdflow.evaluate.metrics import fitting_temperature
     from kdflow.steps.run import load
     from kdflow.tracking.artifacts import read_json
 
@@ -149,32 +145,31 @@ def _temperature(config: PredictConfig, model: NamedModel) -> float:
     _, validation = split(dataset.y_train, step.holdout)
     if not len(validation):
         raise KdflowError("calibrate: expected a run with validation images, got one of holdout=0")
-    logits = predict_logits(model.network, dataset.x_train, validation)
+    logits = model.logits(dataset.x_train, validation)
     temperature = fitting_temperature(logits, dataset.y_train[validation])
     print(f"predict: temperature {temperature:.3f}, of {len(validation)} validation images")
     return temperature
 
 
 def _predicted(
-    model: NamedModel, files: Sequence[Path], temperature: float
+    model: Classifier, files: Sequence[Path], temperature: float
 ) -> Iterator[Prediction | str]:
     """What the model says of each file, or why it is not an image."""
     import numpy as np
     from scipy.special import softmax
 
     from kdflow.catalogue.datasets.photo import InvalidImageError
-    from kdflow.evaluate.metrics import predict_logits
 
     read: list[np.ndarray | str] = []
     for file in files:
         try:
-            read.append(_pixels(file, model.network))
+            read.append(_pixels(file, model.image_shape))
         except InvalidImageError as error:
             read.append(f"{file}: {error}")
     images = [pixels for pixels in read if not isinstance(pixels, str)]
     rows = iter(())
     if images:
-        logits = predict_logits(model.network, np.stack(images)).astype(np.float64)
+        logits = model.logits(np.stack(images)).astype(np.float64)
         rows = iter(softmax(logits / temperature, axis=-1))
     for file, pixels in zip(files, read, strict=True):
         if isinstance(pixels, str):
@@ -186,14 +181,18 @@ def _predicted(
         yield Prediction(str(file), label, float(probabilities[best]), _thumbnail(pixels))
 
 
-def _pixels(file: Path, network: keras.Model) -> np.ndarray:
-    """The image as the network takes it: its shorter side resized, its longer one cropped."""
+def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """The image as a network takes it: its shorter side resized, its longer one cropped.
+
+    Args:
+        shape: (height, width, channels).
+    """
     import numpy as np
     from PIL import Image
 
     from kdflow.catalogue.datasets.photo import pixels_of
 
-    _, side, _, channels = network.input_shape
+    side, _, channels = shape
     pixels = pixels_of(file, side)
     if channels == 1:
         return np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]

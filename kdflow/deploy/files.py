@@ -10,6 +10,8 @@ import numpy as np
 
 from kdflow.deploy import litert, onnx_format
 from kdflow.deploy.tensor import Tensor
+from kdflow.evaluate.metrics import batches
+from kdflow.image_file import Pixels
 
 BATCH = 100  # images at a time where only the logits count
 
@@ -52,7 +54,13 @@ def open_file(path: Path, threads: int = 1) -> Runnable:
     return FORMATS[path.suffix].open(path, threads)
 
 
-def all_logits(file: Runnable, images: np.ndarray) -> np.ndarray:
-    """The logits of any number of images, (images, classes) float32."""
-    starts = range(0, len(images), BATCH)
-    return np.concatenate([file.logits(images[start : start + BATCH]) for start in starts])
+def all_logits(file: Runnable, images: Pixels, indices: np.ndarray | None = None) -> np.ndarray:
+    """The logits of any number of images, (m, classes) float32. Only a part of them is copied at a
+    time.
+
+    Args:
+        images: pixels 0 to 255, (n, height, width, channels).
+        indices: (m,), the chosen images; all of them, in their order, if not given.
+    """
+    indices = np.arange(len(images)) if indices is None else indices
+    return np.concatenate([file.logits(images[part]) for part in batches(indices, BATCH)])

@@ -18,6 +18,7 @@ class Judged(NamedTuple):
         class_accuracy: of each class, (classes,); NaN where it has no images.
         confusions: how many images of each class (rows) it takes for each class (columns).
         paired: its accuracy against the network's.
+        against_teacher: its accuracy against that of the network's teacher, if it is known.
     """
 
     accuracy: float
@@ -28,17 +29,28 @@ class Judged(NamedTuple):
     class_accuracy: np.ndarray
     confusions: np.ndarray
     paired: Paired
+    against_teacher: Paired | None = None
 
 
-def judge(logits: np.ndarray, of_network: np.ndarray, labels: np.ndarray, margin: float) -> Judged:
-    """Compare a file's logits with those of the network that it was made of.
+def judge(
+    logits: np.ndarray,
+    of_network: np.ndarray,
+    labels: np.ndarray,
+    margin: float,
+    of_teacher: np.ndarray | None = None,
+) -> Judged:
+    """Compare a file's logits with those of the network that it was made of, and of its teacher.
 
     Args:
-        logits, of_network: (images, classes).
+        logits, of_network, of_teacher: (images, classes).
         labels: (images,) integers.
         margin: the largest loss of accuracy that counts as none, 0 to 1.
     """
-    right, right_before = (each.argmax(axis=1) == labels for each in (logits, of_network))
+
+    def against(others: np.ndarray) -> Paired:
+        right, others_right = (each.argmax(axis=1) == labels for each in (logits, others))
+        return compare_paired(right, others_right, margin)
+
     return Judged(
         metrics.accuracy(logits, labels),
         metrics.nll(logits, labels),
@@ -47,5 +59,6 @@ def judge(logits: np.ndarray, of_network: np.ndarray, labels: np.ndarray, margin
         float(np.abs(logits - of_network).max()),
         metrics.class_accuracies(logits, labels),
         classes.confusions(logits, labels),
-        compare_paired(right, right_before, margin),
+        against(of_network),
+        None if of_teacher is None else against(of_teacher),
     )

@@ -104,7 +104,7 @@ def _described(path: Path, judged: Judged) -> dict[str, Any]:
         output_scale=file.output.scale,
         output_zero_point=file.output.zero_point,
     )
-    paired = judged.paired
+    teacher = judged.against_teacher
     return {
         "format": FORMATS[path.suffix].name,
         "bytes": path.stat().st_size,
@@ -119,7 +119,8 @@ def _described(path: Path, judged: Judged) -> dict[str, Any]:
             "ece": judged.ece,
             "agreement": judged.agreement,
             "largest_difference": judged.largest_difference,
-            "accuracy_difference": paired._asdict(),
+            "accuracy_difference": judged.paired._asdict(),
+            "accuracy_difference_from_teacher": teacher and teacher._asdict(),
         },
     }
 

@@ -28,22 +28,33 @@ class Side(NamedTuple):
     paths: list[Path]
 
 
-def measured(sides: list[Side], dataset: Dataset, margin: float, threads: int) -> list[Row]:
+def measured(
+    sides: list[Side],
+    dataset: Dataset,
+    margin: float,
+    threads: int,
+    teacher_logits: np.ndarray | None = None,
+) -> list[Row]:
     """How accurate each network and each of its files is on the test set, how fast it answers and
     what memory it needs.
 
     Args:
         margin: the largest loss of accuracy that counts as none, 0 to 1.
         threads: how many a file's runtime may use as it is timed; Keras uses its own number.
+        teacher_logits: (test images, classes), where no side is the teacher; None if they are not
+            known.
     """
     judged, answers = {}, {}
+    logits_of = {side.role: predict_logits(side.network, dataset.x_test) for side in sides}
+    of_teacher = logits_of.get("teacher", teacher_logits)
     for side in sides:
-        own = predict_logits(side.network, dataset.x_test)
-        judged[side.role, KERAS] = judge(own, own, dataset.y_test, margin)
+        own = logits_of[side.role]
+        compared = (own, dataset.y_test, margin, of_teacher if side.role == "student" else None)
+        judged[side.role, KERAS] = judge(own, *compared)
         answers[side.role, KERAS] = side.network.predict_on_batch
         for path in side.paths:
             logits = all_logits(open_file(path, os.cpu_count() or 1), dataset.x_test)
-            judged[side.role, path.name] = judge(logits, own, dataset.y_test, margin)
+            judged[side.role, path.name] = judge(logits, *compared)
             answers[side.role, path.name] = open_file(path, threads).logits
     speeds = timing.measure(answers, np.asarray(dataset.x_test[: timing.BATCH]))
     rows = []

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from kdflow.dataset import Dataset
 from kdflow.deploy import browser
-from kdflow.deploy.table import KERAS, Row
+from kdflow.deploy.table import KERAS, Row, against_teacher
 from kdflow.evaluate import plots
 from kdflow.evaluate.compare import WORSE
 from kdflow.evaluate.paired import SAME, Paired
@@ -73,6 +73,7 @@ def page(
         threads=threads,
         networks=[list(group) for _, group in itertools.groupby(rows, lambda row: row.role)],
         verdicts=verdicts,
+        against_teacher=against_teacher(rows, served),
         is_refused=any(verdict == WORSE for verdict, _ in verdicts),
         picture=_picture(picture, "Test accuracy of each file over its size and over its time"),
         confusions=_confusions(own[served], dataset),

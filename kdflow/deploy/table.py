@@ -59,6 +59,11 @@ def _logged(row: Row) -> dict[str, Any]:
         "p_value": paired.p_value,
         "verdict": paired.verdict,
     }
+    teacher = judged.against_teacher
+    against_teacher = {
+        f"teacher_{name}": getattr(teacher, name, np.nan)
+        for name in ("difference", "low", "high", "p_value")
+    }
     return {
         "network": row.network,
         "role": row.role,
@@ -68,6 +73,7 @@ def _logged(row: Row) -> dict[str, Any]:
         "test_nll": judged.nll,
         "test_ece": judged.ece,
         **(compared if row.is_file else dict.fromkeys(compared, np.nan) | {"verdict": ""}),
+        **against_teacher,
         **row.speed._asdict(),
         "peak_memory_mb": row.memory_mb,
     }
@@ -86,6 +92,8 @@ def metrics(rows: Sequence[Row]) -> dict[str, float]:
                     "agreement": row.judged.agreement,
                     "difference": row.judged.paired.difference,
                 }
+            if teacher := row.judged.against_teacher:
+                figures |= {"teacher_difference": teacher.difference}
             prefix = row.what.lower().replace(".", "_")
             named |= {f"{prefix}_{name}": float(value) for name, value in figures.items()}
     return named
@@ -101,6 +109,7 @@ def in_words(rows: Sequence[Row]) -> str:
             "accuracy": f"{row.judged.accuracy:.4f}",
             "against Keras": str(row.judged.paired) if row.is_file else "-",
             "verdict": row.judged.paired.verdict if row.is_file else "-",
+            "against the teacher": str(row.judged.against_teacher or "-"),
             "agrees": f"{row.judged.agreement:.4f}" if row.is_file else "-",
             "ms": f"{row.speed.median_ms:.3f}",
             "p90": f"{row.speed.p90_ms:.3f}",
@@ -110,6 +119,30 @@ def in_words(rows: Sequence[Row]) -> str:
         for row in rows
     )
     return str(shown.to_string(index=False))
+
+
+def against_teacher(rows: Sequence[Row], name: str) -> str:
+    """What the student's file `name` loses of its teacher's accuracy, and what it saves of the
+    teacher's file of that kind, or else its first one, in a sentence; empty if the teacher's
+    answers are not known."""
+    (file,) = (row for row in rows if (row.role, row.what) == ("student", name))
+    paired = file.judged.against_teacher
+    if not paired:
+        return ""
+    points = -100 * paired.difference
+    changes = f"loses {points:.2f}" if points >= 0 else f"gains {-points:.2f}"
+    words = (
+        f"{name} {changes} percentage points of its teacher's accuracy on {paired.images:,} test"
+        f" images, and loses at most {max(0.0, -100 * paired.low):.2f} (95 % confidence)"
+    )
+    files = [row for row in rows if row.role == "teacher" and row.is_file]
+    for other in sorted(files, key=lambda row: row.what != name)[:1]:
+        size, time = other.bytes / file.bytes, other.speed.median_ms / file.speed.median_ms
+        words += (
+            f"; {other.what} of the teacher, {other.network}, has {size:.1f} times as many bytes"
+            f" and takes {time:.1f} times as long for an image"
+        )
+    return words
 
 
 def per_class(rows: Sequence[Row], dataset: Dataset) -> dict[str, list[Any]]:

@@ -44,7 +44,7 @@ def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
     model = ModelOf(source, config.holdout, reading=reading, parameter="model")
     inputs: dict[str, Need] = {"model": model}
     upstream = upstream_needs(source)
-    if config.quantised_epochs and "logits" in upstream:
+    if "logits" in upstream:
         inputs["logits"] = upstream["logits"]
     if config.teacher == "auto" and "teacher" in upstream:
         inputs["teacher"] = upstream["teacher"]
@@ -137,7 +137,8 @@ def run(
             compared = (make.FLOAT32, make.INT8)
             files = make.make(teacher.network, images, _subfolder(folder, "teacher"), compared)
             sides.append(Side("teacher", teacher.network, files.paths))
-        rows = measured(sides, dataset, config.loss, config.threads)
+        known = logits.logits.test[0] if logits and config.teacher == "auto" else None
+        rows = measured(sides, dataset, config.loss, config.threads, known)
         judged = {row.what: row.judged for row in rows if row.role == "student" and row.is_file}
         content = manifest(
             model.network,
@@ -231,6 +232,8 @@ def _log_results(
     metrics = table.metrics(rows)
     run.log(metrics)
     print(f"{heading}:\n{table.in_words(rows)}")
+    if words := table.against_teacher(rows, _served_name(config)):
+        print(words)
     return metrics
 
 

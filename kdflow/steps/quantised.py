@@ -13,10 +13,10 @@ import numpy as np
 from kdflow.config.base import validated
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Dataset, Images, split
-from kdflow.deploy.files import BATCH, open_file
+from kdflow.deploy.files import all_logits, open_file
 from kdflow.deploy.pixels import exportable
 from kdflow.deploy.simulated import simulated
-from kdflow.evaluate.metrics import accuracy, batches, predict_logits
+from kdflow.evaluate.metrics import accuracy, predict_logits
 from kdflow.results.records import TeacherLogits, TrainedModel
 from kdflow.steps import distill
 from kdflow.tracking import artifacts
@@ -74,9 +74,8 @@ def fine_tune_if_worse(
 
     def lost() -> float:
         """How much the file loses, in percentage points."""
-        file = open_file(path)
-        answers = [file.logits(dataset.x_train[part]) for part in batches(indices, BATCH)]
-        return 100 * (before - accuracy(np.concatenate(answers), labels))
+        answers = all_logits(open_file(path), dataset.x_train, indices)
+        return 100 * (before - accuracy(answers, labels))
 
     lost_plain = lost()
     run.log({"quantised_lost_before": lost_plain})

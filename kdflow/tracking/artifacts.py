@@ -118,7 +118,7 @@ def _fetched(uri: str, run: FoundRun, what: str) -> Path:
     listed = mlflow.artifacts.list_artifacts
     if not with_retries(f"{described}: its {what}", lambda: listed(artifact_uri=uri)):
         raise UnfitError(f"{described} has no {what}")
-    return with_retries(f"{described}: its {what}", lambda: _downloaded(uri))
+    return with_retries(f"{described}: its {what}", lambda: downloaded(uri))
 
 
 def _local_path(uri: str) -> Path | None:
@@ -129,7 +129,9 @@ def _local_path(uri: str) -> Path | None:
 
 
 @cache
-def _downloaded(uri: str) -> Path:
+def downloaded(uri: str) -> Path:
+    """A copy of an artifact, or of a logged or registered model, for as long as this process
+    lives."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder.name))

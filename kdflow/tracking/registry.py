@@ -15,6 +15,7 @@ from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from kdflow.errors import KdflowError, UnreachableError, reason
 from kdflow.tracking import store
+from kdflow.tracking.artifacts import downloaded
 from kdflow.tracking.run import Run
 from kdflow.tracking.runs import SHORT
 
@@ -63,6 +64,23 @@ def log_served(run: Run, file: Path, manifest: Path, classes: int) -> None:
             )
 
     run.log_saved_model(SERVED_NAME, save)
+
+
+def served_file(uri: str) -> Path | None:
+    """A copy of the file of a model that `log_served` logged, with its manifest beside it; None if
+    there is no such model, or it is of another kind.
+
+    Args:
+        uri: `runs:/...` or `models:/...`.
+    """
+    try:
+        flavours = mlflow.models.get_model_info(uri).flavors
+    except MlflowException:
+        return None
+    kept = flavours["python_function"].get("artifacts", {})
+    if kept.keys() != {"file", "manifest"}:
+        return None
+    return downloaded(uri) / Path(kept["file"]["path"])
 
 
 def stored_uri(run: Run) -> str:

@@ -26,6 +26,7 @@ def deployment(tmp_path: Path) -> Path:
     written = {
         "files": {"float32.onnx": hashed, "int8.tflite": hashed},
         "pixels": {"shape": ["images", 8, 8, 3]},
+        "class_names": ["dark", "light"],
         "not_made": {},
     }
     (folder / "deploy.json").write_text(json.dumps(written))
@@ -116,6 +117,7 @@ def test_without_npm_it_says_what_to_do(
         ({"files": {"float32.onnx": {"sha256": "0"}}}, "run: expected float32.onnx with SHA-256 0"),
         ({"pixels": {"shape": ["images", 8, 6, 3]}}, "takes square images of one or three"),
         ({"pixels": {}}, "run: expected deploy.json and files in "),
+        ({"class_names": None}, "run: expected deploy.json and files in "),
     ],
 )
 def test_what_cannot_be_shown_is_refused(

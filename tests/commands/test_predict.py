@@ -1,13 +1,16 @@
 """`predict` gives what the model gives for the same pixels."""
 
 import csv
+import json
 import os
+import shutil
 from pathlib import Path
 
 import keras
 import mlflow
 import numpy as np
 import pytest
+from helpers import artifact, made_by, needs_deploy
 from mlflow.entities import Run
 from PIL import Image
 from scipy.special import log_softmax, softmax
@@ -16,6 +19,9 @@ from kdflow.__main__ import main
 from kdflow.commands import predict
 from kdflow.commands.predict import Prediction
 from kdflow.dataset import split
+from kdflow.deploy import extra
+from kdflow.deploy.files import all_logits, open_file
+from kdflow.deploy.manifest import sha256
 from kdflow.evaluate.metrics import fitting_temperature, nll, predict_logits
 from kdflow.steps.run import load
 from kdflow.tracking.artifacts import load_model
@@ -117,6 +123,120 @@ def test_a_file_of_keras_predicts_numbers_and_needs_no_store(
     (row,) = predicted("--model", name, "--images", str(photos / "0" / "000.png"))
     (logits,) = predict_logits(network, load("digits", 0.1).x_test[:1])
     assert row["class"] == str(logits.argmax())
+
+
+@pytest.fixture(scope="module")
+def deployed(first: list[Run]) -> Run:
+    """A deployment of the distilled student, whose served file is registered."""
+    argv = ["deploy", "--dataset", "digits", "--margin", "100", "--teacher", "none"]
+    (run,) = made_by([*argv, "--model", first[-1].info.run_id, "--register", "predicting"])
+    return run
+
+
+@needs_deploy
+@pytest.mark.slow
+def test_a_shipped_file_predicts_what_its_run_and_its_registered_version_do(
+    deployed: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--images", str(photos)]
+    of_run = predicted("--model", deployed.info.run_id, *given)
+    assert predicted("--model", "models:/predicting@candidate", *given) == of_run
+    shutil.copytree(artifact(deployed, "files"), "files")
+    shutil.copy(artifact(deployed, "deploy.json"), ".")
+    with monkeypatch.context() as without_store:
+        without_store.setattr("kdflow.tracking.store.open_store", None)
+        assert predicted("--model", "files/int8.tflite", *given) == of_run
+        by_onnx = predicted("--model", str(tmp_path / "files" / "float32.onnx"), *given)
+    logits = all_logits(open_file(Path("files/int8.tflite")), load("digits", 0.1).x_test[:COUNT])
+    order = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
+    assert [row["class"] for row in of_run] == [str(each) for each in logits.argmax(1)[order]]
+    shares = softmax(logits.astype(np.float64), axis=-1).max(axis=-1)[order]
+    np.testing.assert_allclose([float(row["probability"]) for row in of_run], shares, atol=1e-5)
+    network = load_model(get_run(deployed.data.tags["kdflow.upstream.model"]))
+    expected = predict_logits(network, load("digits", 0.1).x_test[:COUNT]).argmax(1)[order]
+    assert [row["class"] for row in by_onnx] == [str(each) for each in expected]
+
+
+@needs_deploy
+@pytest.mark.slow
+def test_a_deployed_file_is_calibrated_on_its_own_logits(
+    deployed: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--model", deployed.info.run_id, "--images", str(photos), "--calibrate", "true"]
+    predicted(*given)
+    digits = load("digits", 0.1)
+    _, validation = split(digits.y_train, 0.1)
+    file = open_file(artifact(deployed, "files") / "int8.tflite")
+    logits = all_logits(file, digits.x_train[validation])
+    temperature = fitting_temperature(logits, digits.y_train[validation])
+    assert f"predict: temperature {temperature:.3f}, of " in capsys.readouterr().out
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """A file that no runtime runs, beside its manifest."""
+    file = tmp_path / "int8.tflite"
+    file.write_bytes(b"a file")
+    written = {
+        "files": {"int8.tflite": {"sha256": sha256(file)}, "float32.onnx": {"sha256": ""}},
+        "pixels": {"shape": ["images", 8, 8, 1]},
+        "class_names": ["a", "b"],
+    }
+    (tmp_path / "deploy.json").write_text(json.dumps(written))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        (b"another", "int8.tflite", "model: expected int8.tflite with SHA-256 "),
+        (b"a file", "other.tflite", "model: expected a file that deploy.json in "),
+        (b"a file", "files/int8.tflite", "model: expected deploy.json and files in "),
+        (b"a file", "deeper/int8.tflite", "model: expected deploy.json and files in "),
+    ],
+)
+def test_a_file_that_is_not_as_its_manifest_says_is_refused(
+    content: bytes,
+    name: str,
+    expected: str,
+    shipped: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shipped.write_bytes(content)
+    given = ["--model", str(shipped.parent / name), "--images", str(photos)]
+    assert main(["predict", *given]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"kdflow predict: {expected}")
+    assert line.count("\n") == 1
+
+
+def test_a_file_whose_runtime_is_not_installed_is_refused(
+    shipped: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["predict", "--model", str(shipped), "--images", str(photos)]
+    monkeypatch.setitem(extra.RUNTIMES, ".tflite", "not_installed")
+    assert main(given) == 1
+    assert capsys.readouterr().err == (
+        "kdflow predict: model: expected the packages of the extra `deploy`, missing:"
+        f" not_installed; install them with: {extra.INSTALL}\n"
+    )
+
+
+@needs_deploy
+def test_a_file_that_does_not_run_is_refused(
+    shipped: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--model", str(shipped), "--images", str(photos)]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"kdflow predict: model: expected a file that runs, got {shipped}: ")
+    assert line.count("\n") == 1
 
 
 def made_by_hand() -> list[Prediction]:

@@ -24,6 +24,16 @@ def test_every_figure_by_hand() -> None:
     assert judged.nll == pytest.approx(np.log1p(np.exp(gaps)).mean())
 
 
+def test_the_teacher_is_another_reference() -> None:
+    assert judge(FILE, NETWORK, LABELS, margin=0.01).against_teacher is None
+    right = np.eye(2)[LABELS]
+    judged = judge(FILE, NETWORK, LABELS, 0.01, of_teacher=right)
+    assert judged.against_teacher is not None
+    assert (judged.against_teacher.lost, judged.against_teacher.gained) == (1, 0)
+    assert judged.against_teacher.difference == pytest.approx(-0.2)
+    assert judged.paired.difference == 0
+
+
 def test_a_class_without_test_images_has_no_accuracy() -> None:
     low, middle, high = class_accuracies(np.eye(3)[[0, 0, 2]], np.array([0, 2, 2]))
     assert (low, high) == (1.0, 0.5)

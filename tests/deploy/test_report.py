@@ -134,6 +134,22 @@ def test_the_tables_have_the_figures(
     assert "int8.onnx was not made: an <Erf>" in text
 
 
+def test_the_served_file_is_compared_with_the_teacher(
+    rows: list[Row], manifest: dict[str, Any], dataset: Dataset
+) -> None:
+    assert "difference from the teacher" not in Elements(made(rows, manifest, dataset)).text
+    paired = rows[2].judged.paired
+    taught = [
+        row._replace(judged=row.judged._replace(against_teacher=row.judged.paired))
+        for row in rows[:3]
+    ]
+    text = Elements(made([*taught, rows[3]], manifest, dataset)).text
+    assert "int8.tflite loses 10.00 percentage points of its teacher's accuracy on 30 test" in text
+    shown = f"{100 * paired.difference:+.2f} [{100 * paired.low:+.2f}, {100 * paired.high:+.2f}]"
+    assert f"int8.tflite 20,123 0.9000 {shown} {paired.verdict} {shown} " in text
+    assert "teacher: fast Keras - 1.0000 - - - 0." in text
+
+
 def test_it_says_how_the_network_of_an_int8_file_was_fine_tuned(
     rows: list[Row], manifest: dict[str, Any], dataset: Dataset
 ) -> None:

@@ -104,6 +104,20 @@ def test_the_figures_are_those_of_the_logged_model_and_the_logged_files(
     assert metrics["float32_tflite_agreement"] == 1
 
 
+def test_each_file_is_compared_with_the_teacher(
+    deployed: Run, teacher: Run, written: dict[str, Any]
+) -> None:
+    taught = predict_logits(load_model(get_run(teacher.info.run_id)), DIGITS.x_test)
+    answers = all_logits(open_file(artifact(deployed, "files") / "int8.tflite"), DIGITS.x_test)
+    right, before = (each.argmax(axis=1) == DIGITS.y_test for each in (answers, taught))
+    found = written["files"]["int8.tflite"]["test"]["accuracy_difference_from_teacher"]
+    assert found["difference"] == pytest.approx(right.mean() - before.mean())
+    assert (found["lost"], found["gained"]) == ((before & ~right).sum(), (right & ~before).sum())
+    assert (
+        "of its teacher&#39;s accuracy on 360 test" in artifact(deployed, "report.html").read_text()
+    )
+
+
 def test_the_tables_have_teacher_and_student(deployed: Run) -> None:
     table = json.loads(artifact(deployed, "files.json").read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
