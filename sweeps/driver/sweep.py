@@ -30,7 +30,16 @@ from kdflow.tags import upstream_tag
 from kdflow.tracking import find, runs, store
 from kdflow.tracking.run import Run
 from kdflow.tracking.sync import deliver_left_over
-from sweeps.driver import control, description, finals, sharing, storage, trial_queue, workers
+from sweeps.driver import (
+    control,
+    description,
+    finals,
+    plan,
+    sharing,
+    storage,
+    trial_queue,
+    workers,
+)
 from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.report import OF_CONTROL, log_trials
 from sweeps.driver.study import Study
@@ -66,7 +75,9 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         logits = logits_needed(base, base.teacher, max_views(file, base))
         upstream: dict[str, Need] = {"teacher": logits, **_lower_layers(file, base)}
         plans = [resolver.plan(need) for need in upstream.values()]
-        print("plan:", *resolver.lines(plans, duration_estimator(dataset)), sep="\n")
+        estimate = duration_estimator(dataset)
+        own = plan.lines(config, file, base, estimate)
+        print("plan:", *resolver.lines(plans, estimate), *own, sep="\n")
         if base.plan_only:
             runs.label_project_run(f"sweep {config.study}")
             return None

@@ -135,6 +135,18 @@ def test_plan_only_prints_the_plan_and_makes_no_study_and_no_run(
     assert "plan:" in plan
     assert "train" in plan
     assert "export" in plan
+    assert plan.endswith(
+        "\n  search  28 trials of distill over temp, alpha, under a minute each"
+        "\n  finals  1 setting with 2 seeds, each beside a baseline\n"
+    )
+    given = ("--dataset", str(tiny_npz), "--plan_only", "true", "--control", "searched")
+    assert sweep("augmented", *given, "--trials", "6", "--best", "2") == 0
+    assert capsys.readouterr().out.endswith(
+        "\n  search  6 trials of distill over temp, alpha, learning_rate, dropout, under a minute"
+        " each"
+        "\n  search  6 trials of baseline over learning_rate, dropout, under a minute each"
+        "\n  finals  2 settings with 2 seeds, each beside a baseline\n"
+    )
     assert all_runs() == []
     assert not (store / "sweeps").exists()
 
