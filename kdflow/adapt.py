@@ -6,7 +6,10 @@ from __future__ import annotations
 import os
 import re
 import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
 
 from kdflow.errors import KdflowError, reason
 from kdflow.lazy import lazy_import
@@ -90,20 +93,39 @@ def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
     Args:
         model: functional, with one input and one output.
     """
+    return _without_activation(model, keras.activations.softmax)
+
+
+def with_two_logits(model: keras.Model) -> keras.Model:
+    """From a model of two classes that gives one output to the logits 0 and z, where z is that
+    output before its sigmoid, if it has one: their softmax is 1 - sigmoid(z) and sigmoid(z).
+
+    Args:
+        model: functional, with one input and an output of shape (images, 1).
+    """
+    model, _ = _without_activation(model, keras.activations.sigmoid)
+    both = keras.layers.Dense(2, use_bias=False, dtype="float32", name="two_logits")
+    logits = both(model.outputs[0])
+    both.set_weights([np.array([[0, 1]])])
+    return keras.Model(model.inputs[0], logits, name=model.name)
+
+
+def _without_activation(
+    model: keras.Model, activation: Callable[..., Any]
+) -> tuple[keras.Model, bool]:
     last = model.operations[-1]
-    softmax = keras.activations.softmax
-    activation = getattr(last, "activation", None)
-    if type(last).__name__ == "Softmax" or (
-        isinstance(last, keras.layers.Activation) and activation is softmax
+    own = getattr(last, "activation", None)
+    if type(last).__name__ == activation.__name__.title() or (
+        isinstance(last, keras.layers.Activation) and own is activation
     ):
         return keras.Model(model.inputs[0], last.input, name=model.name), True
-    if activation is softmax:
+    if own is activation:
         linear = type(last).from_config(last.get_config() | {"activation": "linear"})
         logits = linear(last.input)
         linear.set_weights(last.get_weights())
         return keras.Model(model.inputs[0], logits, name=model.name), True
     if isinstance(last, keras.Model) and len(last.outputs) == 1:
-        inner, removed = without_softmax(_as_functional(last))
+        inner, removed = _without_activation(_as_functional(last), activation)
         if removed:
             return _with_last(model, inner), True
     return model, False
@@ -111,10 +133,8 @@ def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
 
 def ends_in_sigmoid(model: keras.Model) -> bool:
     """Whether the last layer's activation is a sigmoid."""
-    last = model.operations[-1]
-    if isinstance(last, keras.Model) and len(last.outputs) == 1:
-        return ends_in_sigmoid(_as_functional(last))
-    return getattr(last, "activation", None) is keras.activations.sigmoid
+    _, removed = _without_activation(model, keras.activations.sigmoid)
+    return removed
 
 
 def _with_last(model: keras.Model, replacement: keras.Model) -> keras.Model:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from kdflow import adapt
 from kdflow.adapt import PixelRange
@@ -25,9 +25,9 @@ def ending_in(*last: Any) -> keras.Model:
     return keras.Model(images, x, name="mine")
 
 
-def inner() -> keras.Model:
+def inner(units: int = 3, activation: str = "softmax") -> keras.Model:
     features = keras.Input((4,))
-    return keras.Model(features, L.Dense(3, activation="softmax")(features), name="head")
+    return keras.Model(features, L.Dense(units, activation=activation)(features), name="head")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,29 @@ def test_a_softmax_at_the_end_is_taken_off(last: Any) -> None:
     np.testing.assert_allclose(softmax(after, axis=-1), before, rtol=1e-5)
     assert weights_sha256(logits) == weights_sha256(model)
     assert logits.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("last", "has_sigmoid"),
+    [
+        (lambda: [L.Dense(1, activation="sigmoid")], True),
+        (lambda: [L.Dense(1), L.Activation("sigmoid")], True),
+        (lambda: [L.Dense(1), keras.ops.sigmoid], True),
+        (lambda: [L.Dense(4), inner(1, "sigmoid")], True),
+        (lambda: [L.Dense(1)], False),
+    ],
+    ids=["activation of a layer", "activation layer", "operation", "inner network", "logit"],
+)
+def test_one_output_becomes_the_logits_of_two_classes(last: Any, has_sigmoid: bool) -> None:
+    model = ending_in(*last())
+    assert adapt.ends_in_sigmoid(model) == has_sigmoid
+    output = np.asarray(model(PIXELS))
+    expected = output if has_sigmoid else expit(output)
+    both = adapt.with_two_logits(model)
+    logits = np.asarray(both(PIXELS))
+    assert logits[:, 0] == pytest.approx(0)
+    np.testing.assert_allclose(softmax(logits, axis=-1)[:, 1:], expected, rtol=1e-5)
+    assert both.name == "mine"
 
 
 def test_logits_are_left_as_they_are() -> None:

@@ -31,10 +31,6 @@ TRIED_IMAGES = 100
 SAMPLED_IMAGES = 500
 SOUND = 0.95  # with this accuracy the pixels are not in doubt
 MOST_NAMED = 10  # classes in a message
-ONE_OUTPUT = (
-    "; of one output p for two classes, write the probabilities 1 - p and p to a folder and read it"
-    " with values=probabilities (docs/teachers.md#logits-from-another-framework)"
-)
 CONVERT = "docs/teachers.md#logits-from-another-framework says how to write its logits"
 
 
@@ -88,8 +84,15 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
 
 
 def _giving_logits(loaded: keras.Model, source: str, dataset: Dataset) -> keras.Model:
-    """The model without its final softmax, after a check that the softmax of its logits is what the
-    model itself gives."""
+    """The model with a logit for each of two classes where it has one output, and without its final
+    softmax, after a check that the softmax of its logits is what the model itself gives."""
+    if loaded.output_shape[1:] == (1,) and dataset.classes == 2:
+        first, second = dataset.class_names
+        print(
+            f"{source}: its one output, before its sigmoid if it ends in one, is the logit of"
+            f" {second}; that of {first} is 0"
+        )
+        return adapt.with_two_logits(loaded)
     model, removed = adapt.without_softmax(loaded)
     if not removed:
         return loaded
@@ -122,7 +125,6 @@ def _check_outputs(model: keras.Model, source: str, dataset: Dataset) -> None:
         raise KdflowError(
             f"expected a network that gives {dataset.classes} logits per image, got {source}, which"
             f" gives the shape {outputs.shape} for {len(outputs)} images"
-            + (ONE_OUTPUT if outputs.shape[1:] == (1,) and dataset.classes == 2 else "")
         )
     if not np.isfinite(outputs).all():
         raise KdflowError(

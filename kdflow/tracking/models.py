@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import mlflow
 
-from kdflow.adapt import functional, without_softmax
+from kdflow.adapt import functional, with_two_logits, without_softmax
 from kdflow.errors import KdflowError
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.tracking.artifacts import load_keras, load_model
@@ -61,7 +61,8 @@ def check_classifies(run: FoundRun) -> None:
 
 
 def _giving_logits(source: str) -> keras.Model:
-    """A model that may be the user's own, without the softmax that it may end in."""
+    """A model that may be the user's own, without the softmax that it may end in; with one output,
+    which is that of the second of two classes, it gives two logits."""
     loaded = load_keras(source)
     shape = getattr(loaded, "input_shape", None)  # a model that was never called has none
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
@@ -69,6 +70,8 @@ def _giving_logits(source: str) -> keras.Model:
             f"expected a model of images of one size in {source}, got one that takes {shape}"
         )
     model, _ = without_softmax(functional(loaded, shape[1:], source))
+    if model.output_shape[1:] == (1,):
+        model = with_two_logits(model)
     if len(model.output_shape) != 2 or model.output_shape[1] < 2:
         raise KdflowError(
             f"expected one logit per class, of two classes or more, from {source}, got outputs of"

@@ -294,6 +294,24 @@ def test_a_softmax_at_the_end_of_a_file_is_not_taken_twice(
     assert predicted("--model", "model.keras", *given) == expected
 
 
+def test_a_file_of_two_classes_with_one_output_predicts_both(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 1))
+    output = keras.layers.Dense(1, "sigmoid")(keras.layers.Flatten()(images / 255))
+    model = keras.Model(images, output)
+    model.save(tmp_path / "two.keras")
+    monkeypatch.chdir(tmp_path)
+    rows = predicted("--model", "two.keras", "--images", str(photos))
+    order = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
+    shares = model.predict(load("digits", 0.1).x_test[:COUNT], verbose=0)[order, 0]
+    assert {row["class"] for row in rows} == {"0", "1"}
+    assert [row["class"] for row in rows] == [str(int(share > 0.5)) for share in shares]
+    found = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(found, np.maximum(shares, 1 - shares), atol=1e-5)
+
+
 def test_a_file_that_is_no_image_is_named_or_left_out(
     distilled: Run,
     photos: Path,

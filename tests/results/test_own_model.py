@@ -9,6 +9,7 @@ import mlflow
 import numpy as np
 import pytest
 from helpers import ROOT, runs
+from scipy.special import softmax
 
 from kdflow.__main__ import main
 from kdflow.artifacts import logits
@@ -116,6 +117,7 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
             "which ends in a sigmoid",
         ),
         "weak.keras": (network(dense(3, kernel_initializer="zeros")), "better than chance"),
+        "one.keras": (network(dense(1, "sigmoid")), r"3 logits per image, .*shape \(30, 1\)"),
         "four.keras": (network(dense(4)), r"3 logits per image, .*gives the shape \(30, 4\)"),
         "large.keras": (network(dense(3), shape=(9, 9, 3)), r"takes images of shape \(8, 8, 3\)"),
     }
@@ -212,6 +214,38 @@ def test_pixels_of_another_range_than_the_model_was_trained_on_are_refused() -> 
     with pytest.raises(KdflowError, match=f"^{expected} .* and 1.0000 with 0..1; set pixels=0..1"):
         own_model.read("own.keras", dataset, Reading("-1..1"))
     own_model.read("own.keras", dataset, Reading("-1..1", allow_weak=True))
+
+
+def of_two_classes() -> Dataset:
+    """Dark and bright images, `no` and `yes`."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200).astype(np.uint8)
+    images = (rng.integers(0, 156, (200, 4, 4, 1)) + 100 * labels[:, None, None, None]).astype(
+        "uint8"
+    )
+    parts = images[:100], labels[:100], images[100:], labels[100:]
+    return Dataset("two", *parts, ("no", "yes"))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_output_is_that_of_the_second_of_two_classes(
+    activation: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = of_two_classes()
+    made = network(keras.layers.Dense(1, activation), shape=(4, 4, 1))
+    made.layers[-1].set_weights([np.full((16, 1), 0.5), np.array([-0.5 * 16 * 127 / 255])])
+    made.save("one.keras")
+    read = own_model.read("one.keras", dataset, Reading()).network
+    logits = read.predict(dataset.x_test, verbose=0)
+    assert logits.shape == (100, 2)
+    assert (logits.argmax(1) == dataset.y_test).mean() > 0.95
+    output = made.predict(dataset.x_test, verbose=0)[:, 0]
+    expected = output if activation else 1 / (1 + np.exp(-output))
+    np.testing.assert_allclose(softmax(logits, axis=1)[:, 1], expected, atol=1e-6)
+    assert capsys.readouterr().out == (
+        "one.keras: its one output, before its sigmoid if it ends in one, is the logit of yes; that"
+        " of no is 0\n"
+    )
 
 
 def test_a_constant_is_refused_however_often_it_is_right() -> None:
