@@ -104,7 +104,10 @@ def in_words(name: str, paired: Paired, margin: float) -> str:
         return f"{name} is as good as the Keras model: it loses at most {points}; {measured}."
     if paired.verdict == WORSE:
         return f"{name} is worse than the Keras model: it loses more than {points}; {measured}."
-    return f"The test set is too small to tell whether {name} loses more than {points}; {measured}."
+    return (
+        f"The test set is too small to tell whether {name} loses more than {points}; {measured}."
+        " More test images, or a larger margin, would tell."
+    )
 
 
 def _picture(figure: Figure, alt: str) -> Picture:

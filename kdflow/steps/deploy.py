@@ -238,21 +238,22 @@ def _log_results(
 
 
 def _refuse_worse(judged: Mapping[str, Judged], margin: float) -> None:
-    """Fail the run if a file is shown to lose more than the margin; say which are in doubt."""
+    """Fail the run if a file is shown to lose more than the margin; say which are in doubt.
+
+    Args:
+        margin: in percentage points.
+    """
+    from kdflow.deploy.report import in_words
     from kdflow.evaluate.compare import INCONCLUSIVE, WORSE
 
     for name, each in judged.items():
         if each.paired.verdict == WORSE:
             raise KdflowError(
-                f"expected files that lose at most {margin:g} points of accuracy against Keras, got"
-                f" {name} with {each.paired} (p = {each.paired.p_value:.2g}); it is not served or"
-                " registered; more calibration_images may help, or allow a larger margin"
+                f"{in_words(name, each.paired, margin)} It is not served or registered; more"
+                " calibration_images may help, or allow a larger margin"
             )
         if each.paired.verdict == INCONCLUSIVE:
-            print(
-                f"{name}: {each.paired.images} test images do not show whether it loses more than"
-                f" {margin:g} points"
-            )
+            print(in_words(name, each.paired, margin))
 
 
 def _subfolder(folder: Path, name: str) -> Path:

@@ -208,7 +208,7 @@ def test_a_file_that_is_worse_fails_the_run_and_is_not_registered(
     assert run.data.tags["kdflow.verdict"] == "WORSE"
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "expected files that lose at most 5 points of accuracy against Keras, got int8" in error
+    assert "int8.tflite is worse than the Keras model: it loses more than 5 percentage" in error
     assert sorted(path.name for path in artifact(run, "files").iterdir())[0] == "float16.tflite"
     assert artifact(run, "deploy.json").exists()
     assert [each.name for each in registered().search_registered_models()] == ["digits-student"]

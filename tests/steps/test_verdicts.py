@@ -23,7 +23,9 @@ def judged(images: int, wrong: int) -> Judged:
 def test_a_file_that_is_in_doubt_is_named_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
     deploy._refuse_worse({"a file": judged(267, wrong=0)}, margin=1)
     assert capsys.readouterr().out == (
-        "a file: 267 test images do not show whether it loses more than 1 points\n"
+        "The test set is too small to tell whether a file loses more than 1 percentage point; the"
+        " difference is +0.00 [-1.00, +1.00] points on 267 test images. More test images, or a"
+        " larger margin, would tell.\n"
     )
 
 
@@ -35,7 +37,7 @@ def test_a_file_that_loses_nothing_of_enough_images_needs_no_word(
 
 
 def test_a_file_that_is_shown_to_lose_more_is_refused() -> None:
-    with pytest.raises(KdflowError, match=r"at most 1 points .* got a file with -10\.00"):
+    with pytest.raises(KdflowError, match=r"a file is worse .* than 1 percentage point; .* -10\.00"):
         deploy._refuse_worse({"a file": judged(1000, wrong=100)}, margin=1)
 
 
