@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field, field_validator
 
+from kdflow.adapt import PixelRange
 from kdflow.cache import replacing
 from kdflow.commands.command import Command, CommandConfig, check_square
+from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.errors import KdflowError, about
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from kdflow.commands.classifier import Classifier
 
 AT_A_TIME = 64  # images
+MOST_NAMED = 10  # classes in a message
 THUMBNAIL, SHOWN = 96, 1000  # pixels; images of the page
 
 
@@ -32,8 +35,16 @@ class PredictConfig(CommandConfig):
     model: str = Field(
         min_length=1,
         description="the id of a run that logged a model, or a .keras or .h5 file, runs:/... or"
-        " models:/..., that takes pixels of 0 to 255 and returns logits; or what deploy made: the"
+        " models:/..., that returns logits or probabilities; or what deploy made: the"
         " id of its run (the served file), or a .tflite or .onnx file beside deploy.json",
+    )
+    pixels: PixelRange = Field(
+        "0..255", description=OwnModelConfig.model_fields["pixels"].description
+    )
+    class_names: str = Field(
+        "",
+        description="names of the classes of your own model, in the order of its outputs, separated"
+        " by commas; without them the page and the CSV file have numbers",
     )
     images: str = Field(min_length=1, description="an image file, or a folder of images")
     output: str = Field(
@@ -79,8 +90,10 @@ def run(config: PredictConfig) -> None:
 
     files = _files(Path(config.images))
     with about("model"):
-        model = find_classifier(config.model)
+        model = find_classifier(config.model, config.pixels)
         check_square(model.image_shape)
+    with about("class_names"):
+        model = _named(model, config.class_names)
     temperature = _temperature(config, model)
     predictions, left_out = [], []
     for part in range(0, len(files), AT_A_TIME):
@@ -98,6 +111,23 @@ def run(config: PredictConfig) -> None:
             f"predict: skipped {len(left_out)} files that are not images; the first: {left_out[0]}"
         )
     print(f"predict: {len(predictions)} images in {output} and {output.with_suffix('.html')}")
+
+
+def _named(model: Classifier, class_names: str) -> Classifier:
+    """The model with the names that the user gave to its classes, if any."""
+    if not class_names:
+        return model
+    names = tuple(name.strip() for name in class_names.split(","))
+    if model.class_names:
+        raise KdflowError(
+            "expected none for a model that has names of its own"
+            f" ({', '.join(model.class_names[:MOST_NAMED])}), got {class_names}"
+        )
+    if len(names) != model.classes or "" in names:
+        raise KdflowError(
+            f"expected {model.classes} names separated by commas, got {len(names)}: {class_names}"
+        )
+    return model._replace(class_names=names)
 
 
 def _files(images: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import mlflow
 
-from kdflow.adapt import functional, with_two_logits, without_softmax
+from kdflow.adapt import PixelRange, from_pixels, functional, with_two_logits, without_softmax
 from kdflow.errors import KdflowError
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.tracking.artifacts import load_keras, load_model
@@ -31,21 +31,22 @@ class NamedModel(NamedTuple):
     run: FoundRun | None
 
 
-def find_model(source: str) -> NamedModel:
+def find_model(source: str, pixels: PixelRange = "0..255") -> NamedModel:
     """The model that a user named.
 
     Args:
         source: the id of a run that logged one, `runs:/...`, `models:/...`, or a `.keras` or `.h5`
             file.
+        pixels: what a model of the user's own expects.
 
     Raises:
         KdflowError: there is none, or it cannot be loaded.
         UnreachableError: the store does not answer.
     """
     if source.endswith(MODEL_FILES):
-        return NamedModel(_giving_logits(source), (), None)
+        return NamedModel(_giving_logits(source, pixels), (), None)
     if source.startswith(MODEL_URIS):
-        return NamedModel(_giving_logits(source), _class_names(source), None)
+        return NamedModel(_giving_logits(source, pixels), _class_names(source), None)
     run = get_run(source, SOURCES)
     check_classifies(run)
     return NamedModel(load_model(run), _class_names(f"runs:/{run.run_id}/{MODEL_NAME}"), run)
@@ -60,7 +61,7 @@ def check_classifies(run: FoundRun) -> None:
         )
 
 
-def _giving_logits(source: str) -> keras.Model:
+def _giving_logits(source: str, pixels: PixelRange) -> keras.Model:
     """A model that may be the user's own, without the softmax that it may end in; with one output,
     which is that of the second of two classes, it gives two logits."""
     loaded = load_keras(source)
@@ -77,7 +78,7 @@ def _giving_logits(source: str) -> keras.Model:
             f"expected one logit per class, of two classes or more, from {source}, got outputs of"
             f" shape {model.output_shape}"
         )
-    return model
+    return from_pixels(model, pixels)
 
 
 def _class_names(uri: str) -> tuple[str, ...]:

@@ -312,6 +312,48 @@ def test_a_file_of_two_classes_with_one_output_predicts_both(
     np.testing.assert_allclose(found, np.maximum(shares, 1 - shares), atol=1e-5)
 
 
+def test_a_file_of_keras_has_the_pixels_and_the_names_that_it_is_given(
+    distilled: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_model(get_run(distilled.info.run_id))
+    images = keras.Input(network.input_shape[1:])
+    prepared = keras.layers.Rescaling(127.5, offset=127.5)(images)
+    keras.Model(images, network(prepared)).save(tmp_path / "prepared.keras")
+    monkeypatch.chdir(tmp_path)
+    expected = predicted("--model", distilled.info.run_id, "--images", str(photos))
+    names = [f"digit {digit}" for digit in range(10)]
+    given = ["--model", "prepared.keras", "--images", str(photos), "--class_names", ",".join(names)]
+    rows = predicted(*given, "--pixels", "-1..1")
+    assert [row["class"] for row in rows] == [f"digit {row['class']}" for row in expected]
+    found, of_run = ([float(row["probability"]) for row in each] for each in (rows, expected))
+    np.testing.assert_allclose(found, of_run, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--pixels", "0..1"], "model: expected a model of your own (a file, runs:/ or models:/) "),
+        (["--class_names", "a,b"], "class_names: expected none for a model that has names of its"),
+        (["--class_names", "a,b", "--model", "x.keras"], "class_names: expected 10 names separ"),
+    ],
+)
+def test_pixels_and_names_that_do_not_fit_the_model_are_refused(
+    flags: list[str],
+    expected: str,
+    distilled: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_model(get_run(distilled.info.run_id)).save("x.keras")
+    assert main(["predict", "--model", distilled.info.run_id, "--images", str(photos), *flags]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"kdflow predict: {expected}")
+    assert line.count("\n") == 1
+
+
 def test_a_file_that_is_no_image_is_named_or_left_out(
     distilled: Run,
     photos: Path,

@@ -37,7 +37,9 @@ def test_a_file_that_loses_nothing_of_enough_images_needs_no_word(
 
 
 def test_a_file_that_is_shown_to_lose_more_is_refused() -> None:
-    with pytest.raises(KdflowError, match=r"a file is worse .* than 1 percentage point; .* -10\.00"):
+    with pytest.raises(
+        KdflowError, match=r"a file is worse .* than 1 percentage point; .* -10\.00"
+    ):
         deploy._refuse_worse({"a file": judged(1000, wrong=100)}, margin=1)
 
 
