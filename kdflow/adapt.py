@@ -9,15 +9,14 @@ import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-
 from kdflow.errors import KdflowError, reason
 from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 else:
-    keras = lazy_import("keras")
+    keras, np = lazy_import("keras"), lazy_import("numpy")
 
 ImageShape = tuple[int, int, int]
 PixelRange = Literal["0..255", "0..1", "-1..1", "imagenet"]

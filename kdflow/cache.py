@@ -11,6 +11,8 @@ import platformdirs
 
 from kdflow.errors import NoRoomError
 
+UNFINISHED = ".new."  # begins the name of what a process is writing
+
 
 def cache_folder() -> Path:
     """$KDFLOW_CACHE, or the user's cache folder."""
@@ -55,7 +57,7 @@ def _is_of_another_file(error: OSError, folder: Path) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write the file `path` in the block: beside it, with its suffix. At the block's end
     that file takes the place of `path`. If the block fails, it is removed."""
-    new = path.with_name(f".new.{os.getpid()}.{path.name}")
+    new = path.with_name(f"{UNFINISHED}{os.getpid()}.{path.name}")
     try:
         yield new
         new.replace(path)

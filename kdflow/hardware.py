@@ -22,11 +22,11 @@ BFLOAT16_CAPABILITY = (8, 0)  # of NVIDIA GPUs, from Ampere on
 
 
 def hardware() -> str:
-    """The processor that Keras computes on: `gpu`, or `cpu` with the number of its threads, and
-    whether TensorFlow lacks oneDNN there. Sums are taken in another order with another number of
+    """What Keras computes on: `gpu`, `tpu`, or `cpu` with the number of its threads, and whether
+    TensorFlow lacks oneDNN there. Sums are taken in another order with another number of
     threads, or without oneDNN, so that the weights differ."""
-    if "gpu" in _kinds():
-        return "gpu"
+    if accelerators := _kinds() - {"cpu"}:
+        return ", ".join(sorted(accelerators))
     chosen = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     is_without = keras.backend.backend() == "tensorflow" and not tensorflow_build.IsMklEnabled()

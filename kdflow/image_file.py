@@ -84,6 +84,11 @@ Pixels = Any
 in memory. Index it by a slice or an array of integers to get an array."""
 
 
+def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """`indices` in order, `size` at a time; the last batch may be smaller."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
 def batches_in_part(batch_bytes: int) -> int:
     """How many batches are held in memory at a time: `PART_BYTES` of them, at least one."""
     return max(1, PART_BYTES // batch_bytes)

@@ -134,6 +134,7 @@ class Step:
         resolved: the config with each `auto` replaced that depends on what is planned.
         verb: what the plan says is to be done.
         is_parent: whether every run that is made for it is a child of its run.
+        resumes: whether its run is resumed where it was interrupted.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Step:
     resolved: Callable[[Any, Mapping[str, Found | Planned], Dataset], Any] = _as_asked
     verb: str = "train"
     is_parent: bool = False
+    resumes: bool = True
 
 
 @dataclass(frozen=True)

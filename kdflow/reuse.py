@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from kdflow.config.base import DATASET_OPTIONS, Config, canonical, validated
@@ -229,13 +229,14 @@ class Resolver:
 
     def make(self, planned: Planned) -> tuple[str, dict[str, float]]:
         """Run a planned step, and before it what it needs; returns its run's id and metrics."""
-        with self.opened(planned, planned.title) as (run, results):
+        resumes = planned.step.resumes
+        with self.opened(planned, planned.title, resumes=resumes) as (run, results):
             metrics = planned.step.run(run, planned.config, self.dataset, **results)
         return run.run_id, metrics
 
     @contextlib.contextmanager
     def opened(
-        self, planned: Planned, title: str, *, resumes: bool = True
+        self, planned: Planned, title: str, *, resumes: bool
     ) -> Iterator[tuple[Run, dict[str, Any]]]:
         """The open run of a planned step, called `title`, with its parameters and its key; and the
         results of its needs by role, which are made first where they do not exist.
@@ -268,28 +269,6 @@ class Resolver:
     def _key_if_known(self, planned: Planned) -> str | None:
         exist = all(plan.result is not None for plan in self._of(planned.inputs).values())
         return self.key(planned) if exist and not planned.step.is_parent else None
-
-    def lines(
-        self, plans: Iterable[Found | Planned], duration_estimator: Callable[[Planned], str]
-    ) -> Iterator[str]:
-        """Plans in words, a line per result, in the order in which they are needed; each once."""
-        shown: set[int] = set()
-
-        def walk(plan: Found | Planned) -> Iterator[str]:
-            if id(plan) in shown:
-                return
-            shown.add(id(plan))
-            if isinstance(plan, Found):
-                yield f"  found   {plan.result.words}"
-                return
-            for need in (*plan.later.values(), *plan.inputs.values()):
-                yield from walk(self.plan(need))
-            if "teacher" in plan.later:
-                yield "  export  the logits of that run"
-            yield f"  {plan.step.verb:7} {plan.title}{duration_estimator(plan)}"
-
-        for plan in plans:
-            yield from walk(plan)
 
 
 def _sha256(

@@ -20,6 +20,7 @@ from kdflow.resume import _checkpoint_name
 from kdflow.reuse import Resolver
 from kdflow.steps.bundled import BUNDLED
 from kdflow.steps.estimate import duration_estimator
+from kdflow.steps.plan import lines
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.steps.teacher import TeacherConfig
 
@@ -92,7 +93,7 @@ def test_the_plan_says_that_it_is_imported_and_not_trained(
 ) -> None:
     resolver = Resolver(ALL_STEPS, stand_in)
     plan = resolver.plan(LogitsOf("auto", 0.1, 1))
-    assert list(resolver.lines([plan], duration_estimator(stand_in))) == [
+    assert list(lines(resolver, [plan], duration_estimator(stand_in))) == [
         "  import  bundled teacher fast",  # which takes no time
         "  export  views=2 export_logits auto",  # it comes with the logits of two
     ]

@@ -124,6 +124,7 @@ def jax_with(capabilities: list[str | None]) -> SimpleNamespace:
 def test_a_tpu_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     devices(monkeypatch, "tpu:0")
     assert native_precision() == "float32"
+    assert hardware.hardware() == "tpu"
 
 
 @pytest.mark.skipif(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdflow.dataset import Images, sha256
-from kdflow.image_file import PART_BYTES, ImageFile, batches_in_part
+from kdflow.image_file import PART_BYTES, ImageFile, batches, batches_in_part
 from kdflow.views import apply
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 5, 4, 3), np.uint8)
@@ -85,3 +85,8 @@ def test_a_part_is_as_many_batches_as_fit_and_at_least_one() -> None:
     assert batches_in_part(PART_BYTES // 3) == 3
     assert batches_in_part(PART_BYTES // 3 + 1) == 2
     assert batches_in_part(PART_BYTES + 1) == 1
+
+
+def test_batches_keep_the_order_and_leave_nothing_out() -> None:
+    found = [batch.tolist() for batch in batches(np.array([5, 3, 1, 4, 2]), 2)]
+    assert found == [[5, 3], [1, 4], [2]]

@@ -97,7 +97,7 @@ class Checkpoint:
         return sum(file.stat().st_size for file in self.folder.glob(pattern))
 
     def clear(self) -> None:
-        """Forget all that is kept."""
+        """Delete all files."""
         for file in self.folder.iterdir():
             file.unlink()
 

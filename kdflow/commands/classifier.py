@@ -13,7 +13,7 @@ from kdflow.commands import deployment
 from kdflow.config.own_teacher import Reading
 from kdflow.deploy import extra
 from kdflow.deploy.files import FORMATS, all_logits, open_file
-from kdflow.deploy.manifest import FILES, MANIFEST
+from kdflow.deploy.manifest import FILES, MANIFEST, served_name
 from kdflow.errors import KdflowError, reason
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
@@ -69,7 +69,7 @@ def find_classifier(source: str, pixels: PixelRange = "0..255") -> Classifier:
                 check_pixels(served.name, Reading(pixels))
                 return _of_file(served, None)
         elif (run := get_run(source, EXPECTED)).step == "deploy":
-            return _of_file(folder(run) / FILES / f"{run.params['serve']}.tflite", run)
+            return _of_file(folder(run) / FILES / served_name(run.params["serve"]), run)
     model = find_model(source, pixels)
     return Classifier(
         partial(predict_logits, model.network),

@@ -21,7 +21,7 @@ DAY = 24 * 60 * 60
 
 class CleanConfig(CommandConfig):
     """Show what is left over in the cache folder: states of interrupted steps, entries for a
-    tracking store, temporary files, decoded and downloaded data; and remove it if asked."""
+    tracking store, decoded and downloaded data, unfinished files; and remove it if asked."""
 
     remove: bool = Field(False, description="remove what is shown, except what is in use")
     older_than: float = Field(
@@ -103,15 +103,19 @@ def run(config: CleanConfig) -> None:
 
 
 def left_over(root: Path) -> Iterator[LeftOver]:
-    """All that the cache folder holds.
+    """All that kdflow keeps in the cache folder; other files there may be the user's.
 
     Args:
         root: the folder.
     """
     from kdflow.artifacts import checkpoints
-    from kdflow.catalogue.datasets import stored
+    from kdflow.cache import UNFINISHED
+    from kdflow.catalogue.datasets import cifar10, content, stored
+    from kdflow.deploy import browser
     from kdflow.tracking import journal
 
+    unfinished = f"{UNFINISHED}*"
+    kept_data = cifar10.FILE, content.FOLDER, stored.FOLDER, browser.ARCHIVES, unfinished
     for path in sorted(root.iterdir()) if root.exists() else []:
         if path.name == checkpoints.FOLDER:
             for name in checkpoints.names():
@@ -129,7 +133,7 @@ def left_over(root: Path) -> Iterator[LeftOver]:
                 waiting = f"{len(left.waiting())} entries" if left else "entries"
                 what = f"{waiting} not yet delivered to a tracking store"
                 yield LeftOver(folder, what, partial(_remove_journal, folder) if left else None)
-        elif path.suffix != ".lock":
+        elif any(map(path.match, kept_data)):
             kept = sorted(path.iterdir()) if path.name == stored.FOLDER else [path]
             for data in (each for each in kept if each.suffix != ".lock"):
                 what = "cached data, made again when needed"

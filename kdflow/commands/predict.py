@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -76,13 +76,11 @@ class Prediction(NamedTuple):
         path: of the image.
         label: the name of the class.
         probability: of that class.
-        thumbnail: a small PNG, in base64.
     """
 
     path: str
     label: str
     probability: float
-    thumbnail: str
 
 
 def run(config: PredictConfig) -> None:
@@ -105,7 +103,11 @@ def run(config: PredictConfig) -> None:
             else:
                 raise KdflowError(f"images: {made} (skip_bad=true leaves it out)")
     output = Path(config.output)
-    _write(predictions, output, config.model, temperature)
+
+    def thumbnail(path: str) -> str:
+        return _thumbnail(_pixels(Path(path), model.image_shape))
+
+    _write(predictions, output, config.model, temperature, thumbnail)
     if left_out:
         print(
             f"predict: skipped {len(left_out)} files that are not images; the first: {left_out[0]}"
@@ -208,7 +210,7 @@ def _predicted(
         probabilities: np.ndarray = next(rows)
         best = int(probabilities.argmax())
         label = model.class_names[best] if model.class_names else str(best)
-        yield Prediction(str(file), label, float(probabilities[best]), _thumbnail(pixels))
+        yield Prediction(str(file), label, float(probabilities[best]))
 
 
 def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -230,6 +232,7 @@ def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _thumbnail(pixels: np.ndarray) -> str:
+    """A small PNG, in base64."""
     from PIL import Image
 
     image = Image.fromarray(pixels.squeeze())
@@ -248,8 +251,19 @@ def _least_certain(predictions: Sequence[Prediction], most: int) -> list[Predict
     return [it for same in by_class for it in same[:each]][:most]
 
 
-def _write(predictions: Sequence[Prediction], output: Path, model: str, temperature: float) -> None:
-    """Write the CSV file and the page, each whole or not at all."""
+def _write(
+    predictions: Sequence[Prediction],
+    output: Path,
+    model: str,
+    temperature: float,
+    thumbnail: Callable[[str], str],
+) -> None:
+    """Write the CSV file and the page, each whole or not at all.
+
+    Args:
+        model: as the user named it.
+        thumbnail: of the image at a path, a PNG in base64.
+    """
     from kdflow.page import rendered
 
     shown = _least_certain(predictions, SHOWN)
@@ -262,6 +276,7 @@ def _write(predictions: Sequence[Prediction], output: Path, model: str, temperat
         output.with_suffix(".html"): rendered(
             Path(__file__).with_name("predictions.html"),
             predictions=shown,
+            thumbnail=thumbnail,
             count=len(predictions),
             counts=Counter(it.label for it in predictions),
             model=model,

@@ -39,7 +39,7 @@ class ViewSetConfig(Config):
 
 
 class AveragedConfig(Config):
-    """Whether a teacher is asked about mirror images too."""
+    """Whether logits are averaged over mirror images."""
 
     averaged: bool = Field(
         False,

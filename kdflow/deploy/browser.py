@@ -7,10 +7,12 @@ import tempfile
 from pathlib import Path
 
 from kdflow import npm
-from kdflow.cache import cache_folder, writing_to
+from kdflow.cache import UNFINISHED, cache_folder, writing_to
 from kdflow.errors import KdflowError
 
 PACKAGE = "onnxruntime-web@1.30.0"
+ARCHIVE = f"{PACKAGE.replace('@', '-')}.tgz"  # in the cache
+ARCHIVES = "onnxruntime-web-*.tgz"  # those of other versions too
 BYTES = 33_106_585
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 MODULE = "ort.wasm.bundle.min.mjs"
@@ -23,10 +25,13 @@ def fetched() -> Path:
     Raises:
         KdflowError: npm is not installed or cannot fetch it, or it is another one.
     """
-    kept = cache_folder() / f"{PACKAGE.replace('@', '-')}.tgz"
+    kept = cache_folder() / ARCHIVE
     if kept.exists() and _sha512(kept) == SHA512:
         return kept
-    with writing_to(kept.parent), tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+    with (
+        writing_to(kept.parent),
+        tempfile.TemporaryDirectory(dir=kept.parent, prefix=UNFINISHED) as folder,
+    ):
         try:
             archive = npm.pack(PACKAGE, BYTES, Path(folder))
         except KdflowError as error:

@@ -10,8 +10,7 @@ import numpy as np
 
 from kdflow.deploy import litert, onnx_format
 from kdflow.deploy.tensor import Tensor
-from kdflow.evaluate.metrics import batches
-from kdflow.image_file import Pixels
+from kdflow.image_file import Pixels, batches
 
 BATCH = 100  # images at a time where only the logits count
 

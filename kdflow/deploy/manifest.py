@@ -43,6 +43,11 @@ session = onnxruntime.InferenceSession("{file}")
 }
 
 
+def served_name(serve: str) -> str:
+    """The name of the file that a deployment serves, by its parameter `serve`."""
+    return f"{serve}.tflite"
+
+
 def manifest(
     network: keras.Model,
     dataset: Dataset,

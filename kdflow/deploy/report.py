@@ -106,7 +106,7 @@ def in_words(name: str, paired: Paired, margin: float) -> str:
         return f"{name} is worse than the Keras model: it loses more than {points}; {measured}."
     return (
         f"The test set is too small to tell whether {name} loses more than {points}; {measured}."
-        " More test images, or a larger margin, would tell."
+        " Use more test images or a larger margin."
     )
 
 

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 
 from kdflow import interrupts, views
-from kdflow.image_file import Pixels, batches_in_part
+from kdflow.image_file import Pixels, batches, batches_in_part
 from kdflow.kernels import fused_kernels
 from kdflow.pipeline import in_batches
 
@@ -179,8 +179,3 @@ def nearest_class(features: np.ndarray, means: np.ndarray) -> np.ndarray:
     """
     nearest: np.ndarray = cdist(features.reshape(len(features), -1), means).argmin(axis=1)
     return nearest
-
-
-def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
-    """`indices` in order, `size` at a time; the last batch may be smaller."""
-    return [indices[start : start + size] for start in range(0, len(indices), size)]

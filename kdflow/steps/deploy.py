@@ -123,7 +123,7 @@ def run(
 ) -> dict[str, float]:
     from kdflow.deploy import make
     from kdflow.deploy.calibration import calibration_images
-    from kdflow.deploy.manifest import FILES, MANIFEST, manifest
+    from kdflow.deploy.manifest import FILES, MANIFEST, manifest, served_name
     from kdflow.deploy.measure import Side, measured
     from kdflow.steps.registration import Served, log_served
 
@@ -159,17 +159,13 @@ def run(
         )
         run.log_json(content, MANIFEST)
         metrics = _log_results(run, config, dataset, model, rows, content)
-        file = folder / FILES / _served_name(config)
+        file = folder / FILES / served_name(config.serve)
         run.set_tags({VERDICT_TAG: judged[file.name].paired.verdict})
         _refuse_worse(judged, config.margin)
         (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
         served = Served(file, folder / MANIFEST, judged[file.name], model.source)
         log_served(run, config, dataset, served)
     return metrics
-
-
-def _served_name(config: DeployConfig) -> str:
-    return f"{config.serve}.tflite"
 
 
 def _make_files(
@@ -221,18 +217,20 @@ def _log_results(
         content: of `deploy.json`.
     """
     from kdflow.deploy import report, table
+    from kdflow.deploy.manifest import served_name
 
     heading = f"{title(config)}: {model.network.name} on {dataset.short_name}"
     run.log_table(table.columns(rows), "files.json")
     run.log_table(table.per_class(rows, dataset), "classes.json")
     picture = table.picture(rows, heading)
     run.log_figure(picture, "files.png")
-    shown = (origin(model), _served_name(config), picture, config.threads)
+    served = served_name(config.serve)
+    shown = (origin(model), served, picture, config.threads)
     run.log_text(report.page(rows, content, dataset, *shown), "report.html")
     metrics = table.metrics(rows)
     run.log(metrics)
     print(f"{heading}:\n{table.in_words(rows)}")
-    if words := table.against_teacher(rows, _served_name(config)):
+    if words := table.against_teacher(rows, served):
         print(words)
     return metrics
 
@@ -273,4 +271,5 @@ def _full_disk_in_one_line() -> Iterator[None]:
         ) from error
 
 
-DEPLOY = Step("deploy", DeployConfig, title, run, needs, check, resolved, verb="run")
+# Its figures are of one process, and of the files that it made.
+DEPLOY = Step("deploy", DeployConfig, title, run, needs, check, resolved, "run", resumes=False)

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdflow.config.base import validated
 from kdflow.config.fitting import Settings
+from kdflow.config.objective import ObjectiveConfig
 from kdflow.dataset import Dataset, Images, split
 from kdflow.deploy.files import all_logits, open_file
 from kdflow.deploy.pixels import exportable
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from kdflow.config.deploy import DeployConfig
 
 BATCH_SIZE, LEARNING_RATE = 64, 1e-3
-# Parameters of a distillation that do not say how its student is taught; files may have moved.
-NOT_REUSED = {"student", "teacher", "initial_weights", "dropout"}
+# Parameters of a distillation that say how its student is taught.
+REUSED = {*ObjectiveConfig.model_fields, "label_smoothing", "class_weight"}
 
 
 class FineTuning(NamedTuple):
@@ -121,7 +122,7 @@ def _fine_tuning(
         own = predict_logits(model.network, dataset.x_train)[np.newaxis]
         return FineTuning(Distillation(own, temp=1, alpha=1), 1, "shifts", "its own logits")
     values = artifacts.read_json(get_run(model.source), "config.json")
-    taught_by = {name: value for name, value in values.items() if name not in NOT_REUSED}
+    taught_by = {name: value for name, value in values.items() if name in REUSED}
     distilled = validated(distill.DistillConfig, taught_by | dataset.parameters)
     taught = distill.objective(distilled, dataset, logits)
     words = f"the logits of {logits.logits.manifest.network}"

@@ -12,7 +12,7 @@ from kdflow.dataset import Dataset, split
 from kdflow.errors import KdflowError
 from kdflow.needs import Step
 from kdflow.reuse import Resolver
-from kdflow.steps import STEPS
+from kdflow.steps import STEPS, plan
 from kdflow.steps.bundled import BUNDLED
 from kdflow.steps.estimate import duration_estimator
 from kdflow.tags import upstream_tag
@@ -68,7 +68,7 @@ def run_step(name: str, config: Config) -> str | None:
     deploys = getattr(config, "deploy", False)
     if deploys:  # what can be refused before the training is
         ALL_STEPS["deploy"].check(_deployment(config, dataset, "auto"), dataset, {})
-    print("plan:", *resolver.lines([planned], duration_estimator(dataset)), sep="\n")
+    print("plan:", *plan.lines(resolver, [planned], duration_estimator(dataset)), sep="\n")
     if deploys:
         print("  run     deploy the student of that run")
     if config.plan_only:

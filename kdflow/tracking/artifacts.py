@@ -92,8 +92,15 @@ def _check_flavour(source: str) -> None:
 
 
 def read_json(run: FoundRun, name: str) -> dict[str, Any]:
-    """A value that `Run.log_json` logged."""
+    """A value that `Run.log_json` logged.
+
+    Raises:
+        UnfitError: the run has none.
+        UnreachableError: it cannot be read, though it may be there.
+    """
     uri = f"{run.artifact_uri}/{name}"
+    if _local_path(uri):
+        _fetched(uri, run, name)  # is it there?
     value: dict[str, Any] = with_retries(uri, lambda: mlflow.artifacts.load_dict(uri))
     return value
 

@@ -17,6 +17,7 @@ from mlflow.entities import (
     LoggedModelStatus,
     Metric,
     Param,
+    RunStatus,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
@@ -204,9 +205,11 @@ class _Saved:
 
 
 def _status(journal: Journal, entry: Entry) -> None:
-    ended = entry.content
-    client = mlflow.MlflowClient()
-    client.set_terminated(journal.opened.run_id, ended["status"], ended["timestamp"])
+    """A finished run of which the store has refused something has failed: it lacks a result."""
+    status, ended_at = entry.content["status"], entry.content["timestamp"]
+    if journal.rejected and status == RunStatus.to_string(RunStatus.FINISHED):
+        status = RunStatus.to_string(RunStatus.FAILED)
+    mlflow.MlflowClient().set_terminated(journal.opened.run_id, status, ended_at)
 
 
 DELIVER: dict[str, Callable[[Journal, Entry], None]] = {

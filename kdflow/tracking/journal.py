@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from kdflow.cache import cache_folder, replacing, writing_to
+from kdflow.errors import reason
 
 FOLDER = "journal"  # in the cache
 OPENED, ENTRIES, DELIVERED, FILES = "opened.json", "entries.jsonl", "delivered", "files"
@@ -168,10 +170,25 @@ def left_over() -> Iterator[list[Journal]]:
             locks.callback(lock.release)
             try:
                 journals.append(Journal(folder, lock))
-            except (OSError, ValueError, TypeError):  # killed before the journal had a first line
-                shutil.rmtree(folder, ignore_errors=True)
-                Path(lock.lock_file).unlink(missing_ok=True)
+            except (OSError, ValueError, TypeError) as error:
+                if _holds_nothing(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    Path(lock.lock_file).unlink(missing_ok=True)
+                else:
+                    print(
+                        f"sync: {folder} cannot be read ({reason(error)}), so that what it holds is"
+                        " not delivered to the tracking store",
+                        file=sys.stderr,
+                    )
         yield journals
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Whether the process was killed before it had written what the journal is of."""
+    try:
+        return not (folder / OPENED).exists() or not (folder / OPENED).stat().st_size
+    except OSError:
+        return False
 
 
 def _modified(folder: Path) -> float:

@@ -6,14 +6,25 @@ from typing import NamedTuple
 
 import keras
 import mlflow
+import numpy as np
 
-from kdflow.adapt import PixelRange, from_pixels, functional, with_two_logits, without_softmax
+from kdflow.adapt import (
+    PixelRange,
+    ends_in_sigmoid,
+    from_pixels,
+    functional,
+    with_two_logits,
+    without_softmax,
+)
+from kdflow.artifacts.logits import are_probabilities
 from kdflow.errors import KdflowError
+from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.tracking.artifacts import load_keras, load_model
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.run import MODEL_NAME
 
+TRIED_IMAGES = 8
 CLASSIFIES = ("teacher", "baseline", "distill")  # steps
 SOURCES = "a run's id, a .keras or .h5 file, runs:/... or models:/..."
 
@@ -78,7 +89,16 @@ def _giving_logits(source: str, pixels: PixelRange) -> keras.Model:
             f"expected one logit per class, of two classes or more, from {source}, got outputs of"
             f" shape {model.output_shape}"
         )
-    return from_pixels(model, pixels)
+    if ends_in_sigmoid(model):
+        raise KdflowError(f"expected logits or a softmax from {source}, got one sigmoid per class")
+    plain = from_pixels(model, pixels)
+    tried = np.random.default_rng(0).integers(0, 256, (TRIED_IMAGES, *shape[1:]), np.uint8)
+    if are_probabilities(predict_logits(plain, tried)):
+        raise KdflowError(
+            f"expected a model that gives logits or ends in a softmax from {source}, got one that"
+            " gives probabilities in another way"
+        )
+    return plain
 
 
 def _class_names(uri: str) -> tuple[str, ...]:

@@ -120,10 +120,10 @@ def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, str]) ->
         made = client.create_model_version(name, model_uri, run_id, dict(tags))
         client.set_registered_model_alias(name, CANDIDATE, made.version)
     except BaseException as error:
-        if created:
-            client.delete_registered_model(name)
-        elif made is not None:
+        if made is not None:
             client.delete_model_version(name, made.version)
+        if created and not client.search_model_versions(f"name = '{name}'"):
+            client.delete_registered_model(name)
         if isinstance(error, MlflowException):
             raise KdflowError(f"register: {name} cannot be registered: {reason(error)}") from error
         raise
@@ -158,7 +158,7 @@ def answers(model: Version, images: np.ndarray) -> np.ndarray:
         loaded = mlflow.pyfunc.load_model(f"models:/{model.name}/{model.number}")
         parts = [loaded.predict(images[start : start + IMAGES_PER_REQUEST]) for start in starts]
     except Exception as error:  # a damaged model can fail in any way
-        raise KdflowError(f"promote: {model} gives no answers: {reason(error)}") from error
+        raise KdflowError(f"promote: {model} cannot be loaded or run: {reason(error)}") from error
     return np.concatenate(parts)
 
 

@@ -13,8 +13,8 @@ from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.artifacts.hints import Hints
 from kdflow.config.fitting import Settings
 from kdflow.dataset import SPLIT_SEED, Images
-from kdflow.evaluate.metrics import PREDICT_BATCH, batches, class_means, nearest_class
-from kdflow.image_file import Pixels
+from kdflow.evaluate.metrics import PREDICT_BATCH, class_means, nearest_class
+from kdflow.image_file import Pixels, batches
 from kdflow.kernels import fused_kernels
 from kdflow.losses import hint_loss
 from kdflow.pipeline import one_at_a_time

@@ -14,8 +14,8 @@ from kdflow import interrupts
 from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
-from kdflow.evaluate.metrics import accuracy, batches, nll, predict_logits
-from kdflow.image_file import batches_in_part
+from kdflow.evaluate.metrics import accuracy, nll, predict_logits
+from kdflow.image_file import batches, batches_in_part
 from kdflow.kernels import fused_kernels
 from kdflow.pipeline import errors_of_batches, in_batches
 from kdflow.precision import computing_in

@@ -25,6 +25,7 @@ from kdflow.steps.baseline import baseline_for
 from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig, layers_of, logits_needed
 from kdflow.steps.estimate import duration_estimator
+from kdflow.steps.plan import lines
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.tags import upstream_tag
 from kdflow.tracking import find, runs, store
@@ -77,7 +78,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         plans = [resolver.plan(need) for need in upstream.values()]
         estimate = duration_estimator(dataset)
         own = plan.lines(config, file, base, estimate)
-        print("plan:", *resolver.lines(plans, estimate), *own, sep="\n")
+        print("plan:", *lines(resolver, plans, estimate), *own, sep="\n")
         if base.plan_only:
             runs.label_project_run(f"sweep {config.study}")
             return None
@@ -219,6 +220,8 @@ def _parent(
     params = {name: canonical(value) for name, value in values.items()}
     with contextlib.ExitStack() as opened:
         is_owner = opened.enter_context(sharing.ownership(study))
+        if first is None and not is_owner:  # another process has found the study's maker dead too
+            first = sharing.parent_of(study)
         if first is None:
             run = opened.enter_context(runs.open_run(name, "sweep", dataset, {}))
             study.set_user_attr(trial_queue.PARENT, run.run_id)

@@ -13,7 +13,7 @@ from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTr
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from kdflow.errors import KdflowError, reason
+from kdflow.errors import KdflowError, NoRoomError, UnreachableError, reason
 from kdflow.tags import STUDY_TAG, TRIAL_TAG
 from kdflow.tracking import runs
 
@@ -24,6 +24,8 @@ PROCESS, SURPLUS = "process", "surplus"
 # Among Optuna's own attributes of a trial: how many crashes its setting has had.
 CRASHED = "crashed"
 
+# What ends a trial, and the sweep with it, whatever the trial's setting.
+NOT_OF_THE_TRIAL = (KeyboardInterrupt, UnreachableError, NoRoomError)
 CRASHES = 3  # retries of a setting after crashes
 MISSED_HEARTBEATS = 3  # after which a trial is marked failed
 LOOK_EVERY = 1.0  # seconds between two looks at the trials of other processes
@@ -31,6 +33,10 @@ LOOK_EVERY = 1.0  # seconds between two looks at the trials of other processes
 
 class SurplusTrialError(Exception):
     """Ends a trial that another process has started too, see `is_surplus`."""
+
+
+class FailedTrialError(Exception):
+    """Ends a trial whose setting cannot be trained; the others go on."""
 
 
 @contextlib.contextmanager
@@ -160,7 +166,9 @@ def run_trials(
     until all trials in the queue have.
 
     While other processes run the last trials, wait: if one of them dies, its trial is retried here.
-    A trial that an error ends is retried up to `CRASHES` times, one that an interrupt ends always.
+    A trial that an error ends is retried up to `CRASHES` times. One that an interrupt ends, a store
+    that does not answer or a full disk, is retried always: it is in the queue when the study is
+    resumed.
     """
     begun: list[int] = []
     failures: list[BaseException] = []
@@ -175,13 +183,15 @@ def run_trials(
             raise SurplusTrialError
         try:
             return objective(trial)
-        except (optuna.TrialPruned, UpdateFinishedTrialError, KdflowError):
+        except (optuna.TrialPruned, UpdateFinishedTrialError):
             raise
-        except BaseException as failure:  # an interrupt, or a store that does not answer
+        except BaseException as failure:
+            if isinstance(failure, KdflowError) and not isinstance(failure, NOT_OF_THE_TRIAL):
+                raise FailedTrialError(str(failure)) from failure
             failures.append(failure)
             frozen = study.trials[trial.number]
             if frozen.state == TrialState.RUNNING:
-                retry(study, frozen, crashed=not isinstance(failure, KeyboardInterrupt))
+                retry(study, frozen, crashed=not isinstance(failure, NOT_OF_THE_TRIAL))
             raise
 
     ended_before = False
@@ -192,7 +202,7 @@ def run_trials(
             budget is not None and len(trials) < budget
         ):
             try:
-                study.optimize(watched, n_trials=1, catch=(SurplusTrialError, KdflowError))
+                study.optimize(watched, n_trials=1, catch=(SurplusTrialError, FailedTrialError))
             except (ValueError, AssertionError, UpdateFinishedTrialError):
                 # Optuna's, about a trial that another process has marked failed
                 if failures or not begun or study.trials[begun[-1]].state != TrialState.FAIL:

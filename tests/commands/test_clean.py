@@ -52,12 +52,25 @@ def test_it_shows_and_removes_nothing_unless_asked(
 
 
 def test_it_removes_what_is_old_enough(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (filled / "new.npz").write_bytes(b"")
+    (filled / "onnxruntime-web-1.30.0.tgz").write_bytes(b"")
     assert main(["clean", "--remove", "true"]) == 0
     shown = capsys.readouterr().out
     assert f"clean: freed 2.00MB in {filled}" in shown
     assert "clean: 1 more, changed within the last 7 days (--older_than 0 shows them)" in shown
-    assert names(filled) == ["new.npz"]
+    assert names(filled) == ["onnxruntime-web-1.30.0.tgz"]
+
+
+def test_what_is_not_of_kdflow_is_neither_shown_nor_removed(
+    filled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (filled / "photos").mkdir()
+    for name in ("thesis.tex", "photos/cat.png"):
+        (filled / name).write_text("of the user, who set KDFLOW_CACHE to this folder")
+    assert main(["clean", "--remove", "true", "--older_than", "0"]) == 0
+    assert names(filled) == ["photos/cat.png", "thesis.tex"]
+    shown = capsys.readouterr().out
+    assert "thesis" not in shown
+    assert "photos" not in shown
 
 
 def test_it_removes_nothing_that_is_in_use(

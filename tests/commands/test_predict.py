@@ -241,15 +241,15 @@ def test_a_file_that_does_not_run_is_refused(
 
 def made_by_hand() -> list[Prediction]:
     return [
-        Prediction(f"{label}{number}", label, probability=number / 10, thumbnail="")
+        Prediction(f"{label}{number}", label, probability=number / 10)
         for label in "ba"
         for number in (3, 1, 2)
     ]
 
 
 def test_a_file_name_that_is_no_text_is_written_escaped(tmp_path: Path) -> None:
-    named = Prediction(os.fsdecode(b"caf\xe9.png"), "a", probability=0.5, thumbnail="")
-    predict._write([named], tmp_path / "all.csv", "model.keras", 1.0)
+    named = Prediction(os.fsdecode(b"caf\xe9.png"), "a", probability=0.5)
+    predict._write([named], tmp_path / "all.csv", "model.keras", 1.0, str.upper)
     assert (tmp_path / "all.csv").read_text().splitlines()[1] == r"caf\udce9.png,a,0.500000"
 
 
@@ -261,9 +261,10 @@ def test_the_page_says_how_many_images_it_leaves_out(
     most: int, heading: str, remark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "SHOWN", most)
-    predict._write(made_by_hand(), tmp_path / "all.csv", "model.keras", 1.0)
+    predict._write(made_by_hand(), tmp_path / "all.csv", "model.keras", 1.0, str.upper)
     page = (tmp_path / "all.html").read_text()
     assert heading in page
+    assert page.count("<img") == page.count("base64,A") + page.count("base64,B") == most
     assert remark in page
     assert ("are shown" in page) == bool(remark)
 
@@ -310,6 +311,31 @@ def test_a_file_of_two_classes_with_one_output_predicts_both(
     assert [row["class"] for row in rows] == [str(int(share > 0.5)) for share in shares]
     found = [float(row["probability"]) for row in rows]
     np.testing.assert_allclose(found, np.maximum(shares, 1 - shares), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ([keras.layers.Activation("sigmoid")], "got one sigmoid per class"),
+        ([keras.layers.Softmax(), keras.layers.Reshape((3,))], "gives probabilities in another"),
+    ],
+    ids=["sigmoids", "probabilities"],
+)
+def test_a_file_that_gives_no_logits_is_refused(
+    last: list[keras.Layer],
+    expected: str,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    keras.Sequential([*first, *last]).save(tmp_path / "own.keras")
+    given = ["--model", str(tmp_path / "own.keras"), "--images", str(photos)]
+    assert main(["predict", *given]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("kdflow predict: model: expected ")
+    assert expected in line
+    assert line.count("\n") == 1
 
 
 def test_a_file_of_keras_has_the_pixels_and_the_names_that_it_is_given(

@@ -1,5 +1,7 @@
 """The memory that a file needs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -17,6 +19,16 @@ def dense(width: int) -> keras.Model:
     images = keras.Input((8, 8, 3))
     x = keras.layers.Dense(width)(keras.layers.Flatten()(images))
     return keras.Model(images, keras.layers.Dense(3)(x))
+
+
+def test_the_process_that_is_measured_loads_neither_keras_nor_mlflow() -> None:
+    code = (
+        "import sys\nimport kdflow.deploy.memory\n"
+        "heavy = {'keras', 'mlflow', 'tensorflow'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from kdflow.dataset import Images
 from kdflow.evaluate.metrics import (
     accuracy,
     agreement,
-    batches,
     class_means,
     expected_calibration_error,
     final_metrics,
@@ -103,8 +102,3 @@ def test_the_nearest_class_mean_is_scikit_learns() -> None:
     np.testing.assert_allclose(means, reference.centroids_, rtol=1e-5)
     found = nearest_class(np.asarray(part(images)), means)
     assert np.array_equal(found, reference.predict(maps))
-
-
-def test_batches_keep_the_order_and_leave_nothing_out() -> None:
-    found = [batch.tolist() for batch in batches(np.array([5, 3, 1, 4, 2]), 2)]
-    assert found == [[5, 3], [1, 4], [2]]

@@ -124,7 +124,8 @@ def test_the_files_of_a_distillation_may_have_moved_since(
     model: TrainedModel, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = {"dataset": "/gone/", "student": "/gone/net.keras", "teacher": "/gone/t.keras"}
-    values = {**gone, "temp": 8.0, "alpha": 0.5, "views": 2, "holdout": 0.1}
+    of_another_version = {"removed_since": 1}
+    values = {**gone, **of_another_version, "temp": 8.0, "alpha": 0.5, "views": 2, "holdout": 0.1}
     monkeypatch.setattr("kdflow.steps.quantised.artifacts.read_json", lambda *_: values)
     monkeypatch.setattr(quantised, "get_run", lambda _: None)
     monkeypatch.setattr("kdflow.steps.quantised.distill.objective", lambda config, *_: config)

@@ -49,7 +49,7 @@ PLANS = {
         *TEACHER,
         f"train   {OBJECTIVE} s0 distill student<-pupil, under a minute",
         "export  the logits of that run",
-        f"train   {OBJECTIVE} s0 distill pupil, under a minute",
+        f"train   {OBJECTIVE} s0 distill pupil, from these logits, under a minute",
         "train   s0 baseline pupil, under a minute",
         f"train   {OBJECTIVE} s0 distill pupil<-pupil, under a minute",
         f"run     {OBJECTIVE} s0 assistant pupil,stud...",
@@ -91,7 +91,7 @@ def test_the_plan_is_what_is_then_done(store: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     # before any run is opened
     assert shown.index("plan:\n") < shown.index("T=4 alpha=0.9 s0 main pupil: run ")
-    titles = [line.removesuffix(", under a minute") for line in planned]
+    titles = [line.split(",")[0] for line in planned]
     made = {str(run.info.run_name): run for run in runs()}
     # an export that is named by its model's run has no name before that run exists
     ids = {run.info.run_id[:8] for run in runs()}

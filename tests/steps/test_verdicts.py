@@ -24,8 +24,8 @@ def test_a_file_that_is_in_doubt_is_named_and_kept(capsys: pytest.CaptureFixture
     deploy._refuse_worse({"a file": judged(267, wrong=0)}, margin=1)
     assert capsys.readouterr().out == (
         "The test set is too small to tell whether a file loses more than 1 percentage point; the"
-        " difference is +0.00 [-1.00, +1.00] points on 267 test images. More test images, or a"
-        " larger margin, would tell.\n"
+        " difference is +0.00 [-1.00, +1.00] points on 267 test images. Use more test images or"
+        " a larger margin.\n"
     )
 
 

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage, _heartbeat
 from optuna.trial import TrialState
 from sweeping import STUDIES, new_studies, without_waiting
 
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, NoRoomError, UnreachableError
 from sweeps.driver import trial_queue
 from sweeps.driver.trial_queue import (
     CRASHES,
@@ -136,9 +136,12 @@ def test_a_setting_that_always_crashes_does_not_hold_up_the_study(study: optuna.
     ]
 
 
-def test_interrupts_never_use_up_a_setting(study: optuna.Study) -> None:
+@pytest.mark.parametrize("outside", [KeyboardInterrupt, UnreachableError, NoRoomError])
+def test_what_is_not_of_the_trial_never_uses_up_a_setting(
+    study: optuna.Study, outside: type[BaseException]
+) -> None:
     enqueue(study, [{"x": 0.0}])
-    endings = [*[KeyboardInterrupt] * (2 + CRASHES), *[MemoryError] * CRASHES]
+    endings = [*[outside] * (2 + CRASHES), *[MemoryError] * CRASHES]
     for ending in endings:
 
         def ended(trial: optuna.Trial, ending: type[BaseException] = ending) -> float:

@@ -9,7 +9,13 @@ import pytest
 
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, UnfitError, UnreachableError
-from kdflow.tracking.artifacts import LOGITS_FOLDER, load_keras, load_model, logits_folder
+from kdflow.tracking.artifacts import (
+    LOGITS_FOLDER,
+    load_keras,
+    load_model,
+    logits_folder,
+    read_json,
+)
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.runs import open_run
 
@@ -37,6 +43,9 @@ def test_what_a_run_lacks_is_named(tiny: Dataset) -> None:
         logits_folder(run)
     with pytest.raises(UnfitError, match=f"run {run.run_id} .teacher.: no model can be loaded"):
         load_model(run)
+    assert read_json(run, "config.json") == {}
+    with pytest.raises(UnfitError, match=f"run {run.run_id} .teacher. has no other.json"):
+        read_json(run, "other.json")
 
 
 def test_logits_are_read_in_place_from_a_local_store_and_downloaded_from_another(

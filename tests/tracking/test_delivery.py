@@ -299,3 +299,15 @@ def test_silent_runs_of_another_host_are_ended_if_asked() -> None:
         "RUNNING",
         "RUNNING",
     ]
+
+
+def test_a_run_of_which_the_store_refuses_something_is_not_finished(tiny: Dataset) -> None:
+    def log_what_is_refused() -> None:
+        with open_run("lacks a metric", "distill", tiny, {}) as run:
+            ids.append(run.run_id)
+            run.log({"?": 1}, 1)  # no name of a metric
+
+    ids: list[str] = []
+    with pytest.raises(KdflowError, match=r"^tracking store: it rejected what run .* logged"):
+        log_what_is_refused()
+    assert ended(ids[0]).info.status == "FAILED"

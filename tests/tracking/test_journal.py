@@ -103,3 +103,18 @@ def test_a_cache_that_is_a_file_is_one_line(
     monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path / "file"))
     with pytest.raises(KdflowError, match=r"^cache: expected a folder with room .*another folder$"):
         journal.new("run", "sqlite:///a.db", ends_run=True)
+
+
+@pytest.mark.parametrize("damage", ["opened.json", "entries.jsonl"])
+def test_a_journal_that_cannot_be_read_is_kept_and_named(
+    damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = of_a_process_that_ended("run")
+    written.add("tags", {"a": "1"})
+    (written.folder / damage).write_bytes(b'{"run_id": "\xff"}\n')
+    with journal.left_over() as journals:
+        assert journals == []
+    assert (written.folder / "entries.jsonl").exists()
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"sync: {written.folder} cannot be read (")
+    assert shown.count("\n") == 1

@@ -59,3 +59,19 @@ def test_nothing_is_left_of_a_registration_that_fails(
     assert names() == ([] if is_new else ["flowers"])
     versions = mlflow.MlflowClient().search_model_versions("name = 'flowers'")
     assert [version.version for version in versions] == ([] if is_new else [1])
+
+
+def test_a_version_that_another_process_has_made_meanwhile_stays(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = mlflow.MlflowClient.create_model_version
+
+    def made_by_another(client: mlflow.MlflowClient, name: str, uri: str, *_: object) -> None:
+        create(client, name, uri, run_id, {"of": "the other"})
+        raise mlflow.MlflowException("no room")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", made_by_another)
+    with pytest.raises(KdflowError, match="register: flowers cannot be registered: no room"):
+        register("flowers", "runs:/x/litert", run_id, {})
+    (version,) = mlflow.MlflowClient().search_model_versions("name = 'flowers'")
+    assert version.tags == {"of": "the other"}

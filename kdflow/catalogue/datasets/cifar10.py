@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 else:
     np = lazy_import("numpy")
 
+FILE = "cifar10.npz"  # in the cache
 CLASSES = [
     "airplane",
     "automobile",
@@ -62,7 +63,7 @@ def load_cifar10(name: str) -> Dataset:
 
 
 def _arrays() -> dict[str, np.ndarray]:
-    cached = cache_folder() / "cifar10.npz"
+    cached = cache_folder() / FILE
     if cached.exists():
         try:
             return _verified(read_npz(cached))
@@ -90,7 +91,7 @@ def _fetch() -> dict[str, np.ndarray]:
     raise KdflowError(
         "dataset: cifar10 could not be downloaded (" + "; ".join(failures) + ")."
         f" To use a copy of your own, save its arrays {', '.join(ARRAYS)} as"
-        f" {cache_folder() / 'cifar10.npz'}"
+        f" {cache_folder() / FILE}"
     )
 
 

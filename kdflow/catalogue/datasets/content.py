@@ -17,6 +17,7 @@ from pathlib import Path
 from kdflow.cache import cache_folder, replacing, writing_to
 from kdflow.errors import KdflowError
 
+FOLDER = "digests"  # in the cache
 # A change within the clock's resolution after the reading would leave the times as they are.
 SETTLED_NS = 2 * 10**9
 
@@ -36,7 +37,7 @@ def sha256_of(files: Sequence[Path], root: Path) -> list[str]:
     from tqdm import tqdm
 
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-    index = cache_folder() / "digests" / f"{name}.json"
+    index = cache_folder() / FOLDER / f"{name}.json"
     known = _read(index)
     now = time.time_ns()
     found: dict[str, Entry] = {}
