@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from kdflow.config.base import DATASET_OPTIONS, Config, canonical, validated
 from kdflow.dataset import Dataset
-from kdflow.errors import UnfitError, about
+from kdflow.errors import KdflowError, UnfitError, about
 from kdflow.hardware import hardware
 from kdflow.needs import (
     Found,
@@ -90,6 +90,7 @@ class Resolver:
         self.steps, self.dataset, self.reuse = steps, dataset, reuse
         self.parent: str | None = None
         self._plans: dict[Need, Found | Planned] = {}
+        self._trained: dict[tuple[str, bool], str] = {}  # identifiers of the user's own networks
         self._deciding: list[Need] = []  # a need of a need is named by the outermost parameter
 
     # --- plan ---
@@ -197,8 +198,20 @@ class Resolver:
         """What a step's result depends on besides code, as a SHA-256: the step, its parameters that
         are not at a neutral value, the images, and the content that it builds on."""
         content = {role: it.result.digest for role, it in self._of(planned.inputs).items()}
-        params = planned.config.keyed() | own_networks(planned.config, self.dataset)
+        params = planned.config.keyed() | self._own_networks(planned.config)
         return _sha256(planned.step.name, params, self.dataset, content)
+
+    def _own_networks(self, config: Config) -> dict[str, str]:
+        """See `own_networks`. What is compared in one command is trained of one architecture."""
+        found = own_networks(config, self.dataset)
+        for name, identity in found.items():
+            trained = getattr(config, name), getattr(config, "keeps_weights", False)
+            if self._trained.setdefault(trained, identity) != identity:
+                raise KdflowError(
+                    f"{name}: expected the same network in {trained[0]} as at the start, got"
+                    " another one; the file has changed meanwhile, so run the command again"
+                )
+        return found
 
     def _key_of_0_1(self, planned: Planned, config: Config) -> str:
         """The key of the same run in kdflow 0.1: all parameters, as asked for, and run ids."""

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kdflow.catalogue.datasets import find_dataset
 from kdflow.catalogue.datasets.record import DatasetRecord
-from kdflow.catalogue.networks import find_network, is_network
+from kdflow.catalogue.networks import find_network, is_network, network_name
 from kdflow.catalogue.networks.own import FORMS
 from kdflow.catalogue.networks.record import Recipe
 from kdflow.config.base import (
@@ -186,7 +186,7 @@ class StudentConfig(Config):
     @property
     def student_name(self) -> str:
         """The student as runs are named: a file without its folder."""
-        return find_network(self.student).name
+        return network_name(self.student)
 
     @classmethod
     def default_networks(cls, dataset: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from kdflow.catalogue.networks import NETWORKS, find_network, is_network
+from kdflow.catalogue.networks import NETWORKS, is_network, network_name
 from kdflow.catalogue.networks.own import FORMS
 from kdflow.config.objective import ChainConfig, ObjectiveConfig
 from kdflow.config.own_teacher import OwnTeacherConfig
@@ -61,7 +61,7 @@ class AssistantConfig(ChainConfig):
 
 def title(config: AssistantConfig) -> str:
     teacher, *students = config.networks
-    chain = ",".join([short_source(teacher), *(find_network(name).name for name in students)])
+    chain = ",".join([short_source(teacher), *(network_name(name) for name in students)])
     return run_name(config.objective, f"s{config.seed}", "assistant", chain)
 
 
@@ -92,9 +92,9 @@ def run(
 
     ledger = [teacher_row(teacher, dataset)]
     for network, result in zip(config.networks[1:], hops.values(), strict=True):
-        ledger.append(row(find_network(network).name, f"taught by {ledger[-1]['network']}", result))
+        ledger.append(row(network_name(network), f"taught by {ledger[-1]['network']}", result))
     *_, last = hops.values()
-    student = find_network(config.networks[-1]).name
+    student = network_name(config.networks[-1])
     ledger.append(row(student, "control: labels alone", alone))
     ledger.append(row(student, f"control: taught by {ledger[0]['network']}", straight))
     log_ledger(run, ledger, title(config))

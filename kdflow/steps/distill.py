@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from kdflow.catalogue.networks import find_network
+from kdflow.catalogue.networks import network_name
 from kdflow.config.objective import ChainConfig, ObjectiveConfig, ThenDeployConfig
 from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.config.training import StudentConfig, TrainingConfig, is_automatic
@@ -58,7 +58,7 @@ class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, OwnTeacherCo
     def student_and_teacher(self) -> str:
         """Who learns in a run's name, and from whom, if the user has named a network."""
         is_named = self.teacher != "auto" and is_automatic(self.teacher)
-        taught = f"<-{find_network(self.teacher).name}" if is_named else ""
+        taught = f"<-{network_name(self.teacher)}" if is_named else ""
         return f"{self.student_name}{taught}"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from kdflow.catalogue.networks import find_network
+from kdflow.catalogue.networks import network_name
 from kdflow.config.base import NetworkName
 from kdflow.config.objective import ChainConfig, ThenDeployConfig
 from kdflow.config.own_teacher import OwnModelConfig
@@ -80,7 +80,7 @@ def run(
     from kdflow.steps.ledger import log_ledger, row, teacher_row
 
     first = teacher_row(teacher, dataset)
-    student, pupil = find_network(config.student).name, find_network(config.pupil).name
+    student, pupil = network_name(config.student), network_name(config.pupil)
     rows = {
         "alone": (student, "labels alone"),
         "kd": (student, "KD"),

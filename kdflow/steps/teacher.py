@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from kdflow.catalogue.networks import find_network
+from kdflow.catalogue.networks import network_name
 from kdflow.catalogue.networks.own import FORMS
 from kdflow.config.base import NetworkName
 from kdflow.config.training import LabelsConfig, default_teacher
@@ -35,7 +35,7 @@ class TeacherConfig(LabelsConfig):
 
 
 def title(config: TeacherConfig) -> str:
-    return run_name(f"s{config.seed}", "teacher", find_network(config.arch).name)
+    return run_name(f"s{config.seed}", "teacher", network_name(config.arch))
 
 
 def run(run: Run, config: TeacherConfig, dataset: Dataset) -> dict[str, float]:

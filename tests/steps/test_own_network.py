@@ -5,11 +5,14 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from helpers import made_by, per_epoch, runs
+from helpers import made_by, parameters, per_epoch, resolver, runs
 from mlflow.entities import Run
 
 from kdflow.__main__ import main
+from kdflow.errors import KdflowError
+from kdflow.needs import Planned, training
 from kdflow.network import architecture_sha256, weights_sha256
+from kdflow.steps.baseline import BASELINE, BaselineConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first", "shared_store", "cache")]
 
@@ -168,3 +171,23 @@ def test_statistics_that_a_training_is_too_short_for_are_said(
     assert "after the 41 steps of this training, 96% of the statistics" in shown
     made_by([*argv, small])
     assert "batch normalisation" not in capsys.readouterr().out
+
+
+def test_a_file_that_changes_during_a_command_ends_it(tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(NETS)
+    given = {"dataset": "digits", "student": f"{file}:small"}
+    needs = [training("baseline", **given, seed=seed) for seed in (0, 1)]
+    looks_up = resolver()
+    assert isinstance(looks_up.plan(needs[0]), Planned)
+    file.write_text(NETS.replace("L.Conv2D(8,", "L.Conv2D(9,"))
+    with pytest.raises(KdflowError, match=f"^student: expected the same network in {file}:small "):
+        looks_up.plan(needs[1])
+
+
+def test_a_run_has_its_name_once_the_file_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(NETS)
+    config = parameters(BaselineConfig, dataset="digits", student=f"{file}:small")
+    file.unlink()
+    assert BASELINE.title(config) == "s0 baseline nets.py:small"

@@ -4,7 +4,7 @@ from kdflow.catalogue.networks.compact import BROAD, COMPACT, MINI
 from kdflow.catalogue.networks.dense import DENSE
 from kdflow.catalogue.networks.fast import FAST, WHITENED
 from kdflow.catalogue.networks.fitnet import FITNET
-from kdflow.catalogue.networks.own import FORMS, own_network
+from kdflow.catalogue.networks.own import FORMS, own_name, own_network
 from kdflow.catalogue.networks.pupil import PUPIL
 from kdflow.catalogue.networks.record import Network
 from kdflow.catalogue.networks.resnet20 import RESNET20
@@ -26,6 +26,11 @@ def find_network(typed: str) -> Network:
         names = ", ".join(f"'{name}'" for name in NETWORKS)
         raise ValueError(f"expected {names}, or one of your own, {FORMS}")
     return record
+
+
+def network_name(typed: str) -> str:
+    """What the network `typed` is called, also once its file is gone."""
+    return own_name(typed) or typed
 
 
 def is_network(typed: str) -> bool:

@@ -36,19 +36,26 @@ def own_network(typed: str) -> Network | None:
     Raises:
         ValueError: it names a file that does not exist.
     """
+    name = own_name(typed)
+    if name is None:
+        return None
     if typed.startswith(APPLICATIONS):
-        name = typed.removeprefix(APPLICATIONS)
         return _record(name, "of keras.applications", partial(application, name), "keras", "seed")
     build: Callable[[Spec], Any]
-    if typed.endswith(".keras"):
-        path = _existing(typed)
-        build = partial(architecture_of_file, typed)
-        return _record(path.name, "a file of yours", build, _stamp(path), "file")
     if match := PYTHON_FUNCTION.fullmatch(typed):
-        path, function = _existing(match["file"]), match["function"]
-        build = partial(result_of_function, path, function)
-        name = f"{path.name}:{function}"
+        path = _existing(match["file"])
+        build = partial(result_of_function, path, match["function"])
         return _record(name, "a function of yours", build, _stamp(path), "function")
+    build = partial(architecture_of_file, typed)
+    return _record(name, "a file of yours", build, _stamp(_existing(typed)), "file")
+
+
+def own_name(typed: str) -> str | None:
+    """What a user's own network is called; None if `typed` does not have the form of one."""
+    if typed.startswith(APPLICATIONS):
+        return typed.removeprefix(APPLICATIONS)
+    if typed.endswith(".keras") or PYTHON_FUNCTION.fullmatch(typed):
+        return Path(typed).name
     return None
 
 
