@@ -33,7 +33,7 @@ def fused_kernels(network: keras.Model) -> Iterator[None]:
     block the layers are as before, but `network` keeps what `fit` and `predict` have traced. Inside
     the block it is not to be saved, nor to be used by another thread.
     """
-    layers = network._flatten_layers() if _is_here() else []
+    layers = network._flatten_layers() if _is_tensorflow_on_cpu() else []
     with contextlib.ExitStack() as restored:
         for layer in filter(_has_supported_types, layers):
             activation = vars(layer).get("activation")
@@ -46,7 +46,7 @@ def fused_kernels(network: keras.Model) -> Iterator[None]:
         yield
 
 
-def _is_here() -> bool:
+def _is_tensorflow_on_cpu() -> bool:
     return keras.backend.backend() == "tensorflow" and computes_on_processor()
 
 

@@ -5,6 +5,7 @@ import string
 from pathlib import Path
 
 LONGEST = 40  # characters
+MOST_NAMED = 10  # classes in a message
 _HASH = "sha256:"
 
 

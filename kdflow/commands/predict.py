@@ -18,6 +18,7 @@ from kdflow.cache import replacing
 from kdflow.commands.command import Command, CommandConfig, check_square
 from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.errors import KdflowError, about
+from kdflow.naming import MOST_NAMED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from kdflow.commands.classifier import Classifier
 
 AT_A_TIME = 64  # images
-MOST_NAMED = 10  # classes in a message
 THUMBNAIL, SHOWN = 96, 1000  # pixels; images of the page
 
 

@@ -61,7 +61,7 @@ def _curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    return _as_written(figure)
+    return _without_mathtext(figure)
 
 
 def comparison(
@@ -83,7 +83,7 @@ def comparison(
     axes.set_xticks([0, 1], ["labels alone", "distilled"])
     axes.set(xlim=(-0.5, 1.5), ylabel="accuracy")
     axes.grid(axis="y", alpha=0.3)
-    return _as_written(figure)
+    return _without_mathtext(figure)
 
 
 def ledger(rows: Sequence[dict[str, Any]], title: str) -> Figure:
@@ -101,7 +101,7 @@ def ledger(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     axes.set_yticks(places, [f"{row['network']}, {row['how']}" for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="test accuracy", xlim=(0, 1.1))
-    return _as_written(figure)
+    return _without_mathtext(figure)
 
 
 def confusions(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
@@ -128,7 +128,7 @@ def confusions(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    return _as_written(figure)
+    return _without_mathtext(figure)
 
 
 def sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
@@ -155,10 +155,10 @@ def sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
         canvas[top : top + height, left : left + width] = image
         axes.text(left + width / 2, top - 1, caption, ha="center", va="bottom", fontsize=7)
     axes.imshow(canvas.squeeze(), cmap="gray" if channels == 1 else None, vmin=0, vmax=255)
-    return _as_written(figure)
+    return _without_mathtext(figure)
 
 
-def _as_written(figure: Figure) -> Figure:
+def _without_mathtext(figure: Figure) -> Figure:
     """The figure without mathematics in its texts: a class, a file or a folder may have a `$` in
     its name."""
     for text in figure.findobj(Text):

@@ -23,14 +23,13 @@ from kdflow.evaluate.chance import (
 )
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
-from kdflow.naming import named_by_hash
+from kdflow.naming import MOST_NAMED, named_by_hash
 from kdflow.results.records import TrainedModel
 from kdflow.tracking import artifacts
 
 TRIED_IMAGES = 100
 SAMPLED_IMAGES = 500
-SOUND = 0.95  # with this accuracy the pixels are not in doubt
-MOST_NAMED = 10  # classes in a message
+PIXELS_CERTAIN_FROM = 0.95  # accuracy
 CONVERT = "docs/teachers.md#logits-from-another-framework says how to write its logits"
 
 
@@ -158,7 +157,7 @@ def _check_accuracy(
     predicted = _predicted(plain, dataset, sampled)
     right = predicted == labels
     result = against_chance(predicted, labels)
-    if result.is_better and result.accuracy > SOUND:
+    if result.is_better and result.accuracy > PIXELS_CERTAIN_FROM:
         return
     ranges = [it for it in PIXEL_RANGES if it != "imagenet" or dataset.image_shape[-1] == 3]
     others = {

@@ -52,8 +52,9 @@ def title(config: CompareConfig) -> str:
 
 def needs(config: CompareConfig, dataset: Dataset) -> dict[str, Need]:
     inputs = distill.needs(config, dataset)
+    shared = config.model_dump(include={*DistillConfig.model_fields})
     for seed in config.all_seeds:
-        student = DistillConfig(**config.model_dump(exclude={"seeds", "reuse"}) | {"seed": seed})
+        student = DistillConfig(**shared | {"seed": seed})
         for step, each in {"baseline": baseline_for(student), "distill": student}.items():
             need = training(step, parameter="student", **each.model_dump())
             inputs[f"{step}_{seed}"] = need

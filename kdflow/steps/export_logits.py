@@ -193,12 +193,18 @@ def logits_per_view(
     parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))
     others = [views.mirrored(view, view_set) if averaged else view for view in range(view_count)]
     needed = sorted({*range(view_count), *others})
-    with tqdm(list(product(needed, parts)), unit="part", disable=None, leave=False) as bar:
-        per_part = [computed(view, part) for view, part in bar]
-    logits = np.concatenate(per_part).reshape(len(needed), len(images), -1)
-    if averaged:
-        logits = (logits[:view_count] + logits[np.searchsorted(needed, others)]) / 2
-    return logits
+    shape = len(needed), len(images), network.output_shape[-1]
+    logits = np.empty(shape, np.float32)
+    each = list(product(range(len(needed)), parts))
+    with tqdm(each, unit="part", disable=None, leave=False) as bar:
+        for index, part in bar:
+            logits[index, part] = computed(needed[index], part)
+    if not averaged:
+        return logits
+    means = np.empty((view_count, *shape[1:]), np.float32)
+    for view, mirrored in enumerate(np.searchsorted(needed, others)):
+        means[view] = (logits[view] + logits[mirrored]) / 2
+    return means
 
 
 EXPORT_LOGITS = Step(

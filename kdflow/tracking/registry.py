@@ -17,7 +17,7 @@ from kdflow.errors import KdflowError, UnreachableError, reason
 from kdflow.tracking import store
 from kdflow.tracking.artifacts import downloaded
 from kdflow.tracking.run import Run
-from kdflow.tracking.runs import SHORT
+from kdflow.tracking.runs import FIRST_WAIT
 
 SERVED_NAME = "litert"
 SERVED_CODE = Path(__file__).with_name("served.py")
@@ -90,7 +90,7 @@ def stored_uri(run: Run) -> str:
         UnreachableError: the store has stopped answering.
         KdflowError: it has refused the model.
     """
-    if not run.wait(SHORT) and not run.wait(store.patience()):
+    if not run.wait(FIRST_WAIT) and not run.wait(store.patience()):
         raise UnreachableError(
             f"register: nothing is registered, since {store.address()} does not answer"
         )

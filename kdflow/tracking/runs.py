@@ -35,7 +35,7 @@ from kdflow.tracking.find import search
 from kdflow.tracking.run import DIED, FAILED, INTERRUPTED, KILLED, RUNNING, Run
 
 STALE_AFTER = 600  # seconds without a heartbeat
-SHORT = 5  # seconds to wait for the store before a message is printed, or the process ends
+FIRST_WAIT = 5  # seconds to wait for the store before a message is printed, or the process ends
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,10 @@ def _until_ended(run: Run) -> Iterator[Run]:
             run.stop(INTERRUPTED)
         else:
             run.fail()
-        if not run.end(SHORT):
+        if not run.end(FIRST_WAIT):
             print(run.give_up(), file=sys.stderr)
         raise
-    if not run.end(SHORT):
+    if not run.end(FIRST_WAIT):
         print(
             f"tracking store: waiting up to {store.patience():.0f} s for {store.address()}; Ctrl-C"
             " stops waiting, and `python -m kdflow sync` then delivers what the run logged"

@@ -24,8 +24,8 @@ DESCRIPTION = "description"
 # the parent run open. A heartbeat is the host, the process id and the time, or ENDED.
 HEARTBEAT, OWNER, ENDED = "heartbeat", "owner", "ended"
 
-PATIENCE = 60  # seconds without a heartbeat after which a process counts as dead
-BEAT_EVERY = PATIENCE / 3  # seconds
+DEAD_AFTER = 60  # seconds without a heartbeat after which a process counts as dead
+BEAT_EVERY = DEAD_AFTER / 3  # seconds
 SETTLED = 0.5  # seconds after which the last of several processes that start at once is known
 LOOK_EVERY = 0.5  # seconds between two looks at what another process writes
 
@@ -82,7 +82,7 @@ def has_owner(study: optuna.Study) -> bool:
         return False
     host, pid, at = beat
     if host == socket.gethostname():  # a process id can be used again: the time tells
-        return pid != os.getpid() and _is_alive(pid) and time.time() - at < PATIENCE
+        return pid != os.getpid() and _is_alive(pid) and time.time() - at < DEAD_AFTER
     changed = _wait_for(lambda: study.user_attrs.get(OWNER) != beat or None)
     return changed is not None and study.user_attrs.get(OWNER) != ENDED
 
@@ -167,9 +167,9 @@ def _is_alive(pid: int) -> bool:
 
 
 def _wait_for(look: Callable[[], Any], beat: Callable[[], Any] = lambda: None) -> Any:
-    """Wait for what `look` returns; None if `beat` has not changed for `PATIENCE` or is ENDED."""
+    """Wait for what `look` returns; None if `beat` has not changed for `DEAD_AFTER` or is ENDED."""
     last, since = beat(), time.monotonic()
-    while (found := look()) is None and last != ENDED and time.monotonic() - since < PATIENCE:
+    while (found := look()) is None and last != ENDED and time.monotonic() - since < DEAD_AFTER:
         time.sleep(LOOK_EVERY)
         if (latest := beat()) != last:
             last, since = latest, time.monotonic()

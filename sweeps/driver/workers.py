@@ -13,7 +13,7 @@ from sweeps.driver.trials import Order, work
 
 CarryOut = Callable[[Order], None]
 
-PATIENCE = 30  # seconds for a cluster to answer, and for interrupted workers to end their trials
+CLUSTER_TIMEOUT = 30  # seconds: to answer, and to end interrupted trials
 INHERITED = ("MLFLOW_TRACKING_", "PG", "KDFLOW_")  # of environment variables
 MAX_CRASHES = 5  # per worker, after which the sweep stops: something else must be wrong
 
@@ -61,7 +61,7 @@ def _check_address(address: str) -> None:
     """Fail if nothing listens at `address`, which Ray would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=CLUSTER_TIMEOUT).close()
 
 
 def _check_resources(config: SweepConfig) -> None:
@@ -126,7 +126,7 @@ def _carry_out(order: Order, config: SweepConfig) -> None:
     except BaseException:  # the other workers end their trials as interrupted ones
         for each in at_work:
             ray.cancel(each)
-        ray.wait(at_work, num_returns=len(at_work), timeout=PATIENCE)
+        ray.wait(at_work, num_returns=len(at_work), timeout=CLUSTER_TIMEOUT)
         raise
 
 

@@ -90,7 +90,7 @@ def test_processes_of_a_study_agree_on_the_first_ones_value(
     assert (
         shared_value(study, "upstream", False, lambda: "mine") == "of the other, which was faster"
     )
-    monkeypatch.setattr(sharing, "PATIENCE", 0)  # as if the maker had died before it had one
+    monkeypatch.setattr(sharing, "DEAD_AFTER", 0)  # as if the maker had died before it had one
     assert shared_value(study, "another", False, lambda: "mine") == "mine"
     assert study.user_attrs["another"] == "mine"
 
@@ -113,7 +113,7 @@ def test_a_process_waits_for_the_shared_value_while_its_maker_lives(
     made = _wait_for(lambda: "made" if now >= 3600 else None, lives_for(3600))
     assert (made, now) == ("made", 3600)
     assert _wait_for(lambda: None, lives_for(7200)) is None
-    assert 7200 < now <= 7200 + sharing.PATIENCE + 1
+    assert 7200 < now <= 7200 + sharing.DEAD_AFTER + 1
 
 
 @pytest.mark.slow  # for several seconds, so that a busy machine's pauses do not count
@@ -121,7 +121,7 @@ def test_a_process_waits_for_the_shared_value_while_its_maker_lives(
 def test_a_process_that_joins_waits_for_a_slow_export_as_long_as_its_driver_has_a_heartbeat(
     beats: bool, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "PATIENCE", 4)
+    monkeypatch.setattr(sharing, "DEAD_AFTER", 4)
     monkeypatch.setattr(sharing, "BEAT_EVERY", 0.1 if beats else 100)
     makes, joined = threading.Event(), threading.Event()
 
@@ -235,7 +235,7 @@ def test_a_process_that_lives_owns_the_run_until_it_has_ended(study: optuna.Stud
             assert not is_owner
             assert study.user_attrs[OWNER][1] == pid
         # the id of a process that has died can be that of another one today
-        study.set_user_attr(OWNER, [HERE, pid, time.time() - 2 * sharing.PATIENCE])
+        study.set_user_attr(OWNER, [HERE, pid, time.time() - 2 * sharing.DEAD_AFTER])
         assert not has_owner(study)
     study.set_user_attr(OWNER, [HERE, pid, time.time()])
     assert not has_owner(study)  # it has died
@@ -251,7 +251,7 @@ def test_a_process_that_lives_owns_the_run_until_it_has_ended(study: optuna.Stud
 def test_a_joining_process_waits_for_the_parent_run_as_long_as_the_owner_has_a_heartbeat(
     opens: bool, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "PATIENCE", 3)
+    monkeypatch.setattr(sharing, "DEAD_AFTER", 3)
     monkeypatch.setattr(sharing, "BEAT_EVERY", 0.1)
     study.set_user_attr(PARENT, None)
     owns = threading.Event()
@@ -276,7 +276,7 @@ def test_a_joining_process_waits_for_the_parent_run_as_long_as_the_owner_has_a_h
 def test_an_owner_on_another_machine_is_known_by_its_heartbeat(
     last: str, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "PATIENCE", 5)
+    monkeypatch.setattr(sharing, "DEAD_AFTER", 5)
     elsewhere = in_another_process(study)
     elsewhere.set_user_attr(OWNER, ["elsewhere", os.getpid(), 0])  # by a clock of its own
     next_beat = {"beats": ["elsewhere", os.getpid(), 20], ENDED: ENDED}.get(last)

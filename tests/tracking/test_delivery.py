@@ -42,7 +42,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         monkeypatch.setattr(mlflow.MlflowClient, name, unless_away(call))
     monkeypatch.setattr(delivery, "RETRY_AT_MOST_EVERY", 0.05)
     monkeypatch.setattr(delivery, "RETRY_FIRST_AFTER", 0.05)
-    monkeypatch.setattr(runs, "SHORT", 0.1)
+    monkeypatch.setattr(runs, "FIRST_WAIT", 0.1)
     monkeypatch.setenv("KDFLOW_STORE_PATIENCE", "60")
     yield event
     event.clear()
