@@ -42,6 +42,7 @@ SHAPING = (
     "steps/training.py",
     "training/*.py",
 )
+NOT_SHAPING = ("training/progress.py", "training/speed.py")  # no weight depends on these
 
 
 def code_of(step: str, used: Mapping[str, Any]) -> str:
@@ -72,7 +73,9 @@ def code_sha256(step: str, network: str | None, loss: str | None) -> str:
     """The SHA-256 behind `code_of`. Comments, docstrings, help and formatting do not count, nor do
     other networks, losses and steps."""
     patterns = (*SHAPING, f"steps/{step}.py")
-    files = [path for pattern in patterns for path in sorted(PACKAGE.glob(pattern))]
+    left_out = [PACKAGE / name for name in NOT_SHAPING]
+    matching = [path for pattern in patterns for path in sorted(PACKAGE.glob(pattern))]
+    files = [path for path in matching if path not in left_out]
     if network:
         files.append(_file_of(NETWORKS[network].build))
     if loss in LOSSES:

@@ -21,6 +21,7 @@ from kdflow.errors import KdflowError, about
 from kdflow.naming import is_hash, run_name
 from kdflow.needs import Need
 from kdflow.reuse import Resolver
+from kdflow.sources import own_networks
 from kdflow.steps.baseline import baseline_for
 from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig, layers_of, logits_needed
@@ -119,6 +120,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
                 parent=parent.run_id,
                 budget=None if file.points else config.trials,
                 reuse=config.reuse,
+                networks=own_networks(base, dataset),
             )
             carry_out(order)
             settings = finals.best_settings(study, config.best)

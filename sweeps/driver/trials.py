@@ -14,6 +14,7 @@ from kdflow.naming import run_name
 from kdflow.needs import training
 from kdflow.results.records import TeacherLogits, TrainedModel
 from kdflow.reuse import Resolver
+from kdflow.sources import own_networks
 from kdflow.steps import distill
 from kdflow.steps.baseline import BaselineConfig, baseline_for
 from kdflow.steps.distill import DistillConfig, logits_needed
@@ -84,6 +85,7 @@ class Order:
         finals: trained instead of trials if there are any.
         control: the best setting of a searched control, which the finals' baselines have;
             if empty, each has the setting of its finalist.
+        networks: the identifiers of the user's own networks, as the sweep began.
     """
 
     study: str
@@ -99,10 +101,15 @@ class Order:
     taught: bool = True
     finals: tuple[Final, ...] = ()
     control: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, str] = field(default_factory=dict)
 
 
 def work(order: Order) -> None:
-    """Run trials or finals until all of the order have ended, in this process or another one."""
+    """Run trials or finals until all of the order have ended, in this process or another one.
+
+    Raises:
+        KdflowError: the file of a network has changed since the sweep began.
+    """
     store.open_store()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
     file = load_study(order.study)
@@ -116,6 +123,7 @@ def work(order: Order) -> None:
     )
     config = order.config
     dataset = load(config.dataset, config.holdout, config.dataset_options)
+    check_networks(order, dataset)
     resolver = Resolver(ALL_STEPS, dataset, order.reuse)
     resolver.parent = order.parent
     objective = _final(order, resolver) if order.finals else _trial(order, file, resolver)
@@ -130,6 +138,19 @@ def work(order: Order) -> None:
             raise
 
     trial_queue.run_trials(study, reported, order.budget)
+
+
+def check_networks(order: Order, dataset: Dataset) -> None:
+    """Refuse to train another network than the sweep began with.
+
+    Raises:
+        KdflowError: the file of a user's own network has changed since.
+    """
+    if own_networks(order.config, dataset) != order.networks:
+        raise KdflowError(
+            f"student: expected the network that the sweep began with in {order.config.student},"
+            " got another one; the file has changed meanwhile, so begin a new study"
+        )
 
 
 def _trial(order: Order, file: Study, resolver: Resolver) -> TrialFunction:

@@ -3,20 +3,24 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
+from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
 from kdflow.evaluate.compare import BEATS
+from kdflow.sources import own_networks
 from kdflow.steps.baseline import BaselineConfig
 from sweeps.driver import finals
-from sweeps.driver.config import trial_config
+from sweeps.driver.config import trial_config, with_values
 from sweeps.driver.study import load
-from sweeps.driver.trials import Final, Order, final_config, training_of
+from sweeps.driver.trials import Final, Order, check_networks, final_config, training_of
 
 ORDER = Order(
     study="temperature_alpha",
@@ -41,6 +45,12 @@ def study_of(results: list[tuple[dict[str, float], float]]) -> optuna.Study:
         space: dict[str, BaseDistribution] = dict.fromkeys(params, FloatDistribution(1, 32))
         study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
     return study
+
+
+def save_network(file: Path, width: int) -> None:
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Dense(width)(keras.layers.Flatten()(images))
+    keras.Model(images, keras.layers.Dense(3)(x)).save(file)
 
 
 def test_the_best_settings_are_different_ones_and_of_equal_ones_the_earliest_is_first() -> None:
@@ -81,6 +91,18 @@ def test_a_finalist_differs_from_its_trial_in_the_seed_and_in_reading_the_test_s
     trial = ORDER.config.model_dump() | {"temp": 2.0}
     assert config.model_dump() == trial | {"seed": 7, "evaluate_test": True}
     assert not trial["evaluate_test"]
+
+
+def test_workers_train_the_network_that_the_sweep_began_with(tiny: Dataset, tmp_path: Path) -> None:
+    check_networks(ORDER, tiny)  # of the catalogue
+    file = tmp_path / "net.keras"
+    save_network(file, width=8)
+    config = with_values(ORDER.config, {"student": str(file)})
+    order = replace(ORDER, config=config, networks=own_networks(config, tiny))
+    check_networks(order, tiny)
+    save_network(file, width=9)
+    with pytest.raises(KdflowError, match=f"^student: expected the network .* in {file}, got ano"):
+        check_networks(order, tiny)
 
 
 def test_finals_have_another_name_once_the_code_of_one_of_them_has_changed(
