@@ -84,6 +84,7 @@ class Prediction(NamedTuple):
 
 
 def run(config: PredictConfig) -> None:
+    from kdflow.catalogue.datasets.photo import InvalidImageError
     from kdflow.commands.classifier import find_classifier
 
     files = _files(Path(config.images))
@@ -105,7 +106,10 @@ def run(config: PredictConfig) -> None:
     output = Path(config.output)
 
     def thumbnail(path: str) -> str:
-        return _thumbnail(_pixels(Path(path), model.image_shape))
+        try:
+            return _thumbnail(_pixels(Path(path), model.image_shape))
+        except InvalidImageError as error:  # it has changed meanwhile
+            raise KdflowError(f"images: {path}: {error}") from error
 
     _write(predictions, output, config.model, temperature, thumbnail)
     if left_out:

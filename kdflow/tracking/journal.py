@@ -176,8 +176,8 @@ def left_over() -> Iterator[list[Journal]]:
                     Path(lock.lock_file).unlink(missing_ok=True)
                 else:
                     print(
-                        f"sync: {folder} cannot be read ({reason(error)}), so that what it holds is"
-                        " not delivered to the tracking store",
+                        f"journal: {folder} cannot be read ({reason(error)}), so that what it"
+                        " holds is not delivered to the tracking store",
                         file=sys.stderr,
                     )
         yield journals

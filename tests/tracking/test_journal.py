@@ -116,5 +116,5 @@ def test_a_journal_that_cannot_be_read_is_kept_and_named(
         assert journals == []
     assert (written.folder / "entries.jsonl").exists()
     shown = capsys.readouterr().err
-    assert shown.startswith(f"sync: {written.folder} cannot be read (")
+    assert shown.startswith(f"journal: {written.folder} cannot be read (")
     assert shown.count("\n") == 1
