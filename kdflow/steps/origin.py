@@ -24,7 +24,7 @@ def upstream_needs(source: str) -> dict[str, Need]:
     """The `logits` that taught the run `source` and their `teacher`, as far as the store has them.
     What is missing is printed."""
     from kdflow.results.own_model import is_own_model
-    from kdflow.tracking.artifacts import logits_folder, model_folder
+    from kdflow.tracking.artifacts import load_model, logits_folder
     from kdflow.tracking.find import get_run
 
     if is_automatic(source) or is_own_model(source):
@@ -44,7 +44,7 @@ def upstream_needs(source: str) -> dict[str, Need]:
             needs["logits"] = LogitsOf(logits, holdout, views, view_set, averaged, reading=reading)
     if teacher := upstream.get(TEACHER):
         with _left_out_if_missing("teacher"):
-            model_folder(get_run(teacher))
+            load_model(get_run(teacher))
             needs["teacher"] = ModelOf(teacher, get_run(teacher).holdout)
     return needs
 

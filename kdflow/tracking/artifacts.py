@@ -37,16 +37,6 @@ def logits_folder(run: FoundRun) -> Path:
     return folder(run, LOGITS_FOLDER)
 
 
-def model_folder(run: FoundRun) -> Path:
-    """The Keras model that the run logged, as a local folder; see `folder`."""
-    what = f"run {run.run_id} ({run.step})"
-    models = with_retries(what, lambda: logged_models(run.experiment_id, run.run_id, MODEL_NAME))
-    logged = [model for model in models if model.status == LoggedModelStatus.READY]
-    if not logged:
-        raise UnfitError(f"{what}: no model can be loaded: it has logged none")
-    return _fetched(logged[0].artifact_location, run, MODEL_NAME)
-
-
 def load_model(run: FoundRun) -> keras.Model:
     """The Keras model that the run logged.
 
@@ -54,7 +44,12 @@ def load_model(run: FoundRun) -> keras.Model:
         UnfitError: the run has none, or it is damaged.
         UnreachableError: it cannot be read, though it may be there.
     """
-    what, folder = f"run {run.run_id} ({run.step})", model_folder(run)
+    what = f"run {run.run_id} ({run.step})"
+    models = with_retries(what, lambda: logged_models(run.experiment_id, run.run_id, MODEL_NAME))
+    logged = [model for model in models if model.status == LoggedModelStatus.READY]
+    if not logged:
+        raise UnfitError(f"{what}: no model can be loaded: it has logged none")
+    folder = _fetched(logged[0].artifact_location, run, MODEL_NAME)
     try:
         for file in folder.rglob("*.keras"):
             file.read_bytes()
