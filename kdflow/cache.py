@@ -11,7 +11,7 @@ import platformdirs
 
 from kdflow.errors import NoRoomError
 
-UNFINISHED = ".new."  # begins the name of what a process is writing
+UNFINISHED = ".new."  # begins the name of what a process is writing; its id follows
 
 
 def cache_folder() -> Path:
@@ -53,11 +53,30 @@ def _is_of_another_file(error: OSError, folder: Path) -> bool:
     return bool(named) and not any(related)
 
 
+def unfinished() -> str:
+    """How the name of what this process is writing begins."""
+    return f"{UNFINISHED}{os.getpid()}."
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether `path` begins as `unfinished` of a process that is running."""
+    pid = path.name.removeprefix(UNFINISHED).partition(".")[0]
+    if not path.name.startswith(UNFINISHED) or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write the file `path` in the block: beside it, with its suffix. At the block's end
     that file takes the place of `path`. If the block fails, it is removed."""
-    new = path.with_name(f"{UNFINISHED}{os.getpid()}.{path.name}")
+    new = path.with_name(f"{unfinished()}{path.name}")
     try:
         yield new
         new.replace(path)

@@ -23,6 +23,10 @@ class UnreachableError(KdflowError):
     """A store or server that does not answer, so that nothing is known about the result."""
 
 
+class ChangedError(KdflowError):
+    """Something that a command builds on has changed while it runs."""
+
+
 class NoRoomError(KdflowError):
     """A disk that is full or cannot be written to: the same may succeed once there is room."""
 

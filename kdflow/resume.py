@@ -51,8 +51,8 @@ def run_of(
     with checkpoints.locked(name) as checkpoint:
         if checkpoint is None:
             print(
-                f"{title}: if interrupted, this run cannot be resumed: another process runs the"
-                " same step"
+                f"{title}: if interrupted, this run cannot be resumed: its state cannot be kept, or"
+                " another process runs the same step"
             )
         claim = _claim(planned, title, checkpoint, key) if checkpoint else None
         if claim:  # what its process has logged comes first

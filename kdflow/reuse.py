@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from kdflow.config.base import DATASET_OPTIONS, Config, canonical, validated
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, UnfitError, about
+from kdflow.errors import ChangedError, UnfitError, about
 from kdflow.hardware import hardware
 from kdflow.needs import (
     Found,
@@ -207,7 +207,7 @@ class Resolver:
         for name, identity in found.items():
             trained = getattr(config, name), getattr(config, "keeps_weights", False)
             if self._trained.setdefault(trained, identity) != identity:
-                raise KdflowError(
+                raise ChangedError(
                     f"{name}: expected the same network in {trained[0]} as at the start, got"
                     " another one; the file has changed meanwhile, so run the command again"
                 )

@@ -82,7 +82,7 @@ class Checkpoint:
         """A part that was kept, None if there is none that can be read."""
         try:
             part: np.ndarray = np.load(self.folder / f"{name}.npy", allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):  # missing, damaged or empty
             return None
         return part
 
@@ -116,8 +116,10 @@ def locked(name: str) -> Iterator[Checkpoint | None]:
         root.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         folder.mkdir(exist_ok=True)
-    except (Timeout, OSError):
+    except (Timeout, OSError) as error:
         lock.release()
+        if not isinstance(error, Timeout):
+            print(f"resume: {root} cannot be written to ({error})")
         yield None
         return
     try:

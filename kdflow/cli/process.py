@@ -51,10 +51,12 @@ def exit_status(name: str, action: Callable[[], object], *, shows_traceback: boo
         action()
     except KeyboardInterrupt:
         if project_run:
-            _correct_status_later(project_run)
+            _correct_status_later(project_run, _finished(project_run) or "KILLED")
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if project_run and (status := _finished(project_run)):
+            _correct_status_later(project_run, status)
         in_one_line = isinstance(error, KdflowError) or _is_outside(error)
         if shows_traceback or not in_one_line:
             print(without_passwords(traceback.format_exc()), file=sys.stderr, end="")
@@ -78,11 +80,18 @@ def _is_outside(error: Exception) -> bool:
     return isinstance(error, (OSError, MemoryError)) or bool(packages & OUTSIDE)
 
 
-def _correct_status_later(run_id: str) -> None:
+def _finished(run_id: str) -> str:
+    """FINISHED if this process has finished that run, and something after it has failed, such as
+    the deployment of its student; else empty."""
+    runs = sys.modules.get("kdflow.tracking.runs")
+    return "FINISHED" if runs and run_id in runs.FINISHED_HERE else ""
+
+
+def _correct_status_later(run_id: str, status: str) -> None:
     """Start a process that outlives this one and corrects the status that `mlflow run` will give
-    its interrupted run."""
+    its run."""
     subprocess.Popen(
-        [sys.executable, "-m", "kdflow.tracking.killed", run_id],
+        [sys.executable, "-m", "kdflow.tracking.corrected", run_id, status],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

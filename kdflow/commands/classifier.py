@@ -82,6 +82,7 @@ def find_classifier(source: str, pixels: PixelRange = "0..255") -> Classifier:
 
 def _of_file(path: Path, run: FoundRun | None) -> Classifier:
     """A file whose manifest is beside it, or beside its folder `files`."""
+    path = path.absolute()
     above = path.parent.parent if path.parent.name == FILES else path.parent
     found = deployment.read(above, path.parent, lambda name: name == path.name)
     if not found.paths:

@@ -109,7 +109,7 @@ def left_over(root: Path) -> Iterator[LeftOver]:
         root: the folder.
     """
     from kdflow.artifacts import checkpoints
-    from kdflow.cache import UNFINISHED
+    from kdflow.cache import UNFINISHED, is_being_written
     from kdflow.catalogue.datasets import cifar10, content, stored
     from kdflow.deploy import browser
     from kdflow.tracking import journal
@@ -136,10 +136,11 @@ def left_over(root: Path) -> Iterator[LeftOver]:
         elif any(map(path.match, kept_data)):
             kept = sorted(path.iterdir()) if path.name == stored.FOLDER else [path]
             for data in (each for each in kept if each.suffix != ".lock"):
+                of_dataset = path.name == stored.FOLDER
+                is_used = stored.is_being_written(data) if of_dataset else is_being_written(data)
+                remove = partial(shutil.rmtree if data.is_dir() else Path.unlink, data)
                 what = "cached data, made again when needed"
-                yield LeftOver(
-                    data, what, partial(shutil.rmtree if data.is_dir() else Path.unlink, data)
-                )
+                yield LeftOver(data, what, None if is_used else remove)
 
 
 def _remove_state(name: str) -> None:

@@ -18,7 +18,8 @@ from kdflow.cache import replacing
 from kdflow.commands.command import Command, CommandConfig, check_square
 from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.errors import KdflowError, about
-from kdflow.naming import MOST_NAMED
+from kdflow.naming import MOST_NAMED, is_hash
+from kdflow.tags import upstream_tag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,6 +182,11 @@ def _temperature(config: PredictConfig, model: Classifier) -> float:
     _, validation = split(dataset.y_train, step.holdout)
     if not len(validation):
         raise KdflowError("calibrate: expected a run with validation images, got one of holdout=0")
+    if is_hash(model.run.tags.get(upstream_tag("model"), "")):
+        print(
+            "predict: the temperature is not reliable if the deployed model was trained on these"
+            " validation images, which kdflow cannot know"
+        )
     logits = model.logits(dataset.x_train, validation)
     temperature = fitting_temperature(logits, dataset.y_train[validation])
     print(f"predict: temperature {temperature:.3f}, of {len(validation)} validation images")

@@ -19,7 +19,7 @@ def run(config: SyncConfig) -> None:
             f"sync: {len(left.waiting())} entries of run {left.opened.run_id} are for the tracking"
             f" store {left.opened.store}; set MLFLOW_TRACKING_URI to it and run sync again"
         )
-    print(f"sync: all entries for {store.address()} are delivered")
+    print(f"sync: {store.address()} has all entries that can be delivered")
 
 
 SYNC = Command("sync", SyncConfig, run)

@@ -37,10 +37,10 @@ class DeployConfig(OwnModelConfig):
         " percentage points; a file that loses more fails the run",
     )
     calibration_images: int = Field(
-        500,
-        ge=1,
+        0,
+        ge=0,
         description="how many training images the ranges of int8 files are measured on: a random"
-        " sample, stratified by class",
+        " sample, stratified by class; 0 is 500, or one of each class if there are more",
     )
     calibration_seed: int = Field(
         0, ge=0, lt=SEED_LIMIT, description="seed by which the calibration images are drawn"

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from kdflow import npm
-from kdflow.cache import UNFINISHED, cache_folder, writing_to
+from kdflow.cache import cache_folder, unfinished, writing_to
 from kdflow.errors import KdflowError
 
 PACKAGE = "onnxruntime-web@1.30.0"
@@ -30,7 +30,7 @@ def fetched() -> Path:
         return kept
     with (
         writing_to(kept.parent),
-        tempfile.TemporaryDirectory(dir=kept.parent, prefix=UNFINISHED) as folder,
+        tempfile.TemporaryDirectory(dir=kept.parent, prefix=unfinished()) as folder,
     ):
         try:
             archive = npm.pack(PACKAGE, BYTES, Path(folder))

@@ -6,6 +6,8 @@ import pandas as pd
 from kdflow.dataset import Dataset, split
 from kdflow.errors import KdflowError
 
+COUNT = 500
+
 
 def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) -> np.ndarray:
     """A stratified random sample of the training images, in the data set's order, with one image of
@@ -13,7 +15,8 @@ def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) 
 
     Args:
         holdout: the share of the training images that are validation images.
-        count: how many; all of them if there are fewer.
+        count: how many; all of them if there are fewer; 0 is `COUNT`, or one of each class if
+            there are more classes.
         seed: the sample follows from it.
 
     Returns:
@@ -23,6 +26,7 @@ def calibration_images(dataset: Dataset, holdout: float, count: int, seed: int) 
         KdflowError: the sample cannot hold images of every class.
     """
     indices, _ = split(dataset.y_train, holdout)
+    count = count or max(COUNT, dataset.classes)
     if count < min(dataset.classes, len(indices)):
         raise KdflowError(
             f"calibration_images: expected {dataset.classes} or more, so that every class is among"

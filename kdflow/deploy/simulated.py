@@ -63,17 +63,17 @@ class _RoundedWeights(keras.Layer):
         """The layer's kernel, by which `size` counts its work."""
         return self.layer.kernel
 
-    def call(self, inputs):  # type: ignore[no-untyped-def]
+    def call(self, *inputs, **options):  # type: ignore[no-untyped-def]
         kernels = _kernels(self.layer)
         trainable, others = (
             [self._rounded(each) if each.name in kernels else each for each in variables]
             for variables in (self.layer.trainable_variables, self.layer.non_trainable_variables)
         )
-        outputs, _ = self.layer.stateless_call(trainable, others, inputs)
+        outputs, _ = self.layer.stateless_call(trainable, others, *inputs, **options)
         return outputs
 
-    def compute_output_spec(self, inputs):  # type: ignore[no-untyped-def]
-        return self.layer.compute_output_spec(inputs)
+    def compute_output_spec(self, *inputs, **options):  # type: ignore[no-untyped-def]
+        return self.layer.compute_output_spec(*inputs, **options)
 
     def _rounded(self, kernel: keras.Variable) -> Any:
         default = CHANNEL_AXIS.get(kernel.name, len(kernel.shape) - 1)

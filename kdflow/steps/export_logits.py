@@ -93,10 +93,11 @@ def check(
     from kdflow.cache import cache_folder, check_room, writing_to
 
     views.check_fit(config.view_set, dataset.image_shape)
-    rows = config.views * len(dataset.x_train) + len(dataset.x_test)
-    needed = rows * dataset.classes * 4
-    with writing_to(cache_folder()):  # they are there twice until the store has them
-        check_room(cache_folder(), 2 * needed, f"the logits of {config.views} views")
+    computed = len(_computed_views(config.views, config.view_set, averaged=config.averaged))
+    rows = (computed + 2 * config.views) * len(dataset.x_train) + 4 * len(dataset.x_test)
+    with writing_to(cache_folder()):  # parts, the artifact, and its copy until the store has it
+        needed = rows * dataset.classes * 4
+        check_room(cache_folder(), needed, f"the logits of {config.views} views")
 
 
 def run(
@@ -128,12 +129,13 @@ def _export(
     run: Run, config: ExportLogitsConfig, dataset: Dataset, model: TrainedModel
 ) -> Manifest:
     from kdflow.artifacts import logits
+    from kdflow.cache import cache_folder, unfinished
     from kdflow.precision import predicting_in
     from kdflow.size import size_of
     from kdflow.tracking.artifacts import LOGITS_FOLDER
 
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory(dir=cache_folder(), prefix=unfinished()) as folder,
         predicting_in(config.computed_in, model.network) as network,
     ):
         exported = partial(
@@ -191,20 +193,24 @@ def logits_per_view(
         return logits
 
     parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))
-    others = [views.mirrored(view, view_set) if averaged else view for view in range(view_count)]
-    needed = sorted({*range(view_count), *others})
-    shape = len(needed), len(images), network.output_shape[-1]
-    logits = np.empty(shape, np.float32)
-    each = list(product(range(len(needed)), parts))
+    logits = np.zeros((view_count, len(images), network.output_shape[-1]), np.float32)
+    each = list(product(_computed_views(view_count, view_set, averaged=averaged), parts))
     with tqdm(each, unit="part", disable=None, leave=False) as bar:
-        for index, part in bar:
-            logits[index, part] = computed(needed[index], part)
-    if not averaged:
-        return logits
-    means = np.empty((view_count, *shape[1:]), np.float32)
-    for view, mirrored in enumerate(np.searchsorted(needed, others)):
-        means[view] = (logits[view] + logits[mirrored]) / 2
-    return means
+        for view, part in bar:
+            found = computed(view, part)
+            shown = {view, views.mirrored(view, view_set)} if averaged else {view}
+            for one in shown & {*range(view_count)}:
+                logits[one, part] += found / 2 if averaged else found
+    return logits
+
+
+def _computed_views(view_count: int, view_set: str, *, averaged: bool) -> list[int]:
+    """The views whose logits those of the first `view_count` are made of."""
+    from kdflow import views
+
+    wanted = range(view_count)
+    mirrored = (views.mirrored(view, view_set) for view in wanted)
+    return sorted({*wanted, *mirrored}) if averaged else list(wanted)
 
 
 EXPORT_LOGITS = Step(

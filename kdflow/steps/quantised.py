@@ -142,6 +142,7 @@ def _trained(
     Args:
         watched: see `_watched`.
     """
+    keras.utils.set_random_seed(config.calibration_seed)  # dropout draws its own as it is built
     network = exportable(model.network)
     train, validation = split(dataset.y_train, config.holdout)
     settings = Settings(

@@ -66,18 +66,28 @@ class Delivery:
             self._open.remove(journal)
             journal.close()
 
-    def wait(self, journal: Journal, patience: float) -> bool:
+    def wait(self, journal: Journal, patience: float, *, counts_all: bool = True) -> bool:
         """Wait until the store has all of a journal; returns whether it has.
 
         Args:
             patience: seconds.
+            counts_all: whether the time of a slow upload counts, or only that in which the store
+                does not answer.
         """
 
         def has_all() -> bool:
             return all(queued is not journal for queued, _ in self._queue)
 
+        waited = 0.0
         with self._changed:
-            return self._changed.wait_for(has_all, 0 if self._given_up else patience)
+            while not has_all():
+                if self._given_up or waited >= patience:
+                    return False
+                before = time.monotonic()
+                self._changed.wait(min(1.0, patience - waited))
+                if counts_all or self._is_unreachable:
+                    waited += time.monotonic() - before
+            return True
 
     def give_up(self) -> None:
         """Let no other run of this process wait, until the store answers again."""

@@ -175,13 +175,9 @@ class Run:
         DELIVERY.end(self._journal)
         return self.wait(patience)
 
-    def wait(self, patience: float) -> bool:
-        """Wait until the store has all that has been logged to the run; returns whether it has.
-
-        Args:
-            patience: seconds.
-        """
-        return DELIVERY.wait(self._journal, patience)
+    def wait(self, patience: float, *, counts_all: bool = True) -> bool:
+        """Wait until the store has all that has been logged to the run; see `Delivery.wait`."""
+        return DELIVERY.wait(self._journal, patience, counts_all=counts_all)
 
     def give_up(self) -> str:
         """Leave on disk what the store does not have; returns what to do about it."""

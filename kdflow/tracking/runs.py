@@ -35,6 +35,7 @@ from kdflow.tracking.find import search
 from kdflow.tracking.run import DIED, FAILED, INTERRUPTED, KILLED, RUNNING, Run
 
 STALE_AFTER = 600  # seconds without a heartbeat
+FINISHED_HERE: set[str] = set()  # the runs that this process has finished
 FIRST_WAIT = 5  # seconds to wait for the store before a message is printed, or the process ends
 
 
@@ -156,12 +157,14 @@ def _until_ended(run: Run) -> Iterator[Run]:
         raise
     if not run.end(FIRST_WAIT):
         print(
-            f"tracking store: waiting up to {store.patience():.0f} s for {store.address()}; Ctrl-C"
-            " stops waiting, and `python -m kdflow sync` then delivers what the run logged"
+            f"tracking store: waiting for {store.address()}, at most {store.patience():.0f} s where"
+            " it does not answer; Ctrl-C stops waiting, and `python -m kdflow sync` then delivers"
+            " what the run logged"
         )
-        if not run.wait(store.patience()):
+        if not run.wait(store.patience(), counts_all=False):
             raise UnreachableError(run.give_up())
     run.check()
+    FINISHED_HERE.add(run.run_id)
 
 
 @contextlib.contextmanager

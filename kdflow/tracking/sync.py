@@ -38,6 +38,7 @@ def _deliver_all(left: Journal) -> None:
             if store.is_unreachable(error):
                 raise store.failure(f"run {run_id}", error) from error
             refused.append(reason(error))
+            left.rejected = refused[0]  # so that the run does not end FINISHED
         left.set_delivered(entry)
     if left.opened.ends_run and not left.has_ended():
         with contextlib.suppress(UnfitError):  # the run is deleted for good

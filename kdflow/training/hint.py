@@ -94,8 +94,8 @@ def fit_hint(
 
 def probe_indices(train: Images) -> np.ndarray:
     """The training images whose class means are the probe, ascending indices: about
-    `MAX_PROBE_IMAGES`, drawn at random, always the same ones. All of them would cost one more pass
-    through the guided layers in each epoch."""
+    `MAX_PROBE_IMAGES`, or `MIN_PER_CLASS` of each class if that is more, drawn at random, always
+    the same ones. All images would cost one more pass through the guided layers in each epoch."""
     drawn = np.random.default_rng(SPLIT_SEED).permutation(train.indices)
     labels = pd.Series(train.labels[drawn])
     per_class = max(MAX_PROBE_IMAGES // labels.nunique(), MIN_PER_CLASS)

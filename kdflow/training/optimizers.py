@@ -19,7 +19,8 @@ class SpeedrunSGD(keras.optimizers.SGD):
     """SGD as in Jordan 2024: Nesterov momentum 0.85, weights that decay, a learning rate 64 times
     as large for the biases of batch normalisation, and Lookahead (Zhang et al. 2019): every 5 steps
     and at the last one, the weights w and a slow copy s of them are both set to p s + (1 - p) w,
-    with p = 0.95^5 (step / steps)^3."""
+    with p = 0.95^5 (step / steps)^3. Unlike there, p is not 1 at a last step that is not one of
+    these, and the moving statistics of batch normalisation are not averaged."""
 
     def __init__(self, rate: Any, steps: int, **options: Any) -> None:
         # Jordan 2024: 0.0153 a batch of 1,024 at any rate; momentum multiplies it by 1 / (1 - 0.85)

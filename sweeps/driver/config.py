@@ -13,8 +13,9 @@ from sweeps.driver.study import Study
 
 C = TypeVar("C", bound=BaseModel)
 
-# Not a parameter of the sweep: trials never read the test set, and the finals always do.
-FIXED_FIELDS = ("evaluate_test",)
+# Not parameters of a sweep: trials never read the test set, and the finals always do; a study is
+# resumed by its name.
+FIXED_FIELDS = ("evaluate_test", "resume")
 # The parameters that are left out would choose another teacher, other images, other views, other
 # logits or a lucky seed, or train one student with settings that suit another.
 NOT_SEARCHABLE = (

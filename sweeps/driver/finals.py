@@ -12,7 +12,7 @@ from kdflow.errors import KdflowError
 from kdflow.evaluate.compare import Comparison, compare, holm
 from kdflow.sources import code_of
 from kdflow.steps.compare import metrics_of
-from kdflow.tags import CONTROL_TAG, VERDICT_TAG
+from kdflow.tags import CONTROL_TAG, HARDWARE_TAG, VERDICT_TAG
 from kdflow.tracking.run import Run
 from sweeps.driver import storage, trial_queue
 from sweeps.driver.report import OF_CONTROL
@@ -80,6 +80,12 @@ def results(order: Order, study: optuna.Study) -> pd.DataFrame:
             f"{study.study_name}: expected {len(order.finals)} finished trainings, got"
             f" {len(trials)}; {missing[0].words} has failed. Run the same command to retry it;"
             " there is no verdict without it"
+        )
+    kinds = {str(trial.user_attrs.get(HARDWARE_TAG, "")) for trial in trials.values()}
+    if len(kinds) > 1:
+        print(
+            f"WARNING: the finals were trained on different hardware ({'; '.join(sorted(kinds))}),"
+            " which changes weights in their last bits; the verdict compares them all the same"
         )
     alone = {
         baseline_of(order, final): trials[index]

@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdflow.errors import KdflowError, reason, without_passwords
+from kdflow.tracking import store
 from kdflow.tracking.first_use import make_whole
 from sweeps.driver.trial_queue import MISSED_HEARTBEATS, after_a_crash, experimental
 
@@ -51,8 +52,13 @@ def open_storage(url: URL, heartbeat: int) -> RDBStorage:
         heartbeat: seconds between heartbeats of a running trial.
 
     Raises:
-        KdflowError: it does not answer.
+        KdflowError: it does not answer, or is MLflow's.
     """
+    if _is_of_mlflow(url):
+        raise KdflowError(
+            f"storage: expected a database of Optuna's own, got {shown(url)}, which is the tracking"
+            " store; name another file or database"
+        )
     try:
         if url.get_backend_name() == "sqlite":
             make_whole(Path(str(url.database)), lambda new: _made(url.set(database=str(new))))
@@ -61,10 +67,18 @@ def open_storage(url: URL, heartbeat: int) -> RDBStorage:
         except SQLAlchemyError:  # another process may be making a server's tables
             time.sleep(2)
             return _connected(url, heartbeat)
-    except (SQLAlchemyError, OptunaError, ImportError, OSError) as error:
+    except (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError) as error:
         raise KdflowError(
             f"storage: expected a working store at {shown(url)}, got {reason(error)}"
         ) from error
+
+
+def _is_of_mlflow(url: URL) -> bool:
+    """Whether it is the database of the tracking store, in which Optuna would make its tables."""
+    if "://" not in store.uri() or store.uri().startswith(("http", "file:")):
+        return False
+    tracking = make_url(store.uri())
+    return (tracking.host, tracking.port, tracking.database) == (url.host, url.port, url.database)
 
 
 def _made(url: URL) -> None:

@@ -12,8 +12,9 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from kdflow.errors import KdflowError, NoRoomError, UnreachableError, reason
+from kdflow.errors import ChangedError, KdflowError, NoRoomError, UnreachableError, reason
 from kdflow.tags import STUDY_TAG, TRIAL_TAG
 from kdflow.tracking import runs
 
@@ -24,8 +25,9 @@ PROCESS, SURPLUS = "process", "surplus"
 # Among Optuna's own attributes of a trial: how many crashes its setting has had.
 CRASHED = "crashed"
 
+STORAGE_ERRORS = (OptunaError, SQLAlchemyError)
 # What ends a trial, and the sweep with it, whatever the trial's setting.
-NOT_OF_THE_TRIAL = (KeyboardInterrupt, UnreachableError, NoRoomError)
+NOT_OF_THE_TRIAL = (KeyboardInterrupt, UnreachableError, NoRoomError, ChangedError)
 CRASHES = 3  # retries of a setting after crashes
 MISSED_HEARTBEATS = 3  # after which a trial is marked failed
 LOOK_EVERY = 1.0  # seconds between two looks at the trials of other processes
@@ -188,11 +190,17 @@ def run_trials(
         except BaseException as failure:
             if isinstance(failure, KdflowError) and not isinstance(failure, NOT_OF_THE_TRIAL):
                 raise FailedTrialError(str(failure)) from failure
-            failures.append(failure)
-            frozen = study.trials[trial.number]
-            if frozen.state == TrialState.RUNNING:
-                retry(study, frozen, crashed=not isinstance(failure, NOT_OF_THE_TRIAL))
-            raise
+            ended_by = failure
+            if isinstance(failure, STORAGE_ERRORS):
+                ended_by = UnreachableError(f"storage: it does not answer: {reason(failure)}")
+            failures.append(ended_by)
+            with contextlib.suppress(*STORAGE_ERRORS):
+                frozen = study.trials[trial.number]
+                if frozen.state == TrialState.RUNNING:
+                    retry(study, frozen, crashed=not isinstance(ended_by, NOT_OF_THE_TRIAL))
+            if ended_by is failure:
+                raise
+            raise ended_by from failure
 
     ended_before = False
     while True:
@@ -207,6 +215,11 @@ def run_trials(
                 # Optuna's, about a trial that another process has marked failed
                 if failures or not begun or study.trials[begun[-1]].state != TrialState.FAIL:
                     raise
+            except (UnboundLocalError, *STORAGE_ERRORS) as error:
+                # Optuna 5.0 fails so where its storage does not answer as a trial ends
+                if not failures:
+                    raise
+                raise failures[-1] from error
         else:
             ended = all(trial.state.is_finished() for trial in trials)
             if ended and ended_before:  # a crashed trial fails just before its retry is enqueued

@@ -9,7 +9,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError
+from kdflow.errors import ChangedError, KdflowError
 from kdflow.naming import run_name
 from kdflow.needs import training
 from kdflow.results.records import TeacherLogits, TrainedModel
@@ -25,8 +25,9 @@ from kdflow.steps.training import (
     log_kept_epoch,
     start_training,
 )
-from kdflow.tags import TEACHER_TAG
+from kdflow.tags import HARDWARE_TAG, TEACHER_TAG
 from kdflow.tracking import runs, store
+from kdflow.tracking.find import get_run
 from kdflow.tracking.run import PRUNED, Run
 from kdflow.training.objective import Objective
 from sweeps.driver import control, storage, trial_queue
@@ -108,7 +109,7 @@ def work(order: Order) -> None:
     """Run trials or finals until all of the order have ended, in this process or another one.
 
     Raises:
-        KdflowError: the file of a network has changed since the sweep began.
+        ChangedError: the file of a network has changed since the sweep began.
     """
     store.open_store()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
@@ -135,6 +136,7 @@ def work(order: Order) -> None:
                 return objective(trial)
         except KdflowError as error:
             print(f"{'training' if order.finals else 'trial'} {trial.number}: {error}")
+            check_networks(order, dataset)  # which would fail every trial that follows
             raise
 
     trial_queue.run_trials(study, reported, order.budget)
@@ -144,13 +146,15 @@ def check_networks(order: Order, dataset: Dataset) -> None:
     """Refuse to train another network than the sweep began with.
 
     Raises:
-        KdflowError: the file of a user's own network has changed since.
+        ChangedError: the file of a user's own network has changed since.
     """
-    if own_networks(order.config, dataset) != order.networks:
-        raise KdflowError(
-            f"student: expected the network that the sweep began with in {order.config.student},"
-            " got another one; the file has changed meanwhile, so begin a new study"
-        )
+    expected = f"student: expected the network that the sweep began with in {order.config.student}"
+    try:
+        found = own_networks(order.config, dataset)
+    except KdflowError as error:
+        raise ChangedError(f"{expected}, got an error: {error}") from error
+    if found != order.networks:
+        raise ChangedError(f"{expected}, got another one; restore the file or begin a new study")
 
 
 def _trial(order: Order, file: Study, resolver: Resolver) -> TrialFunction:
@@ -241,6 +245,7 @@ def _final(order: Order, resolver: Resolver) -> TrialFunction:
         need = training(final.step, **training_of(order, final).model_dump())
         result = resolver.obtain(need)
         trial.set_user_attr("run_id", result.run_id)
+        trial.set_user_attr(HARDWARE_TAG, get_run(result.run_id).tags.get(HARDWARE_TAG, ""))
         return float(result.metrics["test_accuracy"])
 
     return objective

@@ -53,6 +53,8 @@ def test_a_claim_and_parts_are_read_as_they_were_written(checkpoint: Checkpoint)
     assert part is not None
     np.testing.assert_array_equal(part, np.eye(2))
     assert checkpoint.load_part("train-1") is None
+    (checkpoint.folder / "train-2.npy").touch()  # of a machine whose power failed
+    assert checkpoint.load_part("train-2") is None
     checkpoint.clear()
     assert checkpoint.claim() is None
     assert checkpoint.load_part("train-0") is None

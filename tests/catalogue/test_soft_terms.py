@@ -273,3 +273,26 @@ def test_the_weights_of_a_record_are_those_that_its_soft_term_takes(loss: str) -
     assert weights == list(record.weights) == list(WEIGHTS[loss])
     defaults = {name: weight.default for name, weight in record.weights.items()}
     assert parameters(ObjectiveConfig, loss=loss).weights == defaults
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_with_the_fewest_classes_that_a_loss_takes_there_is_something_to_learn(
+    loss: str, gamma: float
+) -> None:
+    weights = {name: weight.default for name, weight in LOSSES[loss].weights.items()}
+    if "dist_gamma" in weights:
+        weights["dist_gamma"] = gamma
+    least = LOSSES[loss].smallest_classes(weights)
+    rng = np.random.default_rng(0)
+    slopes = {}
+    for classes in (2, least):
+        teacher, student = rng.normal(size=(2, 16, classes)).astype(np.float32)
+        labels = np.arange(16) % classes
+
+        def term(logits: Any, teacher: Any = teacher, labels: Any = labels) -> Any:
+            return LOSSES[loss].term(labels, teacher, logits, 4.0, **weights)
+
+        slopes[classes] = np.abs(gradient(term, student)).max()
+    assert slopes[least] > 1e-4
+    assert least == 2 or slopes[2] < 1e-5

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
 from kdflow.__main__ import main
+from kdflow.cli import process
 from kdflow.cli.process import check_backend, exit_status
 from kdflow.errors import KdflowError
 
@@ -153,3 +154,30 @@ def test_an_empty_variable_is_the_default_backend_as_it_is_to_keras(
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "")
     check_backend()
+
+
+@pytest.mark.parametrize(
+    ("is_finished", "error", "expected"),
+    [
+        (True, KdflowError("a file is worse"), [("run", "FINISHED")]),
+        (True, KeyboardInterrupt(), [("run", "FINISHED")]),
+        (False, KdflowError("a bad input"), []),  # `mlflow run` marks it FAILED, and it has
+        (False, KeyboardInterrupt(), [("run", "KILLED")]),
+    ],
+)
+def test_a_run_that_is_finished_stays_so_if_something_after_it_fails_under_mlflow_run(
+    is_finished: bool,
+    error: BaseException,
+    expected: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corrected: list[tuple[str, str]] = []
+    monkeypatch.setattr(process, "_correct_status_later", lambda *given: corrected.append(given))
+    monkeypatch.setattr("kdflow.tracking.runs.FINISHED_HERE", {"run"} if is_finished else set())
+    monkeypatch.setenv("MLFLOW_RUN_ID", "run")
+
+    def work() -> None:
+        raise error
+
+    exit_status("kdflow step", work)
+    assert corrected == expected

@@ -1,11 +1,14 @@
 """`clean` shows what is left over, and removes only what it is asked to and nobody uses."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import mlflow
 import pytest
+from filelock import FileLock
 
 from kdflow.__main__ import main
 from kdflow.artifacts import checkpoints
@@ -114,7 +117,8 @@ def test_sync_says_which_store_the_rest_is_for(
         f"sync: 1 entries of run {'c' * 32} are for the tracking store http://elsewhere; set"
         " MLFLOW_TRACKING_URI to it and run sync again"
     )
-    assert shown[1].startswith("sync: all entries for sqlite:")
+    assert shown[1].startswith("sync: sqlite:")
+    assert shown[1].endswith(" has all entries that can be delivered")
 
 
 def test_a_state_that_nobody_resumed_is_removed_after_the_stated_days(
@@ -148,3 +152,23 @@ def test_what_another_process_removes_meanwhile_has_no_age(tmp_path: Path) -> No
     gone = LeftOver(tmp_path / "gone", "a step's state", None)
     assert gone.bytes == 0
     assert gone.age == pytest.approx(0)
+
+
+def test_what_another_process_is_writing_is_not_removed(cache: Path) -> None:
+    (cache / "datasets" / "a.new").mkdir(parents=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    mine, left = cache / f".new.{os.getpid()}.cifar10.npz", f".new.{int(finished.stdout)}.x.npz"
+    mine.touch()
+    (cache / left).touch()
+    with FileLock(cache / "datasets" / "a.lock"):
+        assert main(["clean", "--remove", "true", "--older_than", "0"]) == 0
+    assert (cache / "datasets" / "a.new").exists()
+    assert mine.exists()
+    assert not (cache / left).exists()
+    assert main(["clean", "--remove", "true", "--older_than", "0"]) == 0
+    assert not (cache / "datasets" / "a.new").exists()

@@ -199,6 +199,7 @@ def shipped(tmp_path: Path) -> Path:
         (b"a file", "other.tflite", "model: expected a file that deploy.json in "),
         (b"a file", "files/int8.tflite", "model: expected deploy.json and files in "),
         (b"a file", "deeper/int8.tflite", "model: expected deploy.json and files in "),
+        (b"another", "", "model: expected int8.tflite with SHA-256 "),  # seen from its own folder
     ],
 )
 def test_a_file_that_is_not_as_its_manifest_says_is_refused(
@@ -207,10 +208,17 @@ def test_a_file_that_is_not_as_its_manifest_says_is_refused(
     expected: str,
     shipped: Path,
     photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shipped.write_bytes(content)
-    given = ["--model", str(shipped.parent / name), "--images", str(photos)]
+    model = str(shipped.parent / name)
+    if not name:
+        (shipped.parent / "files").mkdir()
+        shipped.rename(shipped.parent / "files" / shipped.name)
+        monkeypatch.chdir(shipped.parent / "files")
+        model = shipped.name
+    given = ["--model", model, "--images", str(photos)]
     assert main(["predict", *given]) == 1
     line = capsys.readouterr().err
     assert line.startswith(f"kdflow predict: {expected}")

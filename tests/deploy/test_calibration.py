@@ -67,3 +67,13 @@ def test_a_rare_class_is_among_them(numbered: Dataset, seed: int) -> None:
     rare = replace(numbered, y_train=labels)
     drawn = numbers(calibration_images(rare, 0, 11, seed))
     assert np.bincount(labels[drawn]).tolist() == [5, 5, 1]
+
+
+def test_by_default_there_is_one_of_each_class_at_least(
+    numbered: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdflow.deploy.calibration.COUNT", 2)
+    drawn = numbers(calibration_images(numbered, 0.1, 0, 0))
+    assert sorted(numbered.y_train[drawn].tolist()) == [0, 1, 2]
+    monkeypatch.setattr("kdflow.deploy.calibration.COUNT", 10)
+    assert len(calibration_images(numbered, 0.1, 0, 0)) == 10

@@ -82,3 +82,13 @@ def test_to_train_it_trains_the_network(tiny: Dataset, small_network: keras.Mode
     assert len(learner.trainable_variables) == len(network.trainable_variables)
     moved = [np.abs(a - b).max() for a, b in zip(before, network.get_weights(), strict=True)]
     assert min(moved) > 0
+
+
+def test_a_layer_that_is_called_with_two_inputs_is_rounded_too() -> None:
+    words = keras.Input((5, 4))
+    attending = keras.Model(words, L.MultiHeadAttention(2, 4)(words, words))
+    given = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+    found = np.asarray(simulated(attending, 8)(given))
+    expected = np.asarray(attending(given))
+    assert found == pytest.approx(expected, abs=0.05)
+    assert not np.allclose(found, expected, atol=1e-7)

@@ -133,3 +133,15 @@ def test_the_files_of_a_distillation_may_have_moved_since(
     dataset = replace(tiny, name="digits")
     lessons: Any = quantised._fine_tuning(parameters(DeployConfig), dataset, model, taught)
     assert (lessons.objective.temp, lessons.objective.alpha, lessons.views) == (8, 0.5, 2)
+
+
+@pytest.mark.usefixtures("two_bits")
+def test_its_weights_follow_from_the_seed(
+    model: TrainedModel, tiny: Dataset, tmp_path: Path
+) -> None:
+    found = []
+    for before in (1, 2):  # what ran before in the process
+        keras.utils.set_random_seed(before)
+        adapted(model, tiny, tmp_path / "file", quantised_epochs=2)
+        found.append(WRITTEN["again"].get_weights())
+    assert all(map(np.array_equal, *found))

@@ -89,3 +89,14 @@ def test_a_trial_in_the_queue_is_started_by_one_process_alone(tmp_path: Path) ->
             study.enqueue_trial({"x": 1})
             trial = study.get_trials(states=[TrialState.WAITING])[0]
             assert sorted(pool.map(started, storages, [trial._trial_id] * 2)) == [False, True]
+
+
+def test_the_database_of_the_tracking_store_is_refused_and_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mlflow.db"
+    file.write_bytes(b"of MLflow")
+    monkeypatch.setattr("kdflow.tracking.store.uri", lambda: f"sqlite:///{file}")
+    with pytest.raises(KdflowError, match=r"^storage: expected a database of Optuna's own"):
+        open_storage(parsed(f"sqlite:///{file}"), 20)
+    assert file.read_bytes() == b"of MLflow"

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage, _heartbeat
 from optuna.trial import TrialState
 from sweeping import STUDIES, new_studies, without_waiting
 
-from kdflow.errors import KdflowError, NoRoomError, UnreachableError
+from kdflow.errors import ChangedError, KdflowError, NoRoomError, UnreachableError
 from sweeps.driver import trial_queue
 from sweeps.driver.trial_queue import (
     CRASHES,
@@ -136,7 +136,9 @@ def test_a_setting_that_always_crashes_does_not_hold_up_the_study(study: optuna.
     ]
 
 
-@pytest.mark.parametrize("outside", [KeyboardInterrupt, UnreachableError, NoRoomError])
+@pytest.mark.parametrize(
+    "outside", [KeyboardInterrupt, UnreachableError, NoRoomError, ChangedError]
+)
 def test_what_is_not_of_the_trial_never_uses_up_a_setting(
     study: optuna.Study, outside: type[BaseException]
 ) -> None:
@@ -150,6 +152,23 @@ def test_what_is_not_of_the_trial_never_uses_up_a_setting(
         with pytest.raises(ending):
             run_trials(study, ended, None)
     run_trials(study, lambda trial: trial.suggest_float("x", 0, 1), None)
+    assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE]
+
+
+def test_a_storage_that_does_not_answer_ends_the_search_and_not_the_setting(
+    study: optuna.Study,
+) -> None:
+    enqueue(study, [{"x": 0.5}])
+
+    def reports(trial: optuna.Trial) -> float:
+        if trial.number <= CRASHES:
+            raise optuna.exceptions.StorageInternalError("gone away")
+        return trial.suggest_float("x", 0, 1)
+
+    for _ in range(CRASHES + 1):
+        with pytest.raises(UnreachableError, match=r"^storage: it does not answer: gone"):
+            run_trials(study, reports, None)
+    run_trials(study, reports, None)
     assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE]
 
 

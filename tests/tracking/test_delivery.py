@@ -84,7 +84,9 @@ def test_a_run_waits_at_its_end_for_as_long_as_the_user_allows(
     with open_run("waits", "distill", tiny, {}) as run:
         away.set()
         timer.start()
-    assert "waiting up to 60 s for sqlite" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "waiting for sqlite" in shown
+    assert ", at most 60 s where it does not answer" in shown
     assert ended(run.run_id).info.status == "FINISHED"
 
 
@@ -311,3 +313,27 @@ def test_a_run_of_which_the_store_refuses_something_is_not_finished(tiny: Datase
     with pytest.raises(KdflowError, match=r"^tracking store: it rejected what run .* logged"):
         log_what_is_refused()
     assert ended(ids[0]).info.status == "FAILED"
+
+
+def test_what_is_delivered_later_does_not_finish_a_run_either_if_the_store_refuses_a_part() -> None:
+    running = mlflow.MlflowClient().create_run("0").info.run_id
+    written = journal.new(running, store.address(), ends_run=True)
+    written.add("metrics", {"values": {"?": 1.0}, "step": 1, "timestamp": 5})  # no name of one
+    written.add("status", {"status": "FINISHED", "timestamp": 6})
+    written._lock.release()
+    assert sync.deliver_left_over() == []
+    assert ended(running).info.status == "FAILED"
+
+
+def test_a_slow_upload_is_waited_for_and_a_silent_store_for_as_long_as_the_user_allows(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_run("slow", "distill", tiny, {}) as run:
+        queue = delivery.Delivery()
+        queue._queue.append((run._journal, journal.Entry(0, "tags", {})))
+        threading.Timer(0.5, queue._queue.clear).start()
+        assert queue.wait(run._journal, 0.1, counts_all=False)
+        queue._queue.append((run._journal, journal.Entry(0, "tags", {})))
+        assert not queue.wait(run._journal, 0.1)
+        queue._is_unreachable = True
+        assert not queue.wait(run._journal, 0.1, counts_all=False)

@@ -13,8 +13,8 @@ from kdflow.evaluate.metrics import predict_logits
 from kdflow.network import build, weights_sha256
 from kdflow.tracking import journal, runs, saved_views
 from kdflow.tracking.artifacts import load_model, read_json
+from kdflow.tracking.corrected import correct
 from kdflow.tracking.find import get_run
-from kdflow.tracking.killed import correct_to_killed
 from kdflow.tracking.runs import open_run
 
 pytestmark = pytest.mark.usefixtures("shared_store")
@@ -154,7 +154,7 @@ def test_a_run_that_mlflow_run_did_not_open_cannot_be_joined(
 def test_an_interrupted_run_is_killed_once_it_is_marked_failed(before: str, after: str) -> None:
     run_id = mlflow.MlflowClient().create_run("0").info.run_id
     mlflow.MlflowClient().set_terminated(run_id, before)
-    correct_to_killed(run_id, patience=0)
+    correct(run_id, "KILLED", patience=0)
     assert status(run_id) == after
 
 

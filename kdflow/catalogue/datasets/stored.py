@@ -162,6 +162,23 @@ def _found(folder: Path) -> Manifest | None:
     return None
 
 
+def is_being_written(folder: Path) -> bool:
+    """Whether a process is writing this data set to the cache.
+
+    Args:
+        folder: of the data set, or of what is written of it so far.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
 @contextlib.contextmanager
 def _alone(root: Path, key: str) -> Iterator[None]:
     from filelock import FileLock, Timeout

@@ -24,6 +24,8 @@ def correlation_distance(
     over the batch is the paper's loss. A class whose probability is the same for all examples, as
     in a batch of one, correlates with nothing and counts as 1.
 
+    With two classes the inter-class term has no gradient: the correlation is 1 or -1.
+
     It says nothing of the scale of the student's logits. Without labels, at alpha = 1, they can
     grow until no gradient is left.
 
@@ -54,4 +56,5 @@ DIST = Loss(
         "dist_beta": Weight(1, "weight of the correlation over the classes"),
         "dist_gamma": Weight(1, "weight of the correlation over the batch"),
     },
+    smallest_classes=lambda weights: 2 if weights["dist_gamma"] else 3,
 )

@@ -1,6 +1,6 @@
 """What the catalogue states of a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,9 +21,12 @@ class Loss:
             example.
         summary: where it comes from, with what it compares, in a few words.
         weights: its own parameters, by name.
+        smallest_classes: from the values of `weights` to the fewest classes with which it teaches
+            anything.
     """
 
     name: str
     term: Callable[..., Any]
     summary: str
     weights: dict[str, Weight]
+    smallest_classes: Callable[[Mapping[str, float]], int] = lambda _: 2
