@@ -93,9 +93,12 @@ def check(
     from kdflow.cache import cache_folder, check_room, writing_to
 
     views.check_fit(config.view_set, dataset.image_shape)
-    computed = len(_computed_views(config.views, config.view_set, averaged=config.averaged))
-    rows = (computed + 2 * config.views) * len(dataset.x_train) + 4 * len(dataset.x_test)
-    with writing_to(cache_folder()):  # parts, the artifact, and its copy until the store has it
+    rows = 0
+    for images, count in ((dataset.x_train, config.views), (dataset.x_test, 1)):
+        computed = _computed_views(count, config.view_set, averaged=config.averaged)
+        # the parts that can be resumed, the artifact, and its copy until the store has it
+        rows += (len(computed) + 2 * count) * len(images)
+    with writing_to(cache_folder()):
         needed = rows * dataset.classes * 4
         check_room(cache_folder(), needed, f"the logits of {config.views} views")
 

@@ -60,6 +60,8 @@ def test_no_part_is_larger_than_may_be_copied_at_a_time(
     sizes = []
 
     class StandIn:
+        output_shape = (None, 3)
+
         def predict(self, x: np.ndarray, **_: object) -> np.ndarray:
             sizes.append(len(x))
             return x.reshape(len(x), -1)[:, :3].astype(np.float32)

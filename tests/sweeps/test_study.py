@@ -19,7 +19,7 @@ from kdflow.errors import KdflowError
 from kdflow.steps.distill import DistillConfig
 from sweeps.__main__ import main, parse
 from sweeps.driver import study as studies
-from sweeps.driver.config import SweepConfig, trial_config, with_values
+from sweeps.driver.config import FIXED_FIELDS, SweepConfig, trial_config, with_values
 from sweeps.driver.sampling import SeededByTrial
 from sweeps.driver.study import Study, load
 
@@ -203,6 +203,6 @@ def test_help_lists_the_parameters_of_the_sweep_and_of_the_trials_without_loadin
     ).stdout
     for field in {*SweepConfig.model_fields, *DistillConfig.model_fields} - {
         "study",
-        "evaluate_test",
+        *FIXED_FIELDS,
     }:
         assert f"--{field} " in shown, field
