@@ -11,8 +11,9 @@ validation of a ninth as many images, as with `holdout=0.1`:
 * augmented: the same in 50 views, mirrored and shifted by up to 2 pixels, each with its own logits;
 * live: `keras.distillation.Distiller`, which runs the teacher `vgg` on every batch, on few of the
   images, with its time scaled up to all of them;
-* torch: a loop of PyTorch from cached logits, channels last, where it is installed (extra `torch`);
-  torch bfloat16: the same under autocast, where the processor multiplies in bfloat16.
+* torch: a loop of PyTorch from cached logits, channels last, where it is installed (extra `torch`)
+  and Keras computes on the processor, as it does; torch bfloat16: the same under autocast, where
+  the processor multiplies in bfloat16.
 
 kdflow and Keras compute in what `precision=auto` stands for here; where that is bfloat16,
 kdflow's epoch is timed in float32 too. kdflow validates in float32 in either. Each round runs all
@@ -41,7 +42,7 @@ from kdflow import network
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
-from kdflow.hardware import Precision, native_precision
+from kdflow.hardware import Precision, computes_on_processor, native_precision
 from kdflow.precision import computing_in
 from kdflow.training.loop import fit
 from kdflow.training.objective import Distillation
@@ -200,6 +201,9 @@ def epoch_timers(name: str, task: Task) -> dict[str, Callable[[], float]]:
     is_bfloat16 = native_precision() == "bfloat16"
     if is_bfloat16:
         epoch_of["kdflow float32"] = distillation(name, data, 1, task.rounds, "float32")
+    if not computes_on_processor():
+        print("torch is left out: it would compute on the processor, and Keras does not")
+        return epoch_of
     if not find_spec("torch"):
         print("torch is not installed, so it is left out (pip install -e '.[torch]')")
         return epoch_of
