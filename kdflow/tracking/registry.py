@@ -77,7 +77,7 @@ def served_file(uri: str) -> Path | None:
         flavours = mlflow.models.get_model_info(uri).flavors
     except MlflowException:
         return None
-    kept = flavours["python_function"].get("artifacts", {})
+    kept = flavours.get("python_function", {}).get("artifacts", {})
     if kept.keys() != {"file", "manifest"}:
         return None
     return downloaded(uri) / Path(kept["file"]["path"])
