@@ -63,8 +63,13 @@ def is_being_written(path: Path) -> bool:
     pid = path.name.removeprefix(UNFINISHED).partition(".")[0]
     if not path.name.startswith(UNFINISHED) or not pid.isdigit():
         return False
+    return is_alive(int(pid))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of that id on this machine."""
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

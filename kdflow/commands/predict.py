@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
 from kdflow.adapt import PixelRange
-from kdflow.cache import replacing
+from kdflow.commands import predictions
 from kdflow.commands.command import Command, CommandConfig, check_square
+from kdflow.commands.predictions import Prediction
 from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.errors import KdflowError, about
 from kdflow.naming import MOST_NAMED, is_hash
@@ -27,7 +23,6 @@ if TYPE_CHECKING:
     from kdflow.commands.classifier import Classifier
 
 AT_A_TIME = 64  # images
-THUMBNAIL, SHOWN = 96, 1000  # pixels; images of the page
 
 
 class PredictConfig(CommandConfig):
@@ -70,20 +65,6 @@ class PredictConfig(CommandConfig):
         return output
 
 
-class Prediction(NamedTuple):
-    """What a model says of an image.
-
-    Attributes:
-        path: of the image.
-        label: the name of the class.
-        probability: of that class.
-    """
-
-    path: str
-    label: str
-    probability: float
-
-
 def run(config: PredictConfig) -> None:
     from kdflow.catalogue.datasets.photo import InvalidImageError
     from kdflow.commands.classifier import find_classifier
@@ -95,11 +76,11 @@ def run(config: PredictConfig) -> None:
     with about("class_names"):
         model = _named(model, config.class_names)
     temperature = _temperature(config, model)
-    predictions, left_out = [], []
+    found, left_out = [], []
     for part in range(0, len(files), AT_A_TIME):
         for made in _predicted(model, files[part : part + AT_A_TIME], temperature):
             if isinstance(made, Prediction):
-                predictions.append(made)
+                found.append(made)
             elif config.skip_bad:
                 left_out.append(made)
             else:
@@ -108,16 +89,16 @@ def run(config: PredictConfig) -> None:
 
     def thumbnail(path: str) -> str:
         try:
-            return _thumbnail(_pixels(Path(path), model.image_shape))
+            return predictions.thumbnail(_pixels(Path(path), model.image_shape))
         except InvalidImageError as error:  # it has changed meanwhile
             raise KdflowError(f"images: {path}: {error}") from error
 
-    _write(predictions, output, config.model, temperature, thumbnail)
+    predictions.write(found, output, config.model, temperature, thumbnail)
     if left_out:
         print(
             f"predict: skipped {len(left_out)} files that are not images; the first: {left_out[0]}"
         )
-    print(f"predict: {len(predictions)} images in {output} and {output.with_suffix('.html')}")
+    print(f"predict: {len(found)} images in {output} and {output.with_suffix('.html')}")
 
 
 def _named(model: Classifier, class_names: str) -> Classifier:
@@ -239,67 +220,6 @@ def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
     if channels == 1:
         return np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
     return pixels
-
-
-def _thumbnail(pixels: np.ndarray) -> str:
-    """A small PNG, in base64."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels.squeeze())
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    written = io.BytesIO()
-    image.save(written, "PNG")
-    return base64.b64encode(written.getvalue()).decode()
-
-
-def _least_certain(predictions: Sequence[Prediction], most: int) -> list[Prediction]:
-    """At most `most` of the predictions, the same number of each class, the least probable first,
-    class by class."""
-    ordered = sorted(predictions, key=lambda it: (it.label, it.probability))
-    by_class = [list(same) for _, same in groupby(ordered, key=lambda it: it.label)]
-    each = max(1, most // max(1, len(by_class)))
-    return [it for same in by_class for it in same[:each]][:most]
-
-
-def _write(
-    predictions: Sequence[Prediction],
-    output: Path,
-    model: str,
-    temperature: float,
-    thumbnail: Callable[[str], str],
-) -> None:
-    """Write the CSV file and the page, each whole or not at all.
-
-    Args:
-        model: as the user named it.
-        thumbnail: of the image at a path, a PNG in base64.
-    """
-    from kdflow.page import rendered
-
-    shown = _least_certain(predictions, SHOWN)
-    rows = io.StringIO()
-    writer = csv.writer(rows)
-    writer.writerow(["path", "class", "probability"])
-    writer.writerows([it.path, it.label, f"{it.probability:.6f}"] for it in predictions)
-    texts = {
-        output: rows.getvalue(),
-        output.with_suffix(".html"): rendered(
-            Path(__file__).with_name("predictions.html"),
-            predictions=shown,
-            thumbnail=thumbnail,
-            count=len(predictions),
-            counts=Counter(it.label for it in predictions),
-            model=model,
-            temperature=temperature,
-        ),
-    }
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            with replacing(path) as new:
-                new.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        raise KdflowError(f"output: expected a file that can be written, got {error}") from error
 
 
 PREDICT = Command("predict", PredictConfig, run)

@@ -15,6 +15,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
+from kdflow.cache import is_alive
 from kdflow.errors import KdflowError
 from sweeps.driver.trial_queue import PARENT
 
@@ -82,7 +83,7 @@ def has_owner(study: optuna.Study) -> bool:
         return False
     host, pid, at = beat
     if host == socket.gethostname():  # a process id can be used again: the time tells
-        return pid != os.getpid() and _is_alive(pid) and time.time() - at < DEAD_AFTER
+        return pid != os.getpid() and is_alive(pid) and time.time() - at < DEAD_AFTER
     changed = _wait_for(lambda: study.user_attrs.get(OWNER) != beat or None)
     return changed is not None and study.user_attrs.get(OWNER) != ENDED
 
@@ -154,16 +155,6 @@ def heartbeat(study: optuna.Study, name: str) -> Iterator[bool]:
         thread.join()
         with contextlib.suppress(OptunaError, SQLAlchemyError):  # keep the error that ended it
             study.set_user_attr(name, ENDED)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _wait_for(look: Callable[[], Any], beat: Callable[[], Any] = lambda: None) -> Any:

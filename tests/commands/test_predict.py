@@ -16,8 +16,8 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from kdflow.__main__ import main
-from kdflow.commands import predict
-from kdflow.commands.predict import Prediction
+from kdflow.commands import predictions
+from kdflow.commands.predictions import Prediction
 from kdflow.dataset import split
 from kdflow.deploy import extra
 from kdflow.deploy.files import all_logits, open_file
@@ -30,6 +30,7 @@ from kdflow.tracking.find import get_run
 pytestmark = pytest.mark.usefixtures("shared_store", "cache")
 
 COUNT = 70  # more than are predicted at a time
+ORDER = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
 
 
 @pytest.fixture
@@ -54,6 +55,14 @@ def predicted(*argv: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def assert_those_of(logits: np.ndarray, rows: list[dict[str, str]]) -> None:
+    """The rows have the classes and probabilities of these logits of the test images."""
+    assert [row["class"] for row in rows] == [str(each) for each in logits.argmax(1)[ORDER]]
+    probabilities = softmax(logits.astype(np.float64), axis=-1).max(axis=-1)[ORDER]
+    found = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(found, probabilities, atol=1e-5)
+
+
 def test_classes_and_probabilities_are_those_of_the_models_logits(
     distilled: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,15 +70,10 @@ def test_classes_and_probabilities_are_those_of_the_models_logits(
     rows = predicted("--model", distilled.info.run_id, "--images", str(photos))
     network = load_model(get_run(distilled.info.run_id))
     logits = predict_logits(network, load("digits", 0.1).x_test[:COUNT])
-    order = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
     assert [row["path"] for row in rows] == [
-        str(photos / str(index % 2) / f"{index:03}.png") for index in order
+        str(photos / str(index % 2) / f"{index:03}.png") for index in ORDER
     ]
-    assert [row["class"] for row in rows] == [str(each) for each in logits.argmax(1)[order]]
-    probabilities = softmax(logits.astype(np.float64), axis=-1).max(axis=-1)[order]
-    np.testing.assert_allclose(
-        [float(row["probability"]) for row in rows], probabilities, atol=1e-5
-    )
+    assert_those_of(logits, rows)
     page = Path("predictions.html").read_text()
     assert page.count('<img src="data:image/png;base64,') == COUNT
     assert "{{" not in page
@@ -95,11 +99,9 @@ def test_calibrated_probabilities_fit_the_validation_images(
     assert expected in capsys.readouterr().out
     assert [row["class"] for row in rows] == [row["class"] for row in plain]
     scaled = predict_logits(network, digits.x_test[:COUNT]).astype(np.float64) / temperature
-    expected_probabilities = softmax(scaled, axis=-1).max(axis=-1)
-    order = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
-    found = [float(row["probability"]) for row in rows]
-    np.testing.assert_allclose(found, expected_probabilities[order], atol=1e-5)
-    assert found != [float(row["probability"]) for row in plain]
+    assert_those_of(scaled, rows)
+    shares = [[row["probability"] for row in each] for each in (rows, plain)]
+    assert shares[0] != shares[1]
 
 
 def test_the_fitting_temperature_is_the_one_that_the_labels_were_drawn_at() -> None:
@@ -149,12 +151,9 @@ def test_a_shipped_file_predicts_what_its_run_and_its_registered_version_do(
         assert predicted("--model", "files/int8.tflite", *given) == of_run
         by_onnx = predicted("--model", str(tmp_path / "files" / "float32.onnx"), *given)
     logits = all_logits(open_file(Path("files/int8.tflite")), load("digits", 0.1).x_test[:COUNT])
-    order = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
-    assert [row["class"] for row in of_run] == [str(each) for each in logits.argmax(1)[order]]
-    shares = softmax(logits.astype(np.float64), axis=-1).max(axis=-1)[order]
-    np.testing.assert_allclose([float(row["probability"]) for row in of_run], shares, atol=1e-5)
+    assert_those_of(logits, of_run)
     network = load_model(get_run(deployed.data.tags["kdflow.upstream.model"]))
-    expected = predict_logits(network, load("digits", 0.1).x_test[:COUNT]).argmax(1)[order]
+    expected = predict_logits(network, load("digits", 0.1).x_test[:COUNT]).argmax(1)[ORDER]
     assert [row["class"] for row in by_onnx] == [str(each) for each in expected]
 
 
@@ -257,7 +256,7 @@ def made_by_hand() -> list[Prediction]:
 
 def test_a_file_name_that_is_no_text_is_written_escaped(tmp_path: Path) -> None:
     named = Prediction(os.fsdecode(b"caf\xe9.png"), "a", probability=0.5)
-    predict._write([named], tmp_path / "all.csv", "model.keras", 1.0, str.upper)
+    predictions.write([named], tmp_path / "all.csv", "model.keras", 1.0, str.upper)
     assert (tmp_path / "all.csv").read_text().splitlines()[1] == r"caf\udce9.png,a,0.500000"
 
 
@@ -268,8 +267,8 @@ def test_a_file_name_that_is_no_text_is_written_escaped(tmp_path: Path) -> None:
 def test_the_page_says_how_many_images_it_leaves_out(
     most: int, heading: str, remark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "SHOWN", most)
-    predict._write(made_by_hand(), tmp_path / "all.csv", "model.keras", 1.0, str.upper)
+    monkeypatch.setattr(predictions, "SHOWN", most)
+    predictions.write(made_by_hand(), tmp_path / "all.csv", "model.keras", 1.0, str.upper)
     page = (tmp_path / "all.html").read_text()
     assert heading in page
     assert page.count("<img") == page.count("base64,A") + page.count("base64,B") == most
@@ -279,8 +278,8 @@ def test_the_page_says_how_many_images_it_leaves_out(
 
 def test_the_page_shows_the_least_certain_images_of_every_class() -> None:
     made = made_by_hand()
-    assert [it.path for it in predict._least_certain(made, 4)] == ["a1", "a2", "b1", "b2"]
-    assert [it.path for it in predict._least_certain(made, 100)] == [
+    assert [it.path for it in predictions._least_certain(made, 4)] == ["a1", "a2", "b1", "b2"]
+    assert [it.path for it in predictions._least_certain(made, 100)] == [
         "a1",
         "a2",
         "a3",
@@ -288,7 +287,7 @@ def test_the_page_shows_the_least_certain_images_of_every_class() -> None:
         "b2",
         "b3",
     ]
-    assert [it.path for it in predict._least_certain(made, 1)] == ["a1"]
+    assert [it.path for it in predictions._least_certain(made, 1)] == ["a1"]
 
 
 def test_a_softmax_at_the_end_of_a_file_is_not_taken_twice(
@@ -313,8 +312,7 @@ def test_a_file_of_two_classes_with_one_output_predicts_both(
     model.save(tmp_path / "two.keras")
     monkeypatch.chdir(tmp_path)
     rows = predicted("--model", "two.keras", "--images", str(photos))
-    order = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the other
-    shares = model.predict(load("digits", 0.1).x_test[:COUNT], verbose=0)[order, 0]
+    shares = model.predict(load("digits", 0.1).x_test[:COUNT], verbose=0)[ORDER, 0]
     assert {row["class"] for row in rows} == {"0", "1"}
     assert [row["class"] for row in rows] == [str(int(share > 0.5)) for share in shares]
     found = [float(row["probability"]) for row in rows]
