@@ -24,7 +24,7 @@ from epoch import Data, distillation
 from kdflow import network
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.hardware import native_precision
-from kdflow.kernels import fused_kernels
+from kdflow.kernels import fast_kernels
 from kdflow.precision import computing_in
 from kdflow.size import multiply_adds
 from kdflow.training.speed import multiplications_per_second
@@ -75,7 +75,7 @@ def profile(name: str, limit: float) -> None:
     data = Data.random(IMAGES[name], validated=batch_size)
     model = network.build(name, data.train, 10, seed=0)
     steps, multiplications = {}, {}
-    with computing_in(native_precision(), model), fused_kernels(model):
+    with computing_in(native_precision(), model), fast_kernels(model):
         is_above = False
         for layer in model.layers[1:]:
             shown = rng.integers(0, 256, (batch_size, *layer.input.shape[1:]))

@@ -17,7 +17,7 @@ tensorflow_build = lazy_import("tensorflow.python.util._pywrap_util_port")
 Precision = Literal["float32", "bfloat16"]
 
 CPUINFO = Path("/proc/cpuinfo")  # of Linux
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of x86, as Linux names them
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}  # of x86 processors, as Linux names them
 BFLOAT16_CAPABILITY = (8, 0)  # of NVIDIA GPUs, from Ampere on
 
 
@@ -44,9 +44,13 @@ def native_precision() -> Precision:
     kinds = _kinds()
     if "gpu" in kinds:
         return _precision_of_gpus(_capabilities())
-    if kinds != {"cpu"} or not CPUINFO.exists():
-        return "float32"
-    return _precision_of_cpu(CPUINFO.read_text(encoding="utf-8", errors="replace"))
+    return "bfloat16" if kinds == {"cpu"} and BFLOAT16_FLAGS & _processor_flags() else "float32"
+
+
+@cache
+def multiplies_by_amx() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in units of their own, Intel's AMX."""
+    return "amx_bf16" in _processor_flags()
 
 
 def _kinds() -> set[str]:
@@ -54,11 +58,13 @@ def _kinds() -> set[str]:
     return {device.partition(":")[0] for device in keras.distribution.list_devices()}
 
 
-def _precision_of_cpu(cpuinfo: str) -> Precision:
-    """The native precision of a processor, from the text of `CPUINFO`."""
-    lines = (line.partition(":") for line in cpuinfo.splitlines())
-    flags = next((it.split() for name, _, it in lines if name.strip() == "flags"), [])
-    return "bfloat16" if BFLOAT16_FLAGS & {*flags} else "float32"
+def _processor_flags() -> set[str]:
+    """The features of an x86 processor, as Linux names them; none on another system."""
+    if not CPUINFO.exists():
+        return set()
+    lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    named = (line.partition(":") for line in lines)
+    return next((set(it.split()) for name, _, it in named if name.strip() == "flags"), set())
 
 
 def _precision_of_gpus(capabilities: Collection[tuple[int, ...]]) -> Precision:

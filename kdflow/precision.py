@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import keras
 
 from kdflow.hardware import Precision
-from kdflow.kernels import fused_kernels
+from kdflow.kernels import fast_kernels
 
 # Keras computes in a layer's policy as it traces the layer, and casts what the layer is given.
 MIXED = "mixed_bfloat16"
@@ -39,11 +39,11 @@ def computing_in(precision: Precision, network: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def predicting_in(precision: Precision, network: keras.Model) -> Iterator[keras.Model]:
-    """The same network, whose `predict` computes in this type, with fused kernels, inside the
+    """The same network, whose `predict` computes in this type, with fast kernels, inside the
     block."""
     # `predict` keeps what it has traced: that of the network itself is to stay as it was
     again = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
-    with computing_in(precision, network), fused_kernels(network):
+    with computing_in(precision, network), fast_kernels(network):
         yield again
 
 

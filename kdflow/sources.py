@@ -28,7 +28,7 @@ SHAPING = (
     "adapt.py",
     "features.py",
     "image_file.py",
-    "kernels.py",
+    "kernels/*.py",
     "losses.py",
     "network.py",
     "pipeline.py",

@@ -93,7 +93,7 @@ def test_what_only_finds_records_or_belongs_to_another_network_does_not_count(
         "views.py",
         "features.py",
         "image_file.py",
-        "kernels.py",
+        "kernels/convolution.py",
         "precision.py",
         "training/loop.py",
         "training/objective.py",

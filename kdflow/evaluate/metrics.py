@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 
 from kdflow import interrupts, views
 from kdflow.image_file import Pixels, batches, batches_in_part
-from kdflow.kernels import fused_kernels
+from kdflow.kernels import fast_kernels
 from kdflow.pipeline import in_batches
 
 PREDICT_BATCH = 250
@@ -36,7 +36,7 @@ def predict_logits(
     """
     indices = np.arange(len(images)) if indices is None else indices
     at_once = PREDICT_BATCH * batches_in_part(PREDICT_BATCH * math.prod(images.shape[1:]))
-    kernels = fused_kernels if len(indices) >= FUSED_FROM else contextlib.nullcontext
+    kernels = fast_kernels if len(indices) >= FUSED_FROM else contextlib.nullcontext
     parts = []
     for part in batches(indices, at_once):
         shown = images[part]
@@ -162,7 +162,7 @@ def class_means(
     """
     counts = np.bincount(labels[indices])
     sums: np.ndarray = np.zeros(())
-    with fused_kernels(model):
+    with fast_kernels(model):
         for batch in batches(indices, PREDICT_BATCH):
             with interrupts.delayed_to_the_end():
                 outputs = model.predict_on_batch(images[batch]).reshape(len(batch), -1)

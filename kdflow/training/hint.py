@@ -15,7 +15,7 @@ from kdflow.config.fitting import Settings
 from kdflow.dataset import SPLIT_SEED, Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, class_means, nearest_class
 from kdflow.image_file import Pixels, batches
-from kdflow.kernels import fused_kernels
+from kdflow.kernels import fast_kernels
 from kdflow.losses import hint_loss
 from kdflow.pipeline import one_at_a_time
 from kdflow.training.loop import Epoch, Loop
@@ -129,7 +129,7 @@ def _validate_hint(
         observer: from images to the guided layer's output, and to what the regressor makes of it.
     """
     errors, correct = [], []
-    with fused_kernels(observer):
+    with fast_kernels(observer):
         for batch in batches(validation.indices, PREDICT_BATCH):
             with interrupts.delayed_to_the_end():
                 guided, regressed = observer.predict_on_batch(validation.images[batch])

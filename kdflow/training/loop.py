@@ -16,7 +16,7 @@ from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, nll, predict_logits
 from kdflow.image_file import batches, batches_in_part
-from kdflow.kernels import fused_kernels
+from kdflow.kernels import fast_kernels
 from kdflow.pipeline import errors_of_batches, in_batches
 from kdflow.precision import computing_in
 from kdflow.training.objective import Objective
@@ -89,7 +89,7 @@ class Loop:
                 interrupts.delayed(),
                 errors_of_batches(),
                 computing_in(self.settings.precision, self.network),
-                fused_kernels(self.network),
+                fast_kernels(self.network),
             ):
                 log = self.learner.fit(
                     **data(), shuffle=False, verbose=0, callbacks=[self.progress]

@@ -9,7 +9,7 @@ import numpy as np
 from kdflow import interrupts
 from kdflow.dataset import Images
 from kdflow.hardware import Precision
-from kdflow.kernels import fused_kernels
+from kdflow.kernels import fast_kernels
 from kdflow.precision import computing_in
 from kdflow.size import multiply_adds
 
@@ -52,7 +52,7 @@ def seconds_per_image(
     with (
         interrupts.delayed_to_the_end(),
         computing_in(precision, network),
-        fused_kernels(network),
+        fast_kernels(network),
     ):
         network.train_on_batch(*batch)  # traces the graph
         network.train_on_batch(*batch)
