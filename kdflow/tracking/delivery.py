@@ -1,5 +1,7 @@
 """Deliver what journals hold to the tracking store, in a thread: a store that does not answer stops
-no training. An entry is in the store once, even if it is delivered twice."""
+no training. An entry is in the store once, even if it is delivered twice. Heartbeats have a thread
+of their own, since the upload of a large model can take longer than a run without them is thought
+alive."""
 
 import shutil
 import textwrap
@@ -36,13 +38,14 @@ RETRY_FIRST_AFTER, RETRY_AT_MOST_EVERY = 1, 15  # seconds
 
 
 class Delivery:
-    """A queue of entries of all journals of this process, and the thread that delivers them."""
+    """A queue of entries of all journals of this process, the thread that delivers them, and the
+    one that sends the heartbeats of their runs."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._queue: deque[tuple[Journal, Entry]] = deque()
         self._open: list[Journal] = []
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._is_unreachable = False
         self._given_up = False
 
@@ -51,9 +54,10 @@ class Delivery:
         with self._changed:
             self._queue.append((journal, entry))
             self._changed.notify_all()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="delivery", daemon=True)
-            self._thread.start()
+        if not self._threads:
+            for work, name in ((self._work, "delivery"), (self._beat, "heartbeats")):
+                self._threads.append(threading.Thread(target=work, name=name, daemon=True))
+                self._threads[-1].start()
 
     def begin(self, journal: Journal) -> None:
         """Send the heartbeat of a journal's run until the journal ends."""
@@ -94,23 +98,24 @@ class Delivery:
         self._given_up = True
 
     def _work(self) -> None:
-        beat = time.monotonic()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue, HEARTBEAT_EVERY)
-                first = self._queue[0] if self._queue else None
+                self._changed.wait_for(lambda: self._queue)
+                journal, entry = self._queue[0]
+            self._deliver(journal, entry)
+            with self._changed:
+                self._queue.popleft()
+                self._given_up = False
+                journal.set_delivered(entry)
+                self._changed.notify_all()
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_EVERY)
+            with self._changed:
                 beating = list(self._open)
-            if first:
-                self._deliver(*first)
-                with self._changed:
-                    self._queue.popleft()
-                    self._given_up = False
-                    first[0].set_delivered(first[1])
-                    self._changed.notify_all()
-            if time.monotonic() - beat > HEARTBEAT_EVERY:
-                beat = time.monotonic()
-                for journal in beating:
-                    _send_heartbeat(journal)
+            for journal in beating:
+                _send_heartbeat(journal)
 
     def _deliver(self, journal: Journal, entry: Entry) -> None:
         pause = float(RETRY_FIRST_AFTER)

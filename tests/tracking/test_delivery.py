@@ -17,6 +17,7 @@ from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError, UnreachableError
 from kdflow.network import build, weights_sha256
 from kdflow.tracking import artifacts, delivery, find, journal, runs, store, sync
+from kdflow.tracking import run as run_module
 from kdflow.tracking.runs import open_run
 
 pytestmark = pytest.mark.usefixtures("shared_store", "cache")
@@ -131,12 +132,12 @@ def as_if_the_process_had_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(delivery, "deliver", exit_thread)
         patch.setattr(threading, "excepthook", lambda _: None)
-        assert delivering._thread
-        delivering._thread.join()
+        delivering._threads[0].join()
     for written, _ in delivering._queue:
         written._lock.release()
     delivering._queue.clear()
-    delivering._thread, delivering._is_unreachable, delivering._given_up = None, False, False
+    delivering._threads.clear()
+    delivering._is_unreachable = delivering._given_up = False
 
 
 def test_what_is_delivered_twice_is_in_the_store_once(tiny: Dataset, train: Images) -> None:
@@ -268,10 +269,13 @@ def test_what_another_store_is_to_have_waits_for_it(tiny: Dataset) -> None:
     assert len(waiting.waiting()) == 1
 
 
-def test_a_heartbeat_is_sent_for_every_open_run(
+def test_a_heartbeat_is_sent_for_every_open_run_even_during_an_upload(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "HEARTBEAT_EVERY", 0.1)
+    monkeypatch.setattr(run_module, "DELIVERY", delivery.Delivery())
+    is_over = threading.Event()
+    monkeypatch.setitem(delivery.DELIVER, "metrics", lambda journal, entry: is_over.wait(60))
     with (
         open_run("outer", "compare", tiny, {}) as outer,
         open_run("inner", "distill", tiny, {}) as inner,
@@ -283,6 +287,7 @@ def test_a_heartbeat_is_sent_for_every_open_run(
             return all("kdflow.heartbeat" in each for each in tags)
 
         wait_for_it(both)
+        is_over.set()
 
 
 def test_silent_runs_of_another_host_are_ended_if_asked() -> None:
