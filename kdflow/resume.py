@@ -43,7 +43,7 @@ def run_of(
         resumes: whether an interrupted one is resumed, and this one can be.
         key: returns the run's key; None as long as what it builds on does not exist.
     """
-    if not (resumes and planned.config.resume == "auto"):
+    if not resumes:
         with _new_run(planned, title, dataset, parent) as run:
             yield run
         return

@@ -79,15 +79,20 @@ class Resolver:
     Args:
         steps: by name.
         reuse: of trainings that are compared: same_code, any or never.
+        resume: of what was interrupted: auto or never.
 
     Attributes:
         parent: the id of the run that every run made from now on is a child of.
     """
 
     def __init__(
-        self, steps: Mapping[str, Step], dataset: Dataset, reuse: str = "same_code"
+        self,
+        steps: Mapping[str, Step],
+        dataset: Dataset,
+        reuse: str = "same_code",
+        resume: str = "auto",
     ) -> None:
-        self.steps, self.dataset, self.reuse = steps, dataset, reuse
+        self.steps, self.dataset, self.reuse, self.resume = steps, dataset, reuse, resume
         self.parent: str | None = None
         self._plans: dict[Need, Found | Planned] = {}
         self._trained: dict[tuple[str, bool], str] = {}  # identifiers of the user's own networks
@@ -242,7 +247,7 @@ class Resolver:
 
     def make(self, planned: Planned) -> tuple[str, dict[str, float]]:
         """Run a planned step, and before it what it needs; returns its run's id and metrics."""
-        resumes = planned.step.resumes
+        resumes = planned.step.resumes and self.resume == "auto"
         with self.opened(planned, planned.title, resumes=resumes) as (run, results):
             metrics = planned.step.run(run, planned.config, self.dataset, **results)
         return run.run_id, metrics

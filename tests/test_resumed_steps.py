@@ -64,6 +64,15 @@ def test_resume_never_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps_of(run, "val_loss") == [1, 2]
 
 
+def test_resume_never_holds_for_what_the_step_builds_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["export_logits", "--dataset", "digits", "--model", "pupil", "--holdout", "0.3"]
+    stopped = interrupt(argv, monkeypatch)
+    assert stopped.data.tags["kdflow.step"] == "teacher"
+    made = made_by([*argv, "--resume", "never"])
+    assert {run.data.tags["kdflow.step"] for run in made} == {"teacher", "export_logits"}
+    assert mlflow.get_run(stopped.info.run_id).info.status == "KILLED"
+
+
 def test_other_code_is_not_resumed_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,7 +53,7 @@ def _deploy(run_id: str, asked: Config, resolver: Resolver) -> None:
 def _deployment(asked: Config, dataset: Dataset, student: str) -> DeployConfig:
     """How the student of a step with `deploy=true` is deployed."""
     values = {**dataset.parameters, "holdout": asked.holdout, "model": student}
-    return validated(DeployConfig, values | {"resume": asked.resume})
+    return validated(DeployConfig, values)
 
 
 def run_step(name: str, config: Config) -> str | None:
@@ -63,7 +63,8 @@ def run_step(name: str, config: Config) -> str | None:
     deliver_left_over()
     checkpoints.remove_old()
     dataset = load(config.dataset, config.holdout, config.dataset_options)
-    resolver = Resolver(ALL_STEPS, dataset, getattr(config, "reuse", "same_code"))
+    reuse = getattr(config, "reuse", "same_code")
+    resolver = Resolver(ALL_STEPS, dataset, reuse, config.resume)
     planned = resolver.plan_step(name, config)
     deploys = getattr(config, "deploy", False)
     if deploys:  # what can be refused before the training is
