@@ -101,7 +101,6 @@ def _gelu_of_bfloat16() -> Kernel:
     less 1/2, divided by x. Beyond 4, GELU is taken for ReLU. The largest errors are 0.0002 of the
     values and 0.0006 of the derivative, where rounding a 1 to bfloat16 costs up to 0.004.
     """
-
     even = _in_square(lambda x: x * (ndtr(x) - 0.5))
     odd = _in_square(lambda x: (ndtr(x) - 0.5) / x + np.exp(-x * x / 2) / np.sqrt(2 * np.pi))
 

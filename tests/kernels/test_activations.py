@@ -70,6 +70,13 @@ def test_in_bfloat16_the_polynomials_of_gelu_are_close_to_its_formula() -> None:
     assert 1e-5 < errors.max() < 6e-4
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("activation", activations.ACTIVATIONS)
+def test_what_diverges_is_not_hidden(activation: Callable[[Any], Any], dtype: str) -> None:
+    found = as_array(fused(activation)(tensorflow.constant([np.inf, np.nan], dtype)))
+    assert np.array_equal(found, [np.inf, np.nan], equal_nan=True)
+
+
 def test_a_trace_is_shared_by_networks_since_tensorflow_never_frees_one() -> None:
     from tensorflow.python.framework import ops
 
