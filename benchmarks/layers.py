@@ -29,7 +29,7 @@ from kdflow.precision import computing_in
 from kdflow.size import multiply_adds
 from kdflow.training.speed import multiplications_per_second
 
-IMAGES, ROUNDS = {"student": 6_400, "whitened": 2_560, "fast": 1_024}, 10
+IMAGES, ROUNDS = {"student": 6_400, "whitened": 2_560, "fast": 1_024, "vgg": 512}, 10
 
 
 def step_of(layer: keras.Layer, inputs: tf.Tensor, *, is_above: bool) -> Callable[[], object]:

@@ -29,8 +29,13 @@ def hardware() -> str:
         return ", ".join(sorted(accelerators))
     chosen = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    is_without = keras.backend.backend() == "tensorflow" and not tensorflow_build.IsMklEnabled()
+    is_without = keras.backend.backend() == "tensorflow" and not has_onednn()
     return f"cpu, {chosen or available} threads" + (", without oneDNN" if is_without else "")
+
+
+def has_onednn() -> bool:
+    """Whether TensorFlow uses oneDNN on the processor."""
+    return bool(tensorflow_build.IsMklEnabled())
 
 
 def computes_on_processor() -> bool:

@@ -11,7 +11,7 @@ import keras
 import pytest
 
 from kdflow import hardware
-from kdflow.hardware import native_precision
+from kdflow.hardware import multiplies_by_amx, native_precision
 
 ZEN_3 = """\
 processor\t: 0
@@ -25,15 +25,17 @@ flags\t\t: fpu vme sse4_2 avx2 bmi2 sha_ni
 ZEN_4 = ZEN_3.replace("avx2", "avx2 avx512f avx512_bf16")
 SAPPHIRE_RAPIDS = ZEN_3.replace("avx2", "avx2 avx512f amx_tile amx_bf16")
 FP16_ALONE = ZEN_3.replace("avx2", "avx2 avx512f avx512_fp16")
-NAMED_ONLY = ZEN_3.replace("EPYC 7763", "avx512_bf16")
+NAMED_ONLY = ZEN_3.replace("EPYC 7763", "avx512_bf16 amx_bf16")
 ARM = "processor\t: 0\nFeatures\t: fp asimd sve bf16\n"
 
 
 @pytest.fixture(autouse=True)
 def asked_anew() -> Iterator[None]:
-    native_precision.cache_clear()
+    for cached in (native_precision, multiplies_by_amx):
+        cached.cache_clear()
     yield
-    native_precision.cache_clear()
+    for cached in (native_precision, multiplies_by_amx):
+        cached.cache_clear()
 
 
 def devices(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -41,25 +43,26 @@ def devices(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "expected"),
+    ("cpuinfo", "expected", "has_amx"),
     [
-        (ZEN_3, "float32"),
-        (ZEN_4, "bfloat16"),
-        (SAPPHIRE_RAPIDS, "bfloat16"),
-        (FP16_ALONE, "float32"),
-        (NAMED_ONLY, "float32"),  # the processor's name is no flag
-        (ARM, "float32"),
-        ("", "float32"),
-        ("flags", "float32"),
+        (ZEN_3, "float32", False),
+        (ZEN_4, "bfloat16", False),
+        (SAPPHIRE_RAPIDS, "bfloat16", True),
+        (FP16_ALONE, "float32", False),
+        (NAMED_ONLY, "float32", False),  # the processor's name is no flag
+        (ARM, "float32", False),
+        ("", "float32", False),
+        ("flags", "float32", False),
     ],
 )
 def test_a_processor_is_known_by_its_flags(
-    cpuinfo: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpuinfo: str, expected: str, has_amx: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
     devices(monkeypatch, "cpu:0")
     assert native_precision() == expected
+    assert multiplies_by_amx() == has_amx
 
 
 def test_a_system_without_these_flags_computes_in_float32(
@@ -68,6 +71,7 @@ def test_a_system_without_these_flags_computes_in_float32(
     monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "none")
     devices(monkeypatch, "cpu:0")
     assert native_precision() == "float32"
+    assert not multiplies_by_amx()
 
 
 @pytest.mark.parametrize(

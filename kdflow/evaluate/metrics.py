@@ -15,7 +15,7 @@ from kdflow.kernels import fast_kernels
 from kdflow.pipeline import in_batches
 
 PREDICT_BATCH = 250
-FUSED_FROM = 1_000  # images; for fewer, compiling the kernels takes longer than they save
+FAST_FROM = 1_000  # images; for fewer, compiling the kernels takes longer than they save
 ECE_BINS = 15
 TOP_5_FROM = 20  # classes
 
@@ -36,7 +36,7 @@ def predict_logits(
     """
     indices = np.arange(len(images)) if indices is None else indices
     at_once = PREDICT_BATCH * batches_in_part(PREDICT_BATCH * math.prod(images.shape[1:]))
-    kernels = fast_kernels if len(indices) >= FUSED_FROM else contextlib.nullcontext
+    kernels = fast_kernels if len(indices) >= FAST_FROM else contextlib.nullcontext
     parts = []
     for part in batches(indices, at_once):
         shown = images[part]

@@ -29,7 +29,7 @@ REPLACEMENTS: tuple[Callable[[keras.Layer], dict[str, Any]], ...] = (
 def fast_kernels(network: keras.Model) -> Iterator[None]:
     """Let what is traced inside the block compute batch normalisation, activations and the
     gradients of kernels of `network` faster, if TensorFlow computes on a processor; elsewhere
-    nothing changes. The values are those of Keras up to rounding.
+    nothing changes. The values are those of Keras up to rounding; in bfloat16 GELU is a polynomial.
 
     XLA compiles an activation for each shape, which takes about a tenth of a second. After the
     block the layers are as before, but `network` keeps what `fit` and `predict` have traced. Inside

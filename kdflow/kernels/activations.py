@@ -17,7 +17,7 @@ tensorflow = lazy_import("tensorflow")  # stands here because Keras offers no su
 
 # Element-wise activations that TensorFlow computes in several operations.
 ACTIVATIONS = (keras.activations.gelu, keras.activations.silu, keras.activations.hard_silu)
-GELU_ENDS, GELU_DEGREE = 4.0, 8
+GELU_ENDS, GELU_DEGREE = 4.0, 9
 
 
 def replacement(layer: keras.Layer) -> dict[str, Any]:
@@ -97,22 +97,21 @@ def _exact(activation: Callable[[Any], Any]) -> Kernel:
 def _gelu_of_bfloat16() -> Kernel:
     """GELU, x Phi(x), by polynomials, which take half the time of the error function.
 
-    x Phi(x) - x / 2 is an even function: between -4 and 4, a polynomial in x². So is the derivative
-    less 1/2, divided by x. Beyond 4, GELU is taken for ReLU. The largest errors are 0.0002 of the
-    values and 0.0006 of the derivative, where rounding a 1 to bfloat16 costs up to 0.004.
+    Between -4 and 4, Phi(x) - 1/2 is x times a polynomial in x², and so is the derivative less 1/2.
+    Beyond, GELU is taken for ReLU. From x = -3 on the error is below 0.1 % of the value, for lesser
+    x below 0.0002; that of the derivative is below 0.0006. Rounding costs up to 0.4 %.
     """
-    even = _in_square(lambda x: x * (ndtr(x) - 0.5))
-    odd = _in_square(lambda x: (ndtr(x) - 0.5) / x + np.exp(-x * x / 2) / np.sqrt(2 * np.pi))
+    cdf = _in_square(lambda x: (ndtr(x) - 0.5) / x)
+    slope = _in_square(lambda x: (ndtr(x) - 0.5) / x + np.exp(-x * x / 2) / np.sqrt(2 * np.pi))
+
+    def chosen(x: Any, beyond: Any, inside: Any) -> Any:
+        return tensorflow.where(tensorflow.abs(x) >= GELU_ENDS, beyond, inside)  # NaN is inside
 
     def values(x: Any) -> Any:
-        return tensorflow.where(
-            tensorflow.abs(x) < GELU_ENDS, x / 2 + even(x * x), tensorflow.nn.relu(x)
-        )
+        return chosen(x, tensorflow.nn.relu(x), x * (0.5 + x * cdf(x * x)))
 
     def gradient(x: Any, upstream: Any) -> Any:
-        beyond = tensorflow.cast(x > 0, x.dtype)
-        inside = 0.5 + x * odd(x * x)
-        return upstream * tensorflow.where(tensorflow.abs(x) < GELU_ENDS, inside, beyond)
+        return upstream * chosen(x, tensorflow.cast(x > 0, x.dtype), 0.5 + x * slope(x * x))
 
     return Kernel(values, gradient)
 

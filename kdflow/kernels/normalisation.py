@@ -7,11 +7,14 @@ from typing import Any
 
 import keras
 
+from kdflow.hardware import has_onednn
 from kdflow.lazy import lazy_import
 
 tensorflow = lazy_import("tensorflow")  # stands here because Keras does not use this kernel
 
-VECTOR = 16  # the kernel is several times slower if the channels are no multiple of this
+# In bfloat16 oneDNN takes several times as long if the channels are no multiple of 16. To pad them
+# costs more than that in float32, and with fewer channels than 8.
+VECTOR, FEWEST_PADDED = 16, 8
 
 
 def replacement(layer: keras.Layer) -> dict[str, Any]:
@@ -41,7 +44,8 @@ def _normalise(
     uses_batch_statistics = bool(training and layer.trainable)
     ones, zeros = tensorflow.ones_like(layer.moving_mean), tensorflow.zeros_like(layer.moving_mean)
     channels = layer.moving_mean.shape[0]
-    added = -channels % VECTOR  # channels, which are cut off again
+    is_padded = layer.compute_dtype == "bfloat16" and channels >= FEWEST_PADDED and has_onednn()
+    added = -channels % VECTOR if is_padded else 0  # channels, which are cut off again
 
     def widened(vector: Any) -> Any:
         return tensorflow.pad(vector, [[0, added]])
