@@ -66,8 +66,8 @@ class Task:
 
 TASKS = {
     "student": Task(45_000, 2_560, 15),
-    "whitened": Task(8_192, 1_024, 8),
-    "fast": Task(2_048, 1_024, 5),
+    "whitened": Task(9_216, 1_024, 8),
+    "fast": Task(9_216, 1_024, 3),
     "fitnet": Task(8_192, 1_024, 5),
     "vgg": Task(1_024, 512, 5),
 }
