@@ -17,7 +17,7 @@ tensorflow = lazy_import("tensorflow")  # stands here because Keras offers no su
 
 # Element-wise activations that TensorFlow computes in several operations.
 ACTIVATIONS = (keras.activations.gelu, keras.activations.silu, keras.activations.hard_silu)
-GELU_ENDS, GELU_DEGREE = 4.0, 9
+GELU_ENDS, GELU_DEGREE = 4.0, 9  # of its polynomials
 
 
 def replacement(layer: keras.Layer) -> dict[str, Any]:
