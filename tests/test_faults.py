@@ -11,6 +11,7 @@ SHORT = ("killed_distill", "interrupted_server_killed", "server_gone", "ascii")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # six minutes of work, and waits that other tests prolong
 def test_nothing_is_lost() -> None:
     tried = subprocess.run(
         [sys.executable, ROOT / "tools" / "faults.py", *SHORT, "--times", "1"],

@@ -79,6 +79,7 @@ class Sandbox:
         return os.environ | {
             "MLFLOW_TRACKING_URI": self.store,
             "KDFLOW_CACHE": str(self.cache),
+            "KDFLOW_STORE_PATIENCE": "600",
             "PYTHONPATH": str(ROOT),
             **variables,
         }

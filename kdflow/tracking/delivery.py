@@ -85,11 +85,12 @@ class Delivery:
         waited = 0.0
         with self._changed:
             while not has_all():
-                if self._given_up or waited >= patience:
+                counts = counts_all or self._is_unreachable
+                if self._given_up or (counts and waited >= patience):
                     return False
                 before = time.monotonic()
-                self._changed.wait(min(1.0, patience - waited))
-                if counts_all or self._is_unreachable:
+                self._changed.wait(min(1.0, patience - waited) if counts else 1.0)
+                if counts:
                     waited += time.monotonic() - before
             return True
 

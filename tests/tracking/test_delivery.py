@@ -330,15 +330,16 @@ def test_what_is_delivered_later_does_not_finish_a_run_either_if_the_store_refus
     assert ended(running).info.status == "FAILED"
 
 
+@pytest.mark.parametrize("patience", [0, 0.1])
 def test_a_slow_upload_is_waited_for_and_a_silent_store_for_as_long_as_the_user_allows(
-    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+    patience: float, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_run("slow", "distill", tiny, {}) as run:
         queue = delivery.Delivery()
         queue._queue.append((run._journal, journal.Entry(0, "tags", {})))
         threading.Timer(0.5, queue._queue.clear).start()
-        assert queue.wait(run._journal, 0.1, counts_all=False)
+        assert queue.wait(run._journal, patience, counts_all=False)
         queue._queue.append((run._journal, journal.Entry(0, "tags", {})))
-        assert not queue.wait(run._journal, 0.1)
+        assert not queue.wait(run._journal, patience)
         queue._is_unreachable = True
-        assert not queue.wait(run._journal, 0.1, counts_all=False)
+        assert not queue.wait(run._journal, patience, counts_all=False)
