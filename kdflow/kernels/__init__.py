@@ -9,7 +9,8 @@ long as the convolution where maps are small.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,12 +18,9 @@ import keras
 from kdflow.hardware import computes_on_processor
 from kdflow.kernels import activations, convolution, normalisation
 
-# Each gives a layer's attributes that it replaces, by name; none for a layer that it leaves alone.
-REPLACEMENTS: tuple[Callable[[keras.Layer], dict[str, Any]], ...] = (
-    activations.replacement,
-    normalisation.replacement,
-    convolution.replacement,
-)
+# The modules that compute what `layer.call` does, by the type of the layer: of a user's subclass
+# nothing is known. `supports` says for which layers, once built; `call` takes the layer first.
+CALLS = {keras.layers.BatchNormalization: normalisation, keras.layers.Conv2D: convolution}
 
 
 @contextlib.contextmanager
@@ -39,14 +37,25 @@ def fast_kernels(network: keras.Model) -> Iterator[None]:
     with contextlib.ExitStack() as restored:
         for layer in filter(_has_supported_types, layers):
             attributes = vars(layer)
-            for replacement in REPLACEMENTS:
-                for name, value in replacement(layer).items():
-                    if name in attributes:
-                        restored.callback(attributes.__setitem__, name, attributes[name])
-                    else:
-                        restored.callback(attributes.pop, name)
-                    attributes[name] = value
+            for name, value in _replacements(layer).items():
+                if name in attributes:
+                    restored.callback(attributes.__setitem__, name, attributes[name])
+                else:
+                    restored.callback(attributes.pop, name)
+                attributes[name] = value
         yield
+
+
+def _replacements(layer: keras.Layer) -> dict[str, Any]:
+    """The attributes that a layer gets in place of its own, by name."""
+    found: dict[str, Any] = {}
+    activation = vars(layer).get("activation")
+    if any(activation is each for each in activations.ACTIVATIONS):
+        found["activation"] = activations.fused(activation)
+    module = CALLS.get(type(layer))
+    if module and layer.built and "call" not in vars(layer) and module.supports(layer):
+        found["call"] = partial(module.call, layer)
+    return found
 
 
 def _is_tensorflow_on_cpu() -> bool:

@@ -20,14 +20,6 @@ ACTIVATIONS = (keras.activations.gelu, keras.activations.silu, keras.activations
 GELU_ENDS, GELU_DEGREE = 4.0, 9  # of its polynomials
 
 
-def replacement(layer: keras.Layer) -> dict[str, Any]:
-    """See `kernels.REPLACEMENTS`."""
-    activation = vars(layer).get("activation")
-    if not any(activation is each for each in ACTIVATIONS):
-        return {}
-    return {"activation": fused(activation)}
-
-
 class Kernel(NamedTuple):
     """An activation in float32.
 

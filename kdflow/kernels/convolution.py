@@ -8,7 +8,7 @@ product of two matrices for each position of the kernel, takes a fifth to nine t
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -22,17 +22,10 @@ tensorflow = lazy_import("tensorflow")  # stands here because Keras has no such 
 WIDEST, FEWEST_CHANNELS = 8, 256  # of the maps for which it is faster
 
 
-def replacement(layer: keras.Layer) -> dict[str, Any]:
-    """See `kernels.REPLACEMENTS`."""
-    return {"call": partial(_convolve, layer)} if _is_supported(layer) else {}
-
-
-def _is_supported(layer: keras.Layer) -> bool:
+def supports(layer: keras.layers.Conv2D) -> bool:
+    """Whether the gradient is computed here, where the maps are small."""
     return (
-        type(layer) is keras.layers.Conv2D  # of a user's subclass nothing is known
-        and "call" not in vars(layer)
-        and layer.built
-        and layer.compute_dtype == "bfloat16"
+        layer.compute_dtype == "bfloat16"
         and layer.data_format == "channels_last"
         and layer.strides == layer.dilation_rate == (1, 1)
         and layer.groups == 1
@@ -42,7 +35,7 @@ def _is_supported(layer: keras.Layer) -> bool:
     )
 
 
-def _convolve(layer: keras.layers.Conv2D, inputs: Any) -> Any:
+def call(layer: keras.layers.Conv2D, inputs: Any) -> Any:
     """What `layer.call` does."""
     width = inputs.shape[2]
     if width is None or width > WIDEST or inputs.dtype != layer.compute_dtype:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import keras
@@ -17,25 +16,17 @@ tensorflow = lazy_import("tensorflow")  # stands here because Keras does not use
 VECTOR, FEWEST_PADDED = 16, 8
 
 
-def replacement(layer: keras.Layer) -> dict[str, Any]:
-    """See `kernels.REPLACEMENTS`."""
-    return {"call": partial(_normalise, layer)} if _is_supported(layer) else {}
-
-
-def _is_supported(layer: keras.Layer) -> bool:
+def supports(layer: keras.layers.BatchNormalization) -> bool:
     """Whether a layer is batch normalisation as TensorFlow's fused kernel defines it."""
     return (
-        type(layer) is keras.layers.BatchNormalization  # of a user's subclass nothing is known
-        and "call" not in vars(layer)
-        and layer.built
-        and layer.input_spec.ndim == 4
+        layer.input_spec.ndim == 4
         and layer.axis in (-1, 3)
         and not layer.renorm
         and not layer.synchronized
     )
 
 
-def _normalise(
+def call(
     layer: keras.layers.BatchNormalization, inputs: Any, training: Any = None, mask: Any = None
 ) -> Any:
     """What `layer.call` does, by the fused kernel where it can."""

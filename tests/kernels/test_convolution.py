@@ -95,7 +95,7 @@ def test_it_is_used_for_small_maps_of_many_channels(
     options: dict[str, Any], is_used: bool, used: list[Any]
 ) -> None:
     network = convolved(**options)
-    x = np.zeros((1, 6, options.get("width") or 8, options.get("channels", 256)))
+    x = np.zeros((1, 6, options.get("width", 8), options.get("channels", 256)))
     with fast_kernels(network):
         outputs_and_gradients(network, x, training=True)
     assert bool(used) == is_used

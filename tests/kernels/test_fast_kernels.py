@@ -190,12 +190,12 @@ def test_who_uses_them_and_for_what(
     x = keras.layers.BatchNormalization(name="maps")(x)
     network = keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
     used = set()
-    normalise = normalisation._normalise
+    normalise = normalisation.call
 
     def noted(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         used.add("batch" if training else "moving")
         return normalise(layer, inputs, training, mask)
 
-    monkeypatch.setattr(normalisation, "_normalise", noted)
+    monkeypatch.setattr(normalisation, "call", noted)
     use(network, train)
     assert used == statistics
