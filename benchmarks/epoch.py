@@ -41,6 +41,7 @@ import numpy as np
 from kdflow import network
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.fitting import Settings
+from kdflow.config.views import Views
 from kdflow.dataset import Images
 from kdflow.hardware import Precision, computes_on_processor, native_precision
 from kdflow.precision import computing_in
@@ -175,7 +176,7 @@ def distillation(
             rounds + 1,
             recipe.batch_size,
             seed=0,
-            views=views,
+            views=Views(views),
             precision=precision or native_precision(),
         ),
     )

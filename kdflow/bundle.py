@@ -11,12 +11,13 @@ import numpy as np
 
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.catalogue.networks.record import Spec
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset
 from kdflow.hardware import Precision
 
 FOLDER = Path(__file__).parent / "bundled"
 LOGITS = FOLDER / "logits"
-VIEWS = 2
+VIEWS = Views(2)
 
 
 def metadata() -> dict[str, Any]:
@@ -38,12 +39,10 @@ def fits(source: str, dataset: Dataset, holdout: float) -> bool:
     return is_meant(source, dataset) and holdout in (0, metadata()["config"]["holdout"])
 
 
-def has_logits(
-    source: str, dataset: Dataset, holdout: float, views: int, view_set: str, averaged: bool
-) -> bool:
-    """Whether the logits of so many views of what `source` names come with kdflow."""
-    is_held = view_set == "shifts" and not averaged and views <= VIEWS
-    return is_held and fits(source, dataset, holdout)
+def has_logits(source: str, dataset: Dataset, holdout: float, views: Views, averaged: bool) -> bool:
+    """Whether the logits of these views of what `source` names come with kdflow."""
+    is_held = views.view_set == VIEWS.view_set and views.count <= VIEWS.count
+    return is_held and not averaged and fits(source, dataset, holdout)
 
 
 def precision() -> Precision:

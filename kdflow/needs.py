@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kdflow.config.base import Config
 from kdflow.config.own_teacher import Reading
 from kdflow.config.precision import AskedPrecision
+from kdflow.config.views import ONE_VIEW, Views
 
 if TYPE_CHECKING:
     from kdflow.dataset import Dataset
@@ -53,8 +54,7 @@ class LogitsOf(Need):
     Attributes:
         source: what `ModelOf` takes, the id of an export's run, or a folder of logits.
         holdout: see `ModelOf`.
-        views: how many views are needed; an export may hold more.
-        view_set: of which set.
+        views: those that are needed; an export may hold more.
         averaged: whether those of a view are the mean over it and its mirror image.
         reading: how a model or a folder is read that is not kdflow's.
         precision: what the logits, and a model that has yet to be trained, are computed in.
@@ -62,8 +62,7 @@ class LogitsOf(Need):
 
     source: str
     holdout: float
-    views: int
-    view_set: str = "shifts"
+    views: Views = ONE_VIEW
     averaged: bool = False
     reading: Reading = field(default=Reading(), kw_only=True)
     precision: AskedPrecision = field(default="auto", kw_only=True)

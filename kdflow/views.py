@@ -7,6 +7,7 @@ taught exactly the logits of the pixels it sees.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +32,12 @@ class View(NamedTuple):
     dy: int
     dx: int
 
+    @property
+    def mirrored(self) -> View:
+        """The view that shows the mirror image of what this one shows: a shift to the left becomes
+        one to the right."""
+        return self._replace(flip=not self.flip, dx=-self.dx)
+
 
 class PhotoView(NamedTuple):
     """A mirror image or not, of a crop that is resized to the whole image, in other colours.
@@ -46,6 +53,13 @@ class PhotoView(NamedTuple):
     down: int
     right: int
     colours: str
+
+    @property
+    def mirrored(self) -> PhotoView:
+        """The view that shows the mirror image of what this one shows: a crop at the left becomes
+        one at the right."""
+        right = 1 - self.right if self.area < 1 else self.right
+        return self._replace(flip=not self.flip, right=right)
 
 
 # Factors of brightness, contrast, saturation and warmth. The last multiplies red and divides blue.
@@ -92,15 +106,8 @@ VIEW_SETS: dict[str, tuple[View, ...] | tuple[PhotoView, ...]] = {
 """By the name that users choose. Views of odd numbers are mirror images of those before them. Of
 `photos`, 162 too, the first 18 show each crop and each change of colours once."""
 
-
-def mirrored(view: int, view_set: str) -> int:
-    """The view that shows the mirror image of what this one shows: a shift or crop to the left
-    becomes one to the right."""
-    one = VIEW_SETS[view_set][view]
-    if isinstance(one, View):
-        return SHIFTS.index(one._replace(flip=not one.flip, dx=-one.dx))
-    right = 1 - one.right if one.area < 1 else one.right
-    return VIEW_SETS[view_set].index(one._replace(flip=not one.flip, right=right))
+UNCHANGED = {each[0] for each in VIEW_SETS.values()}
+"""The first view of each set: the image itself."""
 
 
 def with_flip(views: np.ndarray, flip: np.ndarray) -> np.ndarray:
@@ -112,34 +119,34 @@ def with_flip(views: np.ndarray, flip: np.ndarray) -> np.ndarray:
 
 def apply(
     images: Pixels,
-    views: np.ndarray,
+    shown: np.ndarray,
     indices: np.ndarray | None = None,
-    view_set: str = "shifts",
+    views: Sequence[View | PhotoView] = SHIFTS,
 ) -> np.ndarray:
     """Each of the chosen images in the view chosen for it.
 
     Args:
         images: (n, height, width, channels), uint8; of shifts any dtype. Not modified.
-        views: (m,) integers, indices into the set.
+        shown: (m,) integers, indices into `views`.
         indices: (m,), the chosen images; all of them, in their order, if not given.
-        view_set: a key of `VIEW_SETS`.
+        views: a set of `VIEW_SETS`, or some of it.
 
     Returns:
         A new array (m, height, width, channels) of the same dtype. What a shift uncovers is filled
         by reflection.
     """
     indices = np.arange(len(images)) if indices is None else indices
-    shown = np.empty((len(indices), *images.shape[1:]), images.dtype)
-    for v in np.unique(views):
-        chosen, view = np.flatnonzero(views == v), VIEW_SETS[view_set][v]
+    seen = np.empty((len(indices), *images.shape[1:]), images.dtype)
+    for number in np.unique(shown):
+        chosen, view = np.flatnonzero(shown == number), views[number]
         if isinstance(view, View):
             flat = images[indices[chosen]].reshape(len(chosen), -1)
-            seen = flat.take(_sources(view, images.shape[1:]), axis=1)
-            shown[chosen] = seen.reshape(len(chosen), *images.shape[1:])
+            pixels = flat.take(_sources(view, images.shape[1:]), axis=1)
+            seen[chosen] = pixels.reshape(len(chosen), *images.shape[1:])
         else:
             for position in chosen:
-                shown[position] = _photo(images[indices[position]], view)
-    return shown
+                seen[position] = _photo(images[indices[position]], view)
+    return seen
 
 
 def check_fit(view_set: str, image_shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from kdflow import bundle, views
 from kdflow.__main__ import main
 from kdflow.artifacts import logits
 from kdflow.cache import cache_folder
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits
@@ -92,7 +93,7 @@ def test_the_plan_says_that_it_is_imported_and_not_trained(
     stand_in: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resolver = Resolver(ALL_STEPS, stand_in)
-    plan = resolver.plan(LogitsOf("auto", 0.1, 1))
+    plan = resolver.plan(LogitsOf("auto", 0.1))
     assert list(lines(resolver, [plan], duration_estimator(stand_in))) == [
         "  import  bundled teacher fast",  # which takes no time
         "  export  views=2 export_logits auto",  # it comes with the logits of two
@@ -102,7 +103,7 @@ def test_the_plan_says_that_it_is_imported_and_not_trained(
 
 @pytest.mark.slow
 def test_the_logits_belong_to_cifar10_and_are_those_of_a_strong_teacher(cifar10: Dataset) -> None:
-    read = logits.read(bundle.LOGITS, cifar10, views=2)
+    read = logits.read(bundle.LOGITS, cifar10, views=Views(2))
     assert read.train.dtype == np.float16
     assert (read.test[0].argmax(1) == cifar10.y_test).mean() >= 0.93
     assert read.manifest.holdout == bundle.metadata()["config"]["holdout"] == 0.1
@@ -111,7 +112,7 @@ def test_the_logits_belong_to_cifar10_and_are_those_of_a_strong_teacher(cifar10:
 @pytest.mark.slow
 def test_the_weights_give_the_logits(cifar10: Dataset) -> None:
     network = bundle.load_network(cifar10)
-    read = logits.read(bundle.LOGITS, cifar10, views=2)
+    read = logits.read(bundle.LOGITS, cifar10, views=Views(2))
     assert weights_sha256(network) == read.manifest.weights_sha256
     for images, stored in ((cifar10.x_train, read.train), (cifar10.x_test, read.test)):
         for view in range(len(stored)):

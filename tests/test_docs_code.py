@@ -17,6 +17,7 @@ from PIL import Image
 from kdflow import network
 from kdflow.artifacts import logits
 from kdflow.catalogue.datasets.npz import load_npz
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset
 from sweeps.driver.study import Study
 
@@ -93,7 +94,7 @@ def test_the_logits_of_a_classifier_of_pytorch_are_written(
     monkeypatch.setitem(sys.modules, "torch", torch)
     (here / "flowers.npz").write_bytes(tiny_npz.read_bytes())
     run(example("teachers", "import torch"), model=OfPyTorch())
-    read = logits.read(here / "flowers_logits", load_npz("flowers.npz"), views=2)
+    read = logits.read(here / "flowers_logits", load_npz("flowers.npz"), views=Views(2))
     for view, seen in enumerate((tiny.x_train, tiny.x_train[:, :, ::-1])):
         np.testing.assert_allclose(read.train[view], seen[:, 1, 2:5, 0] / 255, rtol=1e-5)
     assert read.test.shape == (1, len(tiny.y_test), 3)

@@ -165,7 +165,7 @@ def test_what_kdflow_0_1_made_is_found(store_of_0_1: dict[str, str]) -> None:
     distilled: dict[str, Any] = {"dataset": "digits", "teacher": "pupil", "epochs": 2, "temp": 8}
     needs = {
         "teacher": ModelOf("pupil", 0.1),
-        "export_logits": LogitsOf("pupil", 0.1, 1),
+        "export_logits": LogitsOf("pupil", 0.1),
         "hint": LayersOf("auto", "pupil", "pupil", 0.1),
         "baseline": training("baseline", **SMALL),
         "distill": training("distill", **distilled),

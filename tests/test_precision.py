@@ -12,6 +12,7 @@ from kdflow.artifacts.hints import Recomputed
 from kdflow.catalogue.losses import LOSSES
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.config.fitting import Settings
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset, Images
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.features import features
@@ -160,7 +161,7 @@ def test_at_alpha_0_the_weights_are_the_baselines_bit_for_bit(
     found = []
     for objective in objectives:
         network = build("student", train, 3, seed=0)
-        trained(network, train, validation, "bfloat16", objective, views=2)
+        trained(network, train, validation, "bfloat16", objective, views=Views(2))
         found.append(weights_sha256(network))
     assert found[0] == found[1]
 
@@ -359,18 +360,22 @@ def test_a_regulariser_of_outputs_counts(train: Images, validation: Images) -> N
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        pytest.param("fast", {"optimizer": "speedrun"}, marks=pytest.mark.slow),
+        ("fast", {"optimizer": "speedrun"}),
         ("pupil", {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}),
+        ("pupil", {"optimizer": "muon"}),
+        ("pupil", {"optimizer": "sgd"}),
     ],
 )
-def test_every_optimiser_trains(
+def test_every_optimiser_moves_the_weights_to_where_it_moves_them_in_float32(
     name: str, settings: dict[str, Any], train: Images, validation: Images
 ) -> None:
     ends = []
     for precision in PRECISIONS:
         network = build(name, train, 3, seed=0)
+        start = _flat(network)
         trained(network, train, validation, precision, learning_rate=0.001, **settings)
         ends.append(_flat(network))
     plain, rounded = ends
     assert not np.array_equal(rounded, plain)
-    np.testing.assert_allclose(rounded, plain, atol=0.1)
+    moved, apart = np.linalg.norm(plain - start), np.linalg.norm(rounded - plain)
+    assert apart < moved / 2

@@ -42,7 +42,7 @@ def make(export_run_id: str) -> None:
     (bundle.FOLDER / "bundle.json").write_text(json.dumps(described, indent=2) + "\n")
     logits.write(
         bundle.LOGITS,
-        read.train[: bundle.VIEWS].astype(np.float16),
+        read.train[: bundle.VIEWS.count].astype(np.float16),
         read.test[:1].astype(np.float16),
         cifar10,
         teacher=teacher.run_id,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdflow.artifacts.alignment import check_order
 from kdflow.config.base import canonical
+from kdflow.config.views import ONE_VIEW, Views
 from kdflow.dataset import Dataset, sha256
 from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.evaluate.metrics import accuracy
@@ -181,16 +182,14 @@ def read(
     folder: Path,
     dataset: Dataset,
     *,
-    views: int = 1,
-    view_set: str = "shifts",
+    views: Views = ONE_VIEW,
     averaged: bool = False,
     in_order: bool = False,
 ) -> Logits:
     """The logits in `folder`, once they are shown to belong to `dataset`.
 
     Args:
-        views: how many views are needed, at least; the folder may hold more.
-        view_set: of which set, a key of `views.VIEW_SETS`.
+        views: those that are needed; the folder may hold more.
         averaged: whether those of a view have to be the mean over it and its mirror image.
         in_order: whether the order is certain, since kdflow made them.
 
@@ -206,12 +205,13 @@ def read(
     manifest = _parsed(manifest_text, folder)
     _expect(folder, "data set digest", dataset.digest, manifest.dataset_digest)
     _expect(folder, "class names", list(dataset.class_names), manifest.class_names)
-    in_set = VIEW_SETS[view_set]
-    if manifest.views[:views] != list(in_set[:views]):
-        others = "" if manifest.views[0] == in_set[0] else " of another set"
+    count, view_set = views.count, views.view_set
+    needed = list(VIEW_SETS[view_set][:count])
+    if manifest.views[:count] != needed:
+        others = "" if manifest.views[0] == needed[0] else " of another set"
         raise UnfitError(
-            f"logits in {folder}: expected the first {views} views of view_set={view_set}, got"
-            f" {len(manifest.views)}{others} (export them with views={views} view_set={view_set})"
+            f"logits in {folder}: expected the first {count} views of view_set={view_set}, got"
+            f" {len(manifest.views)}{others} (export them with views={count} view_set={view_set})"
         )
     if manifest.averaged != averaged:
         asked, found = canonical(averaged), canonical(manifest.averaged)

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.config.base import Config, rarely_used
+from kdflow.config.views import ONE_VIEW, Views
 from kdflow.hardware import Precision
 
 DECAYING = ("adamw", "muon")  # the optimisers that take `weight_decay`
@@ -18,7 +19,7 @@ class Settings(NamedTuple):
     Attributes:
         optimizer, schedule: see `training.optimizers` and `training.schedules`.
         learning_rate: the largest that the schedule gives.
-        views, view_set: each image is shown in one of the first `views` of a set of views.
+        views: each image is shown in one of these.
         weight_decay, warmup, clip_norm, ema, keep, patience: see `FittingConfig`.
         precision: what the layers compute in, see `precision.computing_in`.
     """
@@ -29,8 +30,7 @@ class Settings(NamedTuple):
     batch_size: int
     seed: int
     schedule: str = "constant"
-    views: int = 1
-    view_set: str = "shifts"
+    views: Views = ONE_VIEW
     weight_decay: float = 0.0
     warmup: int = 0
     clip_norm: float = 0.0

@@ -8,7 +8,7 @@ from kdflow.catalogue.losses import LOSSES
 from kdflow.config.base import HOW_TO_RUN, Config, Seed, canonical, one_of
 from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.config.precision import PrecisionConfig
-from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
+from kdflow.config.views import AveragedConfig, ViewCount, ViewSetConfig
 
 LossName = Annotated[str, one_of(LOSSES)]
 ReusePolicy = Literal["same_code", "any", "never"]
@@ -61,7 +61,7 @@ class ObjectiveConfig(WeightsConfig, ViewSetConfig, AveragedConfig):  # type: ig
     t_squared: bool = Field(
         True, description="multiply the soft term by T^2 (true), or not (false)"
     )
-    views: Views = Field(
+    views: ViewCount = Field(
         1, description="train on this many views of the images, each with its own cached logits"
     )
 

@@ -21,7 +21,7 @@ from kdflow.config.base import (
 )
 from kdflow.config.fitting import DECAYING, FittingConfig, Settings
 from kdflow.config.precision import PrecisionConfig
-from kdflow.config.views import Views, ViewSetConfig
+from kdflow.config.views import ViewCount, ViewSetConfig
 
 OptimizerName = Literal["adam", "adamw", "muon", "sgd", "speedrun"]
 ScheduleName = Literal["constant", "cosine", "triangular"]
@@ -82,7 +82,7 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
         ge=0,
         lt=1,
         description="share of the last layer's inputs that are dropped in training; 0 in a network"
-        " without such a layer",
+        " without a dropout layer there, and in one of your own",
     )
     seed: Seed = 0
     initial_weights: Literal["fresh", "kept"] = Field(
@@ -157,8 +157,7 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
             batch_size=self.batch_size,
             seed=self.seed,
             schedule=self.schedule,
-            views=self.view_count,
-            view_set=self.view_set,
+            views=self.shown,
             weight_decay=self.weight_decay,
             warmup=self.warmup,
             clip_norm=self.clip_norm,
@@ -199,7 +198,7 @@ class LabelsConfig(TrainingConfig):
 
     views_field = "augment"
 
-    augment: Views = Field(
-        description="train on this many views of the images: 2 adds mirror images, 50 shifts by up"
-        " to 2 pixels, 162 by up to 4 (see view_set)"
+    augment: ViewCount = Field(
+        description="train on this many views of the images: 2 adds mirror images, 18 shifts by up"
+        " to 1 pixel, 50 by up to 2, 162 by up to 4 (see view_set)"
     )

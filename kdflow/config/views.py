@@ -1,5 +1,6 @@
 """What the steps take that show a network the images in several views."""
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -8,7 +9,19 @@ from kdflow.config.base import Config, rarely_used
 
 MAX_VIEWS = 162
 
-Views = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
+ViewCount = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
+
+
+@dataclass(frozen=True)
+class Views:
+    """The first `count` views of a set, a key of `kdflow.views.VIEW_SETS`."""
+
+    count: int = 1
+    view_set: str = "shifts"
+
+
+ONE_VIEW = Views()
+"""The image itself."""
 
 
 class ViewSetConfig(Config):
@@ -36,6 +49,11 @@ class ViewSetConfig(Config):
     def view_count(self) -> int:
         """How many views of the set are shown."""
         return int(getattr(self, self.views_field))
+
+    @property
+    def shown(self) -> Views:
+        """The views that are shown."""
+        return Views(self.view_count, self.view_set)
 
 
 class AveragedConfig(Config):

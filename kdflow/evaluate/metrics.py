@@ -10,13 +10,16 @@ from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 
 from kdflow import interrupts, views
+from kdflow.errors import KdflowError
 from kdflow.image_file import Pixels, batches, batches_in_part
 from kdflow.kernels import fast_kernels
 from kdflow.pipeline import in_batches
+from kdflow.views import PhotoView, View
 
 PREDICT_BATCH = 250
 FAST_FROM = 1_000  # images; for fewer, compiling the kernels takes longer than they save
 ECE_BINS = 15
+TEMPERATURES = (0.05, 20)  # the lowest and the highest that calibrate
 TOP_5_FROM = 20  # classes
 
 
@@ -24,15 +27,14 @@ def predict_logits(
     model: keras.Model,
     images: Pixels,
     indices: np.ndarray | None = None,
-    view: int = 0,
-    view_set: str = "shifts",
+    view: View | PhotoView = views.SHIFTS[0],
 ) -> np.ndarray:
     """The model's logits, (m, classes) float32. Only a part of the images is copied at a time.
 
     Args:
         images: uint8, (n, height, width, channels).
         indices: (m,), the chosen images; all of them, in their order, if not given.
-        view, view_set: in which view of which set of `views.VIEW_SETS` the model sees them.
+        view: in which the model sees them; without one, the images themselves.
     """
     indices = np.arange(len(images)) if indices is None else indices
     at_once = PREDICT_BATCH * batches_in_part(PREDICT_BATCH * math.prod(images.shape[1:]))
@@ -40,8 +42,8 @@ def predict_logits(
     parts = []
     for part in batches(indices, at_once):
         shown = images[part]
-        if view:
-            shown = views.apply(images, np.full(len(part), view), part, view_set)
+        if view not in views.UNCHANGED:
+            shown = views.apply(images, np.zeros(len(part), int), part, [view])
         with interrupts.delayed(), kernels(model):
             logits = model.predict(
                 **in_batches(shown, batch_size=PREDICT_BATCH),
@@ -83,19 +85,30 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fitting_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature T, 0.05 to 20, at which logits / T have the smallest negative log-likelihood
-    (temperature scaling, Guo et al. 2017, section 4.2).
+    """The temperature T at which logits / T have the smallest negative log-likelihood (temperature
+    scaling, Guo et al. 2017, section 4.2).
 
     Args:
         logits: (images, classes).
         labels: (images,) integers.
+
+    Raises:
+        KdflowError: there is none from 0.05 to 20. Where every image is classified correctly, the
+            likelihood rises for as long as T falls.
     """
     found = minimize_scalar(
         lambda log_t: nll(logits / np.exp(log_t), labels),
-        bounds=np.log([0.05, 20]),
+        bounds=np.log(TEMPERATURES),
         method="bounded",
     )
-    return float(np.exp(found.x))
+    temperature = float(np.exp(found.x))
+    if np.isclose(temperature, TEMPERATURES, rtol=0.01).any():
+        raise KdflowError(
+            f"expected images that determine a temperature from {TEMPERATURES[0]} to"
+            f" {TEMPERATURES[1]}, got {len(labels)} that do not (accuracy"
+            f" {accuracy(logits, labels):.4f})"
+        )
+    return temperature
 
 
 def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:

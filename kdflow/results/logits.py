@@ -46,7 +46,7 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
         folder = as_logits(folder, dataset)
     read = logits.read(folder, dataset, **_which(need))
     _check_holdout(read.manifest.holdout, need.holdout)
-    taught = TeacherLogits(named_by_hash(read.manifest_sha256), read, need.views)
+    taught = TeacherLogits(named_by_hash(read.manifest_sha256), read, need.views.count)
     _check_against_chance(taught, need, dataset)
     return taught
 
@@ -69,15 +69,15 @@ def _exports(source: str, need: LogitsOf, dataset: Dataset) -> list[FoundRun]:
         DATASET_DIGEST_TAG: dataset.digest,
     }
     averaged = MIRRORED if need.averaged else ""
-    wanted = resolved(_precision(need, dataset)), need.view_set, averaged
-    has_views = [run for run in find_runs(tags) if run.views >= need.views]
+    wanted = resolved(_precision(need, dataset)), need.views.view_set, averaged
+    has_views = [run for run in find_runs(tags) if run.views.count >= need.views.count]
     return [run for run in has_views if _how(run) == wanted]
 
 
 def _how(run: FoundRun) -> tuple[str, str, str]:
     """What an export computed in, which set its views are of, and how it averaged."""
     precision = run.tags.get(PRECISION_TAG, "float32")
-    return precision, run.params.get("view_set", "shifts"), run.tags.get(AVERAGED_TAG, "")
+    return precision, run.views.view_set, run.tags.get(AVERAGED_TAG, "")
 
 
 def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
@@ -91,7 +91,7 @@ def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
     """The logits of an export, verified; one with more views than needed serves."""
     read = logits.read(logits_folder(run), dataset, **_which(need), in_order=True)
     _check_holdout(read.manifest.holdout, need.holdout)
-    taught = TeacherLogits(run.run_id, read, need.views, remark(run))
+    taught = TeacherLogits(run.run_id, read, need.views.count, remark(run))
     _check_against_chance(taught, need, dataset)
     return taught
 
@@ -99,13 +99,14 @@ def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
 def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """An export of the model. The bundled logits come with all their views."""
     model = model_of(need)
-    which = _which(need)
-    is_bundled = bundle.has_logits(need.source, dataset, model.holdout, **which)
+    is_bundled = bundle.has_logits(need.source, dataset, model.holdout, **_which(need))
     return "export_logits", {
         **dataset.parameters,
         "holdout": model.holdout,
         "model": need.source,
-        **(which | {"views": bundle.VIEWS} if is_bundled else which),
+        "views": bundle.VIEWS.count if is_bundled else need.views.count,
+        "view_set": need.views.view_set,
+        "averaged": need.averaged,
         "precision": need.precision,
         "pixels": need.reading.pixels,
         "allow_weak_teacher": need.reading.allow_weak,
@@ -123,7 +124,7 @@ def model_of(need: LogitsOf) -> ModelOf:
 
 def _which(need: LogitsOf) -> dict[str, Any]:
     """Which logits are needed, under the names that `artifacts.logits.read` takes."""
-    return {"views": need.views, "view_set": need.view_set, "averaged": need.averaged}
+    return {"views": need.views, "averaged": need.averaged}
 
 
 def _check_against_chance(taught: TeacherLogits, need: LogitsOf, dataset: Dataset) -> None:

@@ -68,7 +68,7 @@ def title(config: AssistantConfig) -> str:
 def needs(config: AssistantConfig, dataset: Dataset) -> dict[str, Need]:
     first, *students = config.networks
     inputs: dict[str, Need] = {
-        "teacher": logits_needed(config, first, config.views, parameter="chain")
+        "teacher": logits_needed(config, first, config.shown, parameter="chain")
     }
     source: str | Training = first
     for number, student in enumerate(students, start=1):

@@ -10,6 +10,7 @@ from kdflow.catalogue.networks import network_name
 from kdflow.config.objective import ChainConfig, ObjectiveConfig, ThenDeployConfig
 from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.config.training import StudentConfig, TrainingConfig, is_automatic
+from kdflow.config.views import Views
 from kdflow.naming import run_name
 from kdflow.needs import LayersOf, LogitsOf, Need, Step
 from kdflow.steps.checks import check_network
@@ -73,16 +74,16 @@ def title(config: DistillConfig) -> str:
 
 
 def needs(config: DistillConfig, dataset: Dataset) -> dict[str, Need]:
-    inputs: dict[str, Need] = {"teacher": logits_needed(config, config.teacher, config.views)}
+    inputs: dict[str, Need] = {"teacher": logits_needed(config, config.teacher, config.shown)}
     if config.init != "none":
         inputs["init"] = layers_of(config, config.init)
     return inputs
 
 
 def logits_needed(
-    config: DistillConfig | ChainConfig, teacher: str, views: int, *, parameter: str = "teacher"
+    config: DistillConfig | ChainConfig, teacher: str, shown: Views, *, parameter: str = "teacher"
 ) -> LogitsOf:
-    """A teacher's logits, with so many views.
+    """A teacher's logits of the views that are shown.
 
     Args:
         teacher: as `parameter` names it.
@@ -90,8 +91,7 @@ def logits_needed(
     return LogitsOf(
         teacher,
         config.holdout,
-        views,
-        config.view_set,
+        shown,
         config.averaged,
         reading=config.reading,
         precision=config.precision,

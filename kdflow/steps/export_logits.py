@@ -15,7 +15,7 @@ from pydantic import Field
 
 from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.config.precision import PrecisionConfig
-from kdflow.config.views import AveragedConfig, Views, ViewSetConfig
+from kdflow.config.views import ONE_VIEW, AveragedConfig, ViewCount, Views, ViewSetConfig
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.tags import AVERAGED_TAG, MIRRORED, PRECISION_TAG
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kdflow.image_file import Pixels
     from kdflow.results.records import TrainedModel
     from kdflow.tracking.run import Run
+    from kdflow.views import PhotoView, View
 
 IMAGES_AT_A_TIME = 5000
 
@@ -44,7 +45,7 @@ class ExportLogitsConfig(OwnModelConfig, ViewSetConfig, AveragedConfig, Precisio
         " trained at its default settings), the id of a run that logged a model, or a model of your"
         " own: a .keras or .h5 file, runs:/... or models:/...",
     )
-    views: Views = Field(
+    views: ViewCount = Field(
         1,
         description="how many views of each training image: 1 is the image, 2 adds its mirror"
         " image, more add shifts by up to 4 pixels (see view_set)",
@@ -81,8 +82,7 @@ def resolved(
 def _are_bundled(config: ExportLogitsConfig, dataset: Dataset) -> bool:
     from kdflow import bundle
 
-    counted = config.views, config.view_set, config.averaged
-    return bundle.has_logits(config.model, dataset, config.holdout, *counted)
+    return bundle.has_logits(config.model, dataset, config.holdout, config.shown, config.averaged)
 
 
 def check(
@@ -94,10 +94,10 @@ def check(
 
     views.check_fit(config.view_set, dataset.image_shape)
     rows = 0
-    for images, count in ((dataset.x_train, config.views), (dataset.x_test, 1)):
-        computed = _computed_views(count, config.view_set, averaged=config.averaged)
+    for images, wanted in ((dataset.x_train, config.shown), (dataset.x_test, ONE_VIEW)):
+        computed = _computed(wanted, averaged=config.averaged)
         # the parts that can be resumed, the artifact, and its copy until the store has it
-        rows += (len(computed) + 2 * count) * len(images)
+        rows += (len(computed) + 2 * wanted.count) * len(images)
     with writing_to(cache_folder()):
         needed = rows * dataset.classes * 4
         check_room(cache_folder(), needed, f"the logits of {config.views} views")
@@ -144,14 +144,13 @@ def _export(
         exported = partial(
             logits_per_view,
             network,
-            view_set=config.view_set,
             averaged=config.averaged,
             checkpoint=run.checkpoint,
         )
         manifest = logits.write(
             folder,
-            exported(dataset.x_train, config.views, split="train"),
-            exported(dataset.x_test, 1, split="test"),
+            exported(dataset.x_train, config.shown, split="train"),
+            exported(dataset.x_test, ONE_VIEW, split="test"),
             dataset,
             teacher=model.source,
             network=model.network.name,
@@ -169,10 +168,9 @@ def _export(
 def logits_per_view(
     network: keras.Model,
     images: Pixels,
-    view_count: int,
+    wanted: Views,
     checkpoint: Checkpoint | None = None,
     split: str = "",
-    view_set: str = "shifts",
     averaged: bool = False,
 ) -> np.ndarray:
     """(views, images, classes) float32, each view's own or the mean over it and its mirror image.
@@ -181,39 +179,44 @@ def logits_per_view(
     import numpy as np
     from tqdm import tqdm
 
-    from kdflow import views
     from kdflow.evaluate.metrics import predict_logits
+    from kdflow.views import VIEW_SETS
 
-    def computed(view: int, part: np.ndarray) -> np.ndarray:
-        name = f"{split}-{view}-{part[0]}-{len(part)}"
+    in_set = VIEW_SETS[wanted.view_set]
+    exported = in_set[: wanted.count]
+
+    def computed(view: View | PhotoView, part: np.ndarray) -> np.ndarray:
+        name = f"{split}-{in_set.index(view)}-{part[0]}-{len(part)}"
         kept = checkpoint.load_part(name) if checkpoint else None
         if kept is not None:
             return kept
-        logits = predict_logits(network, images, part, view, view_set)
+        logits = predict_logits(network, images, part, view)
         if checkpoint:
             with contextlib.suppress(OSError):  # a full disk fails the export itself, if it is full
                 checkpoint.save_part(name, logits)
         return logits
 
     parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))
-    logits = np.zeros((view_count, len(images), network.output_shape[-1]), np.float32)
-    each = list(product(_computed_views(view_count, view_set, averaged=averaged), parts))
+    logits = np.zeros((wanted.count, len(images), network.output_shape[-1]), np.float32)
+    each = list(product(_computed(wanted, averaged=averaged), parts))
     with tqdm(each, unit="part", disable=None, leave=False) as bar:
         for view, part in bar:
             found = computed(view, part)
-            shown = {view, views.mirrored(view, view_set)} if averaged else {view}
-            for one in shown & {*range(view_count)}:
-                logits[one, part] += found / 2 if averaged else found
+            shown = {view, view.mirrored} if averaged else {view}
+            for one in shown.intersection(exported):
+                logits[exported.index(one), part] += found / 2 if averaged else found
     return logits
 
 
-def _computed_views(view_count: int, view_set: str, *, averaged: bool) -> list[int]:
-    """The views whose logits those of the first `view_count` are made of."""
-    from kdflow import views
+def _computed(wanted: Views, *, averaged: bool) -> list[View | PhotoView]:
+    """The views whose logits those of the wanted ones are made of."""
+    from kdflow.views import VIEW_SETS
 
-    wanted = range(view_count)
-    mirrored = (views.mirrored(view, view_set) for view in wanted)
-    return sorted({*wanted, *mirrored}) if averaged else list(wanted)
+    in_set = VIEW_SETS[wanted.view_set]
+    needed = {*in_set[: wanted.count]}
+    if averaged:
+        needed |= {view.mirrored for view in needed}
+    return [view for view in in_set if view in needed]
 
 
 EXPORT_LOGITS = Step(

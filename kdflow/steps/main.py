@@ -58,7 +58,7 @@ def needs(config: MainConfig, dataset: Dataset) -> dict[str, Need]:
     with_hint = distillation(config, config.student, config.teacher).model_dump() | {"init": hint}
     pupil_alone, straight = controls(config, config.pupil, config.teacher, parameter="pupil")
     return {
-        "teacher": logits_needed(config, config.teacher, config.views),
+        "teacher": logits_needed(config, config.teacher, config.shown),
         "alone": alone,
         "hint": hint,
         "kd": kd,

@@ -13,6 +13,7 @@ import numpy as np
 from kdflow.config.base import validated
 from kdflow.config.fitting import Settings
 from kdflow.config.objective import ObjectiveConfig
+from kdflow.config.views import ONE_VIEW, Views
 from kdflow.dataset import Dataset, Images, split
 from kdflow.deploy.files import all_logits, open_file
 from kdflow.deploy.pixels import exportable
@@ -38,13 +39,12 @@ class FineTuning(NamedTuple):
     """What a network is fine-tuned on.
 
     Attributes:
-        views, view_set: how many views of each image it sees, of which set.
+        views: in which it sees each image.
         words: whose logits they are.
     """
 
     objective: Distillation
-    views: int
-    view_set: str
+    views: Views
     words: str
 
 
@@ -120,13 +120,13 @@ def _fine_tuning(
 ) -> FineTuning:
     if logits is None:
         own = predict_logits(model.network, dataset.x_train)[np.newaxis]
-        return FineTuning(Distillation(own, temp=1, alpha=1), 1, "shifts", "its own logits")
+        return FineTuning(Distillation(own, temp=1, alpha=1), ONE_VIEW, "its own logits")
     values = artifacts.read_json(get_run(model.source), "config.json")
     taught_by = {name: value for name, value in values.items() if name in REUSED}
     distilled = validated(distill.DistillConfig, taught_by | dataset.parameters)
     taught = distill.objective(distilled, dataset, logits)
     words = f"the logits of {logits.logits.manifest.network}"
-    return FineTuning(taught, distilled.views, distilled.view_set, words)
+    return FineTuning(taught, distilled.shown, words)
 
 
 def _trained(
@@ -153,7 +153,6 @@ def _trained(
         config.calibration_seed,
         schedule="cosine",
         views=tuning.views,
-        view_set=tuning.view_set,
         keep="best_accuracy" if len(validation) else "last",
     )
     epochs = fit(

@@ -9,6 +9,7 @@ from mlflow.entities import LifecycleStage, ViewType
 from mlflow.entities import Run as StoredRun
 from mlflow.tracking.context.registry import resolve_tags
 
+from kdflow.config.views import ONE_VIEW, Views
 from kdflow.errors import KdflowError, UnfitError
 from kdflow.tags import CODE_TAG, DATASET_DIGEST_TAG, STEP_TAG
 from kdflow.tracking.run import FINISHED
@@ -36,9 +37,11 @@ class FoundRun:
         return float(self.params["holdout"])
 
     @property
-    def views(self) -> int:
-        """How many views an export holds. The parameter is text, which may be `2.0`."""
-        return int(float(self.params.get("views", 1)))
+    def views(self) -> Views:
+        """Those that an export holds, or that a student was shown. Their number is logged as text,
+        which may be `2.0`."""
+        count = int(float(self.params.get("views", 1)))
+        return Views(count, self.params.get("view_set", ONE_VIEW.view_set))
 
     @property
     def dataset_digest(self) -> str:

@@ -157,11 +157,10 @@ def fit(
         return epoch_data(
             train,
             objective,
-            view_count=settings.views,
+            settings.views,
             seed=settings.seed,
             epoch=epoch,
             part=part,
-            view_set=settings.view_set,
         )
 
     def data(epoch: int, first: int, end: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kdflow import views
+from kdflow.config.views import Views
 from kdflow.dataset import Images
 from kdflow.training.objective import Objective
 
@@ -33,22 +34,20 @@ def epoch_order(
 def epoch_data(
     train: Images,
     objective: Objective,
-    view_count: int,
+    among: Views,
     seed: int,
     epoch: int,
     part: slice = slice(None),
-    view_set: str = "shifts",
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """What the network sees in an epoch, in order: the images, each in its view, and the targets,
     which are their `labels` and what the objective needs of just those views.
 
     Args:
         part: which images of the epoch; only these are held in memory.
-        view_set: which views are counted, a key of `views.VIEW_SETS`.
     """
-    order, shown = epoch_order(train.indices, seed, epoch, view_count)
+    order, shown = epoch_order(train.indices, seed, epoch, among.count)
     order, shown = order[part], shown[part]
     images = train.images[order]
-    if view_count > 1:
-        images = views.apply(train.images, shown, order, view_set)
+    if among.count > 1:
+        images = views.apply(train.images, shown, order, views.VIEW_SETS[among.view_set])
     return images, {"labels": train.labels[order], **objective.targets(order, shown)}

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset
 from kdflow.errors import ChangedError, KdflowError
 from kdflow.naming import run_name
@@ -161,14 +162,14 @@ def _trial(order: Order, file: Study, resolver: Resolver) -> TrialFunction:
     """Train one setting. A teacher's logits are read and verified here, once for all trials of this
     process."""
     if order.taught:
-        needed = logits_needed(order.config, order.config.teacher, max_views(file, order.config))
+        needed = logits_needed(order.config, order.config.teacher, all_views(file, order.config))
         if resolver.plan(needed).result is None:
             raise KdflowError(f"teacher: expected logits in {order.config.teacher}, got none")
 
     def objective(trial: optuna.Trial) -> float:
         config, title = trial_of(order, file.suggest(trial), trial.number)
         planned = resolver.with_inputs("distill" if order.taught else "baseline", config)
-        with resolver.opened(planned, title, resumes=False) as (run, upstream):
+        with resolver.opened(planned, title, keeps_state=False) as (run, upstream):
             trial.set_user_attr("run_id", run.run_id)
             accuracy = _trained(trial, run, config, resolver.dataset, title, **upstream)
         if accuracy is None:
@@ -268,6 +269,8 @@ def final_config(order: Order, final: Final) -> DistillConfig:
     return with_values(order.config, {**values, "init": order.initial[init]})
 
 
-def max_views(file: Study, config: DistillConfig) -> int:
-    """The largest number of views that a trial needs."""
-    return max(map(int, file.extremes("views"))) if "views" in file.space else config.views
+def all_views(file: Study, config: DistillConfig) -> Views:
+    """The views of the trial that needs the most."""
+    searched = "views" in file.space
+    count = max(map(int, file.extremes("views"))) if searched else config.views
+    return Views(count, config.view_set)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kdflow.artifacts import logits
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset, sha256
 from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.evaluate.metrics import accuracy
@@ -54,7 +55,7 @@ def resave(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
 
 
 def test_what_is_written_is_read_back_as_a_memory_map(folder: Path, tiny: Dataset) -> None:
-    read = logits.read(folder, tiny, views=2)
+    read = logits.read(folder, tiny, views=Views(2))
     for stored, made in zip((read.train, read.test), made_for(tiny), strict=True):
         assert isinstance(stored, np.memmap)
         assert np.array_equal(stored, made)
@@ -168,7 +169,7 @@ def test_the_test_images_have_view_0_and_no_more_views_than_the_training_images(
 def test_one_view_of_the_test_images_is_enough(tiny: Dataset, tmp_path: Path) -> None:
     train, test = made_for(tiny)
     write(tmp_path / "logits", train, test[:1], tiny)
-    read = logits.read(tmp_path / "logits", tiny, views=2)
+    read = logits.read(tmp_path / "logits", tiny, views=Views(2))
     assert np.array_equal(read.train, train)
     assert np.array_equal(read.test, test[:1])
 
@@ -176,7 +177,7 @@ def test_one_view_of_the_test_images_is_enough(tiny: Dataset, tmp_path: Path) ->
 def test_logits_of_all_views_are_written_and_read(tiny: Dataset, tmp_path: Path) -> None:
     train, test = made_for(tiny, 162)
     write(tmp_path / "logits", train, test, tiny)
-    read = logits.read(tmp_path / "logits", tiny, views=162)
+    read = logits.read(tmp_path / "logits", tiny, views=Views(162))
     assert np.array_equal(read.train, train)
     assert len({tuple(view) for view in read.manifest.views}) == 162
 
@@ -229,17 +230,17 @@ def test_logits_of_other_images_are_refused(folder: Path, tiny: Dataset) -> None
 
 def test_too_few_views_are_refused(folder: Path, tiny: Dataset) -> None:
     with pytest.raises(KdflowError, match="expected the first 3 views of view_set=shifts, got 2 "):
-        logits.read(folder, tiny, views=3)
+        logits.read(folder, tiny, views=Views(3))
 
 
 def test_views_of_another_set_are_refused(folder: Path, tiny: Dataset, tmp_path: Path) -> None:
     with pytest.raises(KdflowError, match="the first 2 views of view_set=photos, got 2 of another"):
-        logits.read(folder, tiny, views=2, view_set="photos")
+        logits.read(folder, tiny, views=Views(2, "photos"))
     arrays = made_for(tiny, 162)
     logits.write(
         tmp_path / "photos", *arrays, tiny, teacher="abc", network="vgg", view_set="photos"
     )
-    read = logits.read(tmp_path / "photos", tiny, views=162, view_set="photos")
+    read = logits.read(tmp_path / "photos", tiny, views=Views(162, "photos"))
     assert read.manifest.views[2] == (False, 0.9, 0, 0, "darker")
     with pytest.raises(KdflowError, match="the first 1 views of view_set=shifts, got 162"):
         logits.read(tmp_path / "photos", tiny)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset
 from kdflow.needs import LogitsOf
 from kdflow.results import logits
@@ -22,5 +23,5 @@ def test_exports_of_fewer_views_are_not_opened(
     views: int, expected: list[str], tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logits, "find_runs", lambda _: [BEFORE_VIEWS, FEW, MANY])
-    found = logits._exports("a teacher", LogitsOf("a teacher", 0.1, views), tiny)
+    found = logits._exports("a teacher", LogitsOf("a teacher", 0.1, Views(views)), tiny)
     assert [run.run_id for run in found] == expected

@@ -15,6 +15,7 @@ from kdflow.__main__ import main
 from kdflow.artifacts import logits
 from kdflow.catalogue.datasets.npz import load_npz
 from kdflow.config.own_teacher import Reading
+from kdflow.config.views import Views
 from kdflow.dataset import ARRAYS, Dataset
 from kdflow.errors import KdflowError
 from kdflow.network import weights_sha256
@@ -61,7 +62,9 @@ def test_the_logits_of_a_keras_file_teach(
     export = last_run()
     source = export.data.tags["kdflow.upstream.model"]
     assert source == named(tiny_npz)
-    read = logits.read(Path(export.info.artifact_uri) / "logits", load(str(tiny_npz), 0.1), views=2)
+    read = logits.read(
+        Path(export.info.artifact_uri) / "logits", load(str(tiny_npz), 0.1), views=Views(2)
+    )
     np.testing.assert_allclose(read.train[0], own.predict(tiny.x_train, verbose=0), atol=1e-5)
     mirrored = own.predict(tiny.x_train[:, :, ::-1], verbose=0)
     np.testing.assert_allclose(read.train[1], mirrored, atol=1e-5)

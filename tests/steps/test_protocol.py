@@ -10,6 +10,7 @@ from mlflow.entities import Run
 
 from kdflow import views
 from kdflow.artifacts import logits
+from kdflow.config.views import Views
 from kdflow.evaluate.metrics import final_metrics, predict_logits
 from kdflow.steps.run import load
 
@@ -45,7 +46,7 @@ def test_a_users_own_images_go_through_every_step(tiny_npz: Path) -> None:
     (export,) = made_by(
         ["export_logits", "--dataset", str(tiny_npz), "--model", model, "--views", "3"]
     )
-    read = logits.read(artifact(export, "logits"), load(str(tiny_npz), 0.1), views=3)
+    read = logits.read(artifact(export, "logits"), load(str(tiny_npz), 0.1), views=Views(3))
     assert read.train.shape == (3, 60, 3)
     taught = ["--teacher", export.info.run_id, "--views", "2"]
     (run,) = made_by(["distill", *argv, *taught, "--allow_weak_teacher", "true"])  # one epoch
@@ -60,10 +61,12 @@ def test_crops_and_colours_are_taught_with_logits_of_their_own(tiny_npz: Path) -
     assert plain.data.params["view_set"] == exported.data.params["view_set"] == "photos"
     assert "view_set" not in teacher.data.params  # at its default
     read = logits.read(
-        artifact(exported, "logits"), load(str(tiny_npz), 0.1), views=18, view_set="photos"
+        artifact(exported, "logits"), load(str(tiny_npz), 0.1), views=Views(18, "photos")
     )
     network = mlflow.keras.load_model(f"runs:/{teacher.info.run_id}/model")
-    shown = views.apply(load(str(tiny_npz), 0.1).x_train, np.full(60, 17), view_set="photos")
+    shown = views.apply(
+        load(str(tiny_npz), 0.1).x_train, np.full(60, 17), views=views.VIEW_SETS["photos"]
+    )
     assert read.train[17] == pytest.approx(predict_logits(network, shown), abs=1e-4)
 
 
@@ -75,7 +78,7 @@ def test_a_teacher_may_be_asked_about_mirror_images_too(exported: Run, teacher: 
     own = logits.read(artifact(exported, "logits"), dataset)
     read = logits.read(artifact(means, "logits"), dataset, averaged=True)
     network = mlflow.keras.load_model(f"runs:/{teacher.info.run_id}/model")
-    mirrored = predict_logits(network, dataset.x_test, view=1)
+    mirrored = predict_logits(network, dataset.x_test, view=views.SHIFTS[1])
     assert read.test[0] == pytest.approx((own.test[0] + mirrored) / 2, abs=1e-4)
     figures = final_metrics(np.load(artifact(run, "test_logits.npy")), dataset.y_test, read.test[0])
     assert run.data.metrics["teacher_agreement"] == figures["teacher_agreement"]

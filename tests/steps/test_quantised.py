@@ -12,6 +12,7 @@ from helpers import parameters
 
 from kdflow.config.deploy import DeployConfig
 from kdflow.config.fitting import Settings
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset, Images
 from kdflow.deploy.pixels import exportable
 from kdflow.deploy.simulated import simulated
@@ -132,7 +133,7 @@ def test_the_files_of_a_distillation_may_have_moved_since(
     taught: Any = SimpleNamespace(logits=SimpleNamespace(manifest=SimpleNamespace(network="t")))
     dataset = replace(tiny, name="digits")
     lessons: Any = quantised._fine_tuning(parameters(DeployConfig), dataset, model, taught)
-    assert (lessons.objective.temp, lessons.objective.alpha, lessons.views) == (8, 0.5, 2)
+    assert (lessons.objective.temp, lessons.objective.alpha, lessons.views) == (8, 0.5, Views(2))
 
 
 @pytest.mark.usefixtures("two_bits")

@@ -56,7 +56,7 @@ def test_each_is_found_for_its_own_precision_alone(first: list[Run], rounded: li
         distilled, exported, teacher = (run.info.run_id for run in made)
         values = {"dataset": "digits", "teacher": "pupil", "epochs": 2, "temp": 8, **given}
         assert found(ModelOf("pupil", 0.1, **given)) == teacher
-        assert found(LogitsOf("pupil", 0.1, 1, **given)) == exported
+        assert found(LogitsOf("pupil", 0.1, **given)) == exported
         assert found(training("distill", **values)) == distilled
 
 
@@ -65,7 +65,7 @@ def test_on_a_machine_with_bfloat16_auto_finds_the_runs_in_it(
 ) -> None:
     monkeypatch.setattr("kdflow.config.precision.native_precision", lambda: "bfloat16")
     assert found(ModelOf("pupil", 0.1)) == rounded[2].info.run_id
-    assert found(LogitsOf("pupil", 0.1, 1)) == rounded[1].info.run_id
+    assert found(LogitsOf("pupil", 0.1)) == rounded[1].info.run_id
     assert found(ModelOf("pupil", 0.1, precision="float32")) == first[2].info.run_id
 
 
@@ -83,7 +83,7 @@ def test_a_teacher_of_the_other_precision_is_not_used_and_the_console_says_so_on
 ) -> None:
     made_by(["teacher", "--dataset", "digits", "--arch", "mini", "--holdout", "0.2"])
     capsys.readouterr()
-    plan = resolver().plan(LogitsOf("mini", 0.2, 1, precision="bfloat16"))
+    plan = resolver().plan(LogitsOf("mini", 0.2, precision="bfloat16"))
     assert isinstance(plan, Planned)
     expected = (
         "teacher: 1 earlier run(s) in float32 are not used, as this run computes in bfloat16; to"
@@ -98,10 +98,10 @@ def test_a_run_that_is_named_is_used_whatever_its_precision(
     first: list[Run], rounded: list[Run]
 ) -> None:
     _, exported, teacher = (run.info.run_id for run in first)
-    assert found(LogitsOf(exported, 0.1, 1, precision="bfloat16")) == exported
+    assert found(LogitsOf(exported, 0.1, precision="bfloat16")) == exported
     assert found(ModelOf(teacher, 0.1, precision="bfloat16")) == teacher
     # its logits in another precision are an export of their own
-    assert found(LogitsOf(teacher, 0.1, 1, precision="bfloat16")) is None
+    assert found(LogitsOf(teacher, 0.1, precision="bfloat16")) is None
 
 
 def test_exports_in_bfloat16_are_float32_numbers_near_those_in_float32(first: list[Run]) -> None:

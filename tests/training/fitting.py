@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kdflow.config.fitting import Settings
+from kdflow.config.views import Views
 from kdflow.dataset import Images
 from kdflow.network import build
 from kdflow.training.loop import fit
@@ -28,7 +29,7 @@ def fitted(
 ) -> tuple[keras.Model, list[Metrics]]:
     """A small student after two epochs, and its metrics without the measured times."""
     network = build(network_name, train, 3, seed=seed)
-    settings = Settings("adam", 0.001, epochs=2, batch_size=16, seed=seed, views=views)
+    settings = Settings("adam", 0.001, epochs=2, batch_size=16, seed=seed, views=Views(views))
     epochs = fit(network, train, validation, objective or Labels(), settings)
     return network, without_times([metrics for _, metrics in epochs])
 

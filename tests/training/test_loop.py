@@ -10,6 +10,7 @@ from scipy.special import softmax
 
 from kdflow.catalogue.losses import LOSSES
 from kdflow.config.fitting import Settings
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import nll, predict_logits
@@ -192,7 +193,9 @@ def test_an_epoch_in_parts_gives_the_weights_of_an_epoch_in_one(
     part: int,
 ) -> None:
     # 54 images are 7 batches; the rate changes with every step, and views are drawn anew
-    settings = Settings(optimizer, 0.01, epochs=2, batch_size=8, seed=3, schedule="cosine", views=4)
+    settings = Settings(
+        optimizer, 0.01, epochs=2, batch_size=8, seed=3, schedule="cosine", views=Views(4)
+    )
     logits = np.tile(teacher_logits, (2, 1, 1))
     objective = Distillation(logits, temp=4, alpha=0.9)
     asked: list[int] = []

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdflow import views
+from kdflow.config.views import Views
 from kdflow.dataset import Dataset, Images
 from kdflow.training.objective import Distillation
 from kdflow.training.order import epoch_data, epoch_order
@@ -72,27 +73,26 @@ def test_every_image_is_mirrored_in_every_other_epoch_and_shifted_at_random() ->
 
 
 @pytest.mark.parametrize(
-    ("view_count", "view_set"),
-    [(1, "shifts"), (2, "shifts"), (162, "shifts"), (2, "photos"), (162, "photos")],
+    "shown",
+    [Views(1), Views(2), Views(162), Views(2, "photos"), Views(162, "photos")],
 )
 def test_the_image_that_is_seen_and_the_image_whose_logits_are_taught_are_the_same(
-    tiny: Dataset, train: Images, view_count: int, view_set: str
+    tiny: Dataset, train: Images, shown: Views
 ) -> None:
     # this teacher's logits are the first pixels of what it was shown, so they tell the image
     def first_pixels(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1)[:, :50].astype(np.float32)
 
+    in_set = views.VIEW_SETS[shown.view_set]
     logits = np.stack(
         [
-            first_pixels(views.apply(tiny.x_train, np.full(60, view), view_set=view_set))
-            for view in range(view_count)
+            first_pixels(views.apply(tiny.x_train, np.full(60, view), views=in_set))
+            for view in range(shown.count)
         ]
     )
     distillation = Distillation(logits, temp=4, alpha=0.9)
     for epoch in (1, 2):
-        images, targets = epoch_data(
-            train, distillation, view_count, seed=0, epoch=epoch, view_set=view_set
-        )
+        images, targets = epoch_data(train, distillation, shown, seed=0, epoch=epoch)
         assert np.array_equal(targets["teacher_logits"], first_pixels(images))
-        order, _ = epoch_order(train.indices, 0, epoch, view_count)
+        order, _ = epoch_order(train.indices, 0, epoch, shown.count)
         assert np.array_equal(targets["labels"], tiny.y_train[order])

@@ -10,6 +10,7 @@ from fitting import without_times
 
 from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.config.fitting import Settings
+from kdflow.config.views import Views
 from kdflow.dataset import Images
 from kdflow.hardware import Precision
 from kdflow.network import build, weights_sha256
@@ -40,7 +41,7 @@ def training(
 ) -> tuple[keras.Model, Iterator[Epoch]]:
     network = build(network_name, train, 3, seed=4)
     # a rate that changes with every step, dropout, and views that are drawn for each epoch
-    settings = Settings(optimizer, 0.01, EPOCHS, 8, seed=4, schedule="triangular", views=2)
+    settings = Settings(optimizer, 0.01, EPOCHS, 8, seed=4, schedule="triangular", views=Views(2))
     settings = settings._replace(precision=precision)
     objective = Distillation(teacher_logits, temp=4, alpha=0.9)
     return network, fit(network, train, validation, objective, settings, checkpoint)
