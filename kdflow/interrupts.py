@@ -100,7 +100,7 @@ def raise_if_due() -> None:
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Delay a signal that arrives inside the block until the block ends. Unlike
+    """Delay signals that arrive inside the block until the block ends. Unlike
     `delayed_to_the_end`, this needs no handlers of `end_on_signals`. Outside the main thread, where
     Python delivers no signals, nothing has to be delayed."""
     if threading.current_thread() is not threading.main_thread():
@@ -113,5 +113,5 @@ def signals_deferred() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if held:
-            signal.raise_signal(held[0])
+        for received in dict.fromkeys(held):
+            signal.raise_signal(received)

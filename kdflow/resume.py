@@ -20,10 +20,12 @@ from kdflow.hardware import hardware
 from kdflow.needs import Planned
 from kdflow.sources import code_of
 from kdflow.tags import CODE_TAG, HARDWARE_TAG, RESUMED_FROM_TAG
-from kdflow.tracking import runs, store
+from kdflow.tracking import dead, runs, store
 from kdflow.tracking.find import is_unfinished
 from kdflow.tracking.run import Run
 from kdflow.tracking.sync import deliver_left_over
+
+WAIT_FOR_A_LOOK = 2  # seconds, for a process that looks at a state without using it
 
 
 @contextlib.contextmanager
@@ -33,6 +35,7 @@ def run_of(
     dataset: Dataset,
     *,
     parent: str | None,
+    keeps_state: bool,
     resumes: bool,
     key: Callable[[], str | None],
 ) -> Iterator[Run]:
@@ -40,23 +43,26 @@ def run_of(
 
     Args:
         parent: the id of the run that it is a child of.
-        resumes: whether an interrupted one is resumed, and this one can be.
+        keeps_state: whether it can be resumed after an interrupt.
+        resumes: whether an interrupted one is resumed; else its state is deleted.
         key: returns the run's key; None as long as what it builds on does not exist.
     """
-    if not resumes:
+    if not keeps_state:
         with _new_run(planned, title, dataset, parent) as run:
             yield run
         return
     name = _checkpoint_name(planned, dataset, planned.config.used())
-    with checkpoints.locked(name) as checkpoint:
+    with checkpoints.locked(name, WAIT_FOR_A_LOOK) as checkpoint:
         if checkpoint is None:
             print(
                 f"{title}: if interrupted, this run cannot be resumed: its state cannot be kept, or"
                 " another process runs the same step"
             )
+        if checkpoint and not resumes and checkpoint.clear():
+            print(f"{title}: starts again with resume=never; the state that was kept is deleted")
         claim = _claim(planned, title, checkpoint, key) if checkpoint else None
         if claim:  # what its process has logged comes first
-            deliver_left_over()
+            deliver_left_over(claim.run_id)
         else:
             _say_if_in_another_precision(planned, title, dataset)
         is_same = claim is not None and not runs.joins_project_run()
@@ -67,7 +73,7 @@ def run_of(
         ) as run:
             if claim and run.run_id != claim.run_id:
                 run.set_tags({RESUMED_FROM_TAG: claim.run_id})
-                runs.end_killed(claim.run_id)
+                dead.end_killed(claim.run_id)
             run.checkpoint = checkpoint
             claim_checkpoint(run, planned, claim.key if claim else "")
             try:
@@ -102,6 +108,11 @@ def _claim(
     """The claim of the run to resume, if there is one; else the checkpoint is cleared."""
     claim = checkpoint.claim()
     if claim is None:
+        if checkpoint.clear():
+            print(
+                f"{title}: starts again, since the record of the run that the kept state belongs to"
+                " cannot be read"
+            )
         return None
     reason = ""
     if not is_unfinished(claim.run_id):

@@ -247,20 +247,20 @@ class Resolver:
 
     def make(self, planned: Planned) -> tuple[str, dict[str, float]]:
         """Run a planned step, and before it what it needs; returns its run's id and metrics."""
-        resumes = planned.step.resumes and self.resume == "auto"
-        with self.opened(planned, planned.title, resumes=resumes) as (run, results):
+        resumes = planned.step.resumes
+        with self.opened(planned, planned.title, keeps_state=resumes) as (run, results):
             metrics = planned.step.run(run, planned.config, self.dataset, **results)
         return run.run_id, metrics
 
     @contextlib.contextmanager
     def opened(
-        self, planned: Planned, title: str, *, resumes: bool
+        self, planned: Planned, title: str, *, keeps_state: bool
     ) -> Iterator[tuple[Run, dict[str, Any]]]:
         """The open run of a planned step, called `title`, with its parameters and its key; and the
         results of its needs by role, which are made first where they do not exist.
 
         Args:
-            resumes: whether the run of the same step is resumed where it was interrupted.
+            keeps_state: see `run_of`.
         """
         step, values = planned.step, planned.config.used()
         with run_of(
@@ -268,7 +268,8 @@ class Resolver:
             title,
             self.dataset,
             parent=self.parent,
-            resumes=resumes,
+            keeps_state=keeps_state,
+            resumes=self.resume == "auto",
             key=lambda: self._key_if_known(planned),
         ) as run:
             print(f"{title}: run {run.run_id}")

@@ -44,6 +44,18 @@ def test_a_signal_takes_effect_at_the_end_of_the_block(number: signal.Signals) -
     assert {signal.getsignal(each) for each in interrupts.SIGNALS} == {signal.default_int_handler}
 
 
+def test_a_signal_that_is_ignored_does_not_hide_another() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+
+    def interrupted() -> None:
+        with interrupts.signals_deferred():
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
 def test_in_another_thread_the_block_runs_and_signals_stay_as_they_are() -> None:
     # Python lets only the main thread set handlers, and delivers signals to that one alone: a step
     # that a notebook runs in a thread must not fail here

@@ -62,6 +62,45 @@ def test_resume_never_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     (run,) = made_by([*argv, "--resume", "never"])
     assert run.info.run_id != stopped.info.run_id
     assert steps_of(run, "val_loss") == [1, 2]
+    (again,) = made_by(argv)  # nor is the one that was rejected resumed later
+    assert steps_of(again, "val_loss") == [1, 2]
+
+
+def test_a_run_of_resume_never_can_be_resumed_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = [*DISTILL, "--seed", "40"]
+    interrupt(argv, monkeypatch)
+    stopped = interrupt([*argv, "--resume", "never"], monkeypatch)
+    assert made_by(argv) == []
+    assert mlflow.get_run(stopped.info.run_id).info.status == "FINISHED"
+
+
+def test_a_state_of_which_nobody_knows_what_made_it_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*DISTILL, "--seed", "41"]
+    before = checkpoints.names()
+    interrupt(argv, monkeypatch)
+    (name,) = set(checkpoints.names()) - set(before)
+    with checkpoints.locked(name) as checkpoint:
+        assert checkpoint
+        (checkpoint.folder / checkpoints.CLAIM).write_text("")  # as after a power failure
+    (run,) = made_by(argv)
+    shown = capsys.readouterr().out
+    assert "starts again, since the record of the run that the kept state belongs to" in shown
+    assert "resume: continuing" not in shown
+    assert steps_of(run, "val_loss") == [1, 2]
+
+
+def test_a_step_that_builds_on_other_results_now_is_not_resumed_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [*DISTILL, "--seed", "42"]
+    stopped = interrupt(argv, monkeypatch)
+    monkeypatch.setattr("kdflow.results.records.logits.digest", lambda *_: "of other logits")
+    (run,) = made_by(argv)
+    expected = f"the interrupted run {stopped.info.run_id} is not resumed, since it builds on other"
+    assert expected in capsys.readouterr().out
+    assert steps_of(run, "val_loss") == [1, 2]
 
 
 def test_resume_never_holds_for_what_the_step_builds_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +137,7 @@ def test_a_training_is_not_resumed_with_other_threads_and_says_so(
     assert expected in capsys.readouterr().out
 
 
-def test_a_run_of_another_precision_is_not_resumed_and_says_so_and_keeps_dtype(
+def test_a_run_of_another_precision_is_not_resumed_but_kept_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["baseline", "--dataset", "digits", "--student", "pupil", "--epochs", "2"]

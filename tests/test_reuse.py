@@ -66,10 +66,12 @@ def test_logits_that_another_commit_made_are_reused_with_a_remark(
     ) in capsys.readouterr().out
 
 
-def test_a_trial_teacher_is_never_picked_up_by_accident(exported: Run) -> None:
-    made_by(["teacher", "--dataset", "digits", "--arch", "pupil", "--epochs", "1"])
-    (run,) = made_by([*DISTILL, "--temp", "2"])
-    assert run.data.tags["kdflow.upstream.teacher"] == exported.info.run_id
+def test_a_trial_teacher_is_never_picked_up_by_accident(quick_pupil: None, store: Path) -> None:
+    trial, export = ["teacher", "--arch", "pupil", "--epochs", "1"], ["export_logits", "--model"]
+    (weak,) = made_by([*trial, "--dataset", "digits"])
+    made_by([*export, weak.info.run_id, "--dataset", "digits", "--allow_weak_teacher", "true"])
+    _, exported, teacher = made_by([*DISTILL, "--temp", "2"])
+    assert exported.data.tags["kdflow.upstream.model"] == teacher.info.run_id != weak.info.run_id
 
 
 def test_any_model_of_this_project_can_teach(distilled: Run) -> None:
@@ -134,7 +136,7 @@ def test_unfit_logits_are_not_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logits = Path(exported.info.artifact_uri) / "logits"
-    need = LogitsOf("pupil", 0.1, 1)
+    need = LogitsOf("pupil", 0.1)
     shutil.copytree(logits, tmp_path / "sound")
     damage(logits)
     try:

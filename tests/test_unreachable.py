@@ -1,6 +1,7 @@
 """What cannot be read may be intact: the step stops, and nothing is trained or exported instead."""
 
 import errno
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,15 @@ def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow.MlflowClient, "search_logged_models", failing(NO_ANSWER))
+    """Once the store has been opened, which looks for models too."""
+    search, calls = mlflow.MlflowClient.search_logged_models, itertools.count()
+
+    def after_the_first(*given: Any, **named: Any) -> Any:
+        if next(calls):
+            raise NO_ANSWER
+        return search(*given, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "search_logged_models", after_the_first)
 
 
 def denied_array(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +140,7 @@ def test_a_run_named_by_its_id_in_a_store_that_does_not_answer(
     # and not that there is no such run
     monkeypatch.setattr(mlflow, "get_run", failing(NO_ANSWER))
     for need in (
-        LogitsOf(exported.info.run_id, 0.1, 1),
+        LogitsOf(exported.info.run_id, 0.1),
         ModelOf(exported.info.run_id, 0.1),
         LayersOf(exported.info.run_id, "student", "pupil", 0.1),
     ):
@@ -145,7 +154,7 @@ def test_a_training_to_compare_with_that_cannot_be_read_is_not_trained_again(
     first: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distillation = training("distill", dataset="digits", teacher="pupil", epochs=2, temp=8)
-    no_models(monkeypatch)
+    monkeypatch.setattr(mlflow.MlflowClient, "search_logged_models", failing(NO_ANSWER))
     with pytest.raises(UnreachableError, match="connection refused"):
         resolver().plan(distillation)
 

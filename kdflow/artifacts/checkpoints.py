@@ -96,10 +96,12 @@ class Checkpoint:
         """The size of its files whose names match `pattern`."""
         return sum(file.stat().st_size for file in self.folder.glob(pattern))
 
-    def clear(self) -> None:
-        """Delete all files."""
-        for file in self.folder.iterdir():
+    def clear(self) -> bool:
+        """Delete all files; returns whether there were any."""
+        files = list(self.folder.iterdir())
+        for file in files:
             file.unlink()
+        return bool(files)
 
     def remove(self) -> None:
         """Delete the folder: its step has ended."""
@@ -107,11 +109,15 @@ class Checkpoint:
 
 
 @contextlib.contextmanager
-def locked(name: str) -> Iterator[Checkpoint | None]:
+def locked(name: str, wait: float = 0) -> Iterator[Checkpoint | None]:
     """The folder called `name`, made if need be; None if another process has it locked, or the
-    cache cannot be written to."""
+    cache cannot be written to.
+
+    Args:
+        wait: seconds to wait for another process, which may have it locked only to look at it.
+    """
     root = cache_folder() / FOLDER
-    lock, folder = FileLock(root / f"{name}.lock", timeout=0), root / name
+    lock, folder = FileLock(root / f"{name}.lock", timeout=wait), root / name
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock.acquire()

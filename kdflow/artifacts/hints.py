@@ -24,7 +24,9 @@ from kdflow.image_file import Pixels
 
 TEACHER_BATCH = 100
 FILE_PREFIX = "hints-"  # in the checkpoint of a step, with the number of the array
-OR_RECOMPUTED = ", or set hint_values=recomputed, which needs no disk"
+OR_RECOMPUTED = (
+    ", or run `hint` with hint_values=recomputed, which needs no disk (`init` takes its run's id)"
+)
 
 MapShape = tuple[int, int, int]
 

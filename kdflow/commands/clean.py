@@ -95,10 +95,10 @@ def run(config: CleanConfig) -> None:
     if not found:
         print(f"clean: nothing is left over in {root}")
     if config.end_runs_of != "none":
-        from kdflow.tracking import runs, store
+        from kdflow.tracking import dead, store
 
         store.open_store()
-        for run_id in runs.end_stale_runs(config.end_runs_of):
+        for run_id in dead.end_stale_runs(config.end_runs_of):
             print(f"clean: run {run_id} of {config.end_runs_of} is now KILLED")
 
 
@@ -127,12 +127,12 @@ def left_over(root: Path) -> Iterator[LeftOver]:
                 )
         elif path.name == journal.FOLDER:
             with journal.left_over() as journals:
-                free = {left.folder: left for left in journals}
+                waiting = {left.folder: f"{len(left.waiting())} entries" for left in journals}
             for folder in sorted(each for each in path.iterdir() if each.is_dir()):
-                left = free.get(folder)
-                waiting = f"{len(left.waiting())} entries" if left else "entries"
-                what = f"{waiting} not yet delivered to a tracking store"
-                yield LeftOver(folder, what, partial(_remove_journal, folder) if left else None)
+                with journal.locked(folder) as lock:
+                    remove = partial(_remove_journal, folder) if lock else None
+                entries = waiting.get(folder, "entries")
+                yield LeftOver(folder, f"{entries} not yet delivered to a tracking store", remove)
         elif any(map(path.match, kept_data)):
             kept = sorted(path.iterdir()) if path.name == stored.FOLDER else [path]
             for data in (each for each in kept if each.suffix != ".lock"):
@@ -154,10 +154,9 @@ def _remove_state(name: str) -> None:
 def _remove_journal(folder: Path) -> None:
     from kdflow.tracking import journal
 
-    with journal.left_over() as journals:
-        for left in journals:
-            if left.folder == folder:
-                left.remove()
+    with journal.locked(folder) as lock:
+        if lock:
+            journal.delete(folder, lock)
 
 
 CLEAN = Command("clean", CleanConfig, run)

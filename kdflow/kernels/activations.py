@@ -100,7 +100,8 @@ def _gelu_of_bfloat16() -> Kernel:
         return tensorflow.where(tensorflow.abs(x) >= GELU_ENDS, beyond, inside)  # NaN is inside
 
     def values(x: Any) -> Any:
-        return chosen(x, tensorflow.nn.relu(x), x * (0.5 + x * cdf(x * x)))
+        beyond = tensorflow.where(x > -np.inf, tensorflow.nn.relu(x), np.nan)  # as in Keras
+        return chosen(x, beyond, x * (0.5 + x * cdf(x * x)))
 
     def gradient(x: Any, upstream: Any) -> Any:
         return upstream * chosen(x, tensorflow.cast(x > 0, x.dtype), 0.5 + x * slope(x * x))

@@ -4,9 +4,11 @@ from typing import Any
 
 from kdflow.config.base import validated
 from kdflow.dataset import Dataset
+from kdflow.errors import UnfitError
 from kdflow.needs import Lookup, Need, Training
 from kdflow.results.records import StepResult, current_model, remark
 from kdflow.tracking.find import FoundRun
+from kdflow.tracking.models import class_names_of
 
 COMPARED = ("baseline", "distill")  # a hint run is verified by content, whatever code made it
 
@@ -29,11 +31,16 @@ def candidates(need: Training, lookup: Lookup) -> list[FoundRun]:
 
 
 def opened(need: Training, run: FoundRun, dataset: Dataset) -> StepResult:
-    """The figures of a run, after a check that its model is intact and computes what its network
-    computes now."""
+    """The figures of a run, after a check that its model is intact, computes what its network
+    computes now, and has the names of the classes."""
     values = dict(need.values)  # a user's own network may have been elsewhere then
     trained = values.get("student") or values.get("arch") or run.params["student"]
     current_model(run, str(trained), dataset)
+    if (names := class_names_of(run)) and names != dataset.class_names:
+        raise UnfitError(
+            f"run {run.run_id}: expected the class names {', '.join(dataset.class_names)}, got"
+            f" {', '.join(names)}"
+        )
     return StepResult(run.run_id, run.metrics, run.tags["mlflow.runName"], remark(run))
 
 

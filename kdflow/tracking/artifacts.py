@@ -12,7 +12,7 @@ import mlflow
 from mlflow.entities import LoggedModelStatus
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from kdflow.errors import KdflowError, UnfitError, UnreachableError
+from kdflow.errors import KdflowError, NoRoomError, UnfitError, UnreachableError, is_disk_full
 from kdflow.model_file import MODEL_FILES, check_file, load_file, loaded
 from kdflow.tracking.find import FoundRun
 from kdflow.tracking.run import MODEL_NAME
@@ -43,6 +43,7 @@ def load_model(run: FoundRun) -> keras.Model:
     Raises:
         UnfitError: the run has none, or it is damaged.
         UnreachableError: it cannot be read, though it may be there.
+        NoRoomError: the disk or the memory has no room for it.
     """
     what = f"run {run.run_id} ({run.step})"
     models = with_retries(what, lambda: logged_models(run.experiment_id, run.run_id, MODEL_NAME))
@@ -58,7 +59,8 @@ def load_model(run: FoundRun) -> keras.Model:
     try:
         return load_keras(str(folder))
     except KdflowError as error:
-        raise UnfitError(f"{what}: {error}") from error
+        no_room = is_disk_full(error) or isinstance(error.__cause__, MemoryError)
+        raise (NoRoomError if no_room else UnfitError)(f"{what}: {error}") from error
 
 
 def load_keras(source: str) -> keras.Model:
@@ -114,18 +116,26 @@ def _fetched(uri: str, run: FoundRun, what: str) -> Path:
         try:
             if local.exists():
                 return local
-            root = _local_path(run.artifact_uri)
-            if not root or root.parents[2].exists():
+            root = _folder_of_all(run)
+            if not root or root.exists():
                 raise UnfitError(f"{described} has no {what}")
         except OSError as error:  # `exists` raises if a folder above must not be read
             raise UnreachableError(f"{described}: its {what} cannot be read: {error}") from error
-        raise UnreachableError(
-            f"{described}: expected the artifacts in {root.parents[2]}, got none"
-        )
+        raise UnreachableError(f"{described}: expected the artifacts in {root}, got none")
     listed = mlflow.artifacts.list_artifacts
     if not with_retries(f"{described}: its {what}", lambda: listed(artifact_uri=uri)):
         raise UnfitError(f"{described} has no {what}")
     return with_retries(f"{described}: its {what}", lambda: downloaded(uri))
+
+
+def _folder_of_all(run: FoundRun) -> Path | None:
+    """The folder with the artifacts of all runs of the store or, if the experiment has an artifact
+    location of its own, of the experiment; None if it is not local."""
+    of_run = _local_path(run.artifact_uri)  # <of all>/<experiment>/<run>/artifacts
+    if of_run is None:
+        return None
+    of_experiment = of_run.parents[1]
+    return of_experiment.parent if of_experiment.name == run.experiment_id else of_experiment
 
 
 def _local_path(uri: str) -> Path | None:

@@ -29,7 +29,7 @@ from mlflow.utils.time import get_current_time_millis
 from tqdm import tqdm
 
 from kdflow.errors import reason
-from kdflow.tags import HEARTBEAT_TAG
+from kdflow.tags import ENDED_TAG, HEARTBEAT_TAG, HOST_TAG
 from kdflow.tracking import store
 from kdflow.tracking.journal import Entry, Journal
 
@@ -125,15 +125,14 @@ class Delivery:
                 deliver(journal, entry)
                 break
             except Exception as error:  # what an unreachable server raises depends on the store
-                why = textwrap.shorten(reason(error), 200)
                 if not store.is_unreachable(error):
-                    journal.rejected = why
+                    journal.rejected = textwrap.shorten(reason(error), 200)
                     break
                 if not self._is_unreachable:
                     self._is_unreachable = True
                     tqdm.write(
-                        f"tracking store: {store.address()} does not answer ({why}); the run goes"
-                        f" on, and what it logs is kept in {journal.folder}"
+                        f"tracking store: {store.what_it_does(error)}; the run goes on, and what"
+                        f" it logs is kept in {journal.folder}"
                     )
             time.sleep(pause)
             pause = min(2 * pause, RETRY_AT_MOST_EVERY)
@@ -176,6 +175,8 @@ def _params(journal: Journal, entry: Entry) -> None:
 
 
 def _tags(journal: Journal, entry: Entry) -> None:
+    if ENDED_TAG in entry.content and is_taken_over(journal):
+        return
     tags = [RunTag(*pair) for pair in entry.content.items()]
     mlflow.MlflowClient().log_batch(journal.opened.run_id, tags=tags)
 
@@ -221,7 +222,10 @@ class _Saved:
 
 
 def _status(journal: Journal, entry: Entry) -> None:
-    """A finished run of which the store has refused something has failed: it lacks a result."""
+    """A finished run of which the store has refused something has failed: it lacks a result. How a
+    run has ended is for the machine to say that had it open last."""
+    if is_taken_over(journal):
+        return
     status, ended_at = entry.content["status"], entry.content["timestamp"]
     if journal.rejected and status == RunStatus.to_string(RunStatus.FINISHED):
         status = RunStatus.to_string(RunStatus.FAILED)
@@ -237,6 +241,13 @@ DELIVER: dict[str, Callable[[Journal, Entry], None]] = {
     "model": _model,
     "status": _status,
 }
+
+
+def is_taken_over(journal: Journal) -> bool:
+    """Whether another machine has opened the run since, and ends it."""
+    opened = journal.opened
+    host = mlflow.MlflowClient().get_run(opened.run_id).data.tags.get(HOST_TAG, opened.host)
+    return bool(opened.host) and host != opened.host
 
 
 def _send_heartbeat(journal: Journal) -> None:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import sys
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from kdflow.errors import reason
 
 FOLDER = "journal"  # in the cache
 OPENED, ENTRIES, DELIVERED, FILES = "opened.json", "entries.jsonl", "delivered", "files"
+WAIT = 600  # seconds, for another process that delivers a journal
+MADE_HERE: set[Path] = set()  # the journals of this process
 
 
 class Opened(NamedTuple):
@@ -29,11 +32,13 @@ class Opened(NamedTuple):
         run_id: the run.
         store: the address of its tracking store, without a password.
         ends_run: whether the process that writes it has the run open, and ends it.
+        host: the machine of that process; empty if it is of kdflow 0.2.0 or older.
     """
 
     run_id: str
     store: str
     ends_run: bool
+    host: str = ""
 
 
 class Entry(NamedTuple):
@@ -121,9 +126,7 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-        self._lock.release()
+        delete(self.folder, self._lock)
 
     def _lines(self) -> list[str]:
         try:
@@ -150,30 +153,59 @@ def new(run_id: str, store: str, *, ends_run: bool) -> Journal:
         lock = _lock_of(folder)
         lock.acquire()
         folder.mkdir()
-        opened = Opened(run_id, store, ends_run)
+        MADE_HERE.add(folder)
+        opened = Opened(run_id, store, ends_run, socket.gethostname())
         (folder / OPENED).write_text(json.dumps(opened._asdict()), encoding="utf-8")
     return Journal(folder, lock)
 
 
 @contextlib.contextmanager
-def left_over() -> Iterator[list[Journal]]:
-    """The journals of processes that have ended, oldest first, locked inside the block."""
+def locked(folder: Path, wait: float = 0) -> Iterator[FileLock | None]:
+    """The lock of a journal, held inside the block; None if another process has it for longer than
+    `wait` seconds, or the cache is read-only."""
+    lock = _lock_of(folder)
+    try:
+        lock.acquire(timeout=wait)
+    except (Timeout, OSError):
+        yield None
+        return
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def delete(folder: Path, lock: FileLock) -> None:
+    """Delete a journal that this process has locked, whether it can be read or not."""
+    shutil.rmtree(folder, ignore_errors=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+@contextlib.contextmanager
+def left_over(waited_for: str = "") -> Iterator[list[Journal]]:
+    """The journals of processes that have ended, oldest first, locked inside the block.
+
+    Args:
+        waited_for: the id of a run whose process has ended: if its journals are locked, by another
+            process that delivers them, that is waited for.
+    """
     folders = [path for path in _root().iterdir() if path.is_dir()] if _root().exists() else []
     with contextlib.ExitStack() as locks:
         journals = []
         for folder in sorted(folders, key=_modified):
-            lock = _lock_of(folder)
-            try:
-                lock.acquire()
-            except (Timeout, OSError):  # its process is running, or the cache is read-only
+            lock = locks.enter_context(locked(folder))
+            is_of_run = bool(waited_for) and folder.name.startswith(f"{waited_for}-")
+            if lock is None and is_of_run and folder not in MADE_HERE:
+                print(f"resume: waiting for another process that delivers {folder}")
+                lock = locks.enter_context(locked(folder, WAIT))
+            if lock is None:
                 continue
-            locks.callback(lock.release)
             try:
                 journals.append(Journal(folder, lock))
             except (OSError, ValueError, TypeError) as error:
                 if _holds_nothing(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
-                    Path(lock.lock_file).unlink(missing_ok=True)
+                    delete(folder, lock)
                 else:
                     print(
                         f"journal: {folder} cannot be read ({reason(error)}), so that what it"

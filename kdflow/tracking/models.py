@@ -23,6 +23,7 @@ from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.tracking.artifacts import load_keras, load_model
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.run import MODEL_NAME
+from kdflow.tracking.store import with_retries
 
 TRIED_IMAGES = 8
 CLASSIFIES = ("teacher", "baseline", "distill")  # steps
@@ -57,10 +58,10 @@ def find_model(source: str, pixels: PixelRange = "0..255") -> NamedModel:
     if source.endswith(MODEL_FILES):
         return NamedModel(_giving_logits(source, pixels), (), None)
     if source.startswith(MODEL_URIS):
-        return NamedModel(_giving_logits(source, pixels), _class_names(source), None)
+        return NamedModel(_giving_logits(source, pixels), class_names(source), None)
     run = get_run(source, SOURCES)
     check_classifies(run)
-    return NamedModel(load_model(run), _class_names(f"runs:/{run.run_id}/{MODEL_NAME}"), run)
+    return NamedModel(load_model(run), class_names_of(run), run)
 
 
 def check_classifies(run: FoundRun) -> None:
@@ -101,6 +102,18 @@ def _giving_logits(source: str, pixels: PixelRange) -> keras.Model:
     return plain
 
 
-def _class_names(uri: str) -> tuple[str, ...]:
+def class_names_of(run: FoundRun) -> tuple[str, ...]:
+    """Those of the model that a run logged, in the order of its logits.
+
+    Raises:
+        UnfitError: it has logged none.
+        UnreachableError: the store does not answer.
+    """
+    what = f"run {run.run_id} ({run.step}): its {MODEL_NAME}"
+    return with_retries(what, lambda: class_names(f"runs:/{run.run_id}/{MODEL_NAME}"))
+
+
+def class_names(uri: str) -> tuple[str, ...]:
+    """Those that a logged or registered model has in its metadata; empty if it has none."""
     metadata = mlflow.models.get_model_info(uri).metadata or {}
     return tuple(metadata.get("class_names", ()))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import mlflow
 import numpy as np
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -17,7 +18,6 @@ from kdflow.errors import KdflowError, UnreachableError, reason
 from kdflow.tracking import store
 from kdflow.tracking.artifacts import downloaded
 from kdflow.tracking.run import Run
-from kdflow.tracking.runs import FIRST_WAIT
 
 SERVED_NAME = "litert"
 SERVED_CODE = Path(__file__).with_name("served.py")
@@ -90,7 +90,7 @@ def stored_uri(run: Run) -> str:
         UnreachableError: the store has stopped answering.
         KdflowError: it has refused the model.
     """
-    if not run.wait(FIRST_WAIT) and not run.wait(store.patience()):
+    if not run.wait(store.patience(), counts_all=False):
         raise UnreachableError(
             f"register: nothing is registered, since {store.address()} does not answer"
         )
@@ -120,14 +120,29 @@ def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, str]) ->
         made = client.create_model_version(name, model_uri, run_id, dict(tags))
         client.set_registered_model_alias(name, CANDIDATE, made.version)
     except BaseException as error:
-        if made is not None:
-            client.delete_model_version(name, made.version)
-        if created and not client.search_model_versions(f"name = '{name}'"):
-            client.delete_registered_model(name)
+        left = _remove(client, name, made, created=created)
         if isinstance(error, MlflowException):
-            raise KdflowError(f"register: {name} cannot be registered: {reason(error)}") from error
+            raise KdflowError(
+                f"register: {name} cannot be registered: {reason(error)}{left}"
+            ) from error
         raise
     return Version(name, str(made.version), tags)
+
+
+def _remove(
+    client: mlflow.MlflowClient, name: str, version: ModelVersion | None, *, created: bool
+) -> str:
+    """Remove what a registration that failed has made; returns what to say of what is left, since
+    the registry may not answer now either."""
+    try:
+        if version is not None:
+            client.delete_model_version(name, version.version)
+        if created and not client.search_model_versions(f"name = '{name}'"):
+            client.delete_registered_model(name)
+    except MlflowException as error:
+        what = f"version {version.version} of {name}" if version is not None else name
+        return f"; {what} cannot be removed either ({reason(error)}): delete it yourself"
+    return ""
 
 
 def champion(name: str) -> Version | None:

@@ -31,10 +31,8 @@ from kdflow.tags import (
     STEP_TAG,
 )
 from kdflow.tracking import experiment, saved_views, store
-from kdflow.tracking.find import search
-from kdflow.tracking.run import DIED, FAILED, INTERRUPTED, KILLED, RUNNING, Run
+from kdflow.tracking.run import FAILED, INTERRUPTED, RUNNING, Run
 
-STALE_AFTER = 600  # seconds without a heartbeat
 FINISHED_HERE: set[str] = set()  # the runs that this process has finished
 FIRST_WAIT = 5  # seconds to wait for the store before a message is printed, or the process ends
 
@@ -234,42 +232,17 @@ def _named(given: str | None, name: str) -> dict[str, str]:
 
 
 def _set_running(run_id: str) -> None:
+    """State that the run is open on this machine."""
     client = mlflow.MlflowClient()
 
     def set_running() -> None:
         client.update_run(run_id, status=RUNNING)
+        client.set_tag(run_id, HOST_TAG, socket.gethostname())
+        client.set_tag(run_id, HEARTBEAT_TAG, str(get_current_time_millis()))
         if ENDED_TAG in client.get_run(run_id).data.tags:
             client.delete_tag(run_id, ENDED_TAG)
 
     store.with_retries(f"run {run_id}", set_running)
-
-
-def end_killed(run_id: str) -> None:
-    """End a run whose process has died."""
-    client = mlflow.MlflowClient()
-    if client.get_run(run_id).info.status == RUNNING:
-        _end_as_died(run_id)
-
-
-def _end_as_died(run_id: str) -> None:
-    client = mlflow.MlflowClient()
-    client.set_tag(run_id, ENDED_TAG, DIED)
-    client.set_terminated(run_id, KILLED)
-
-
-def end_stale_runs(host: str) -> list[str]:
-    """Mark KILLED the runs of a host that are RUNNING and have sent no heartbeat for long; returns
-    their ids."""
-    running = search(f"tags.`{HOST_TAG}` = '{host}' and attributes.status = '{RUNNING}'")
-    now = get_current_time_millis()
-    stale = [
-        run.info.run_id
-        for run in running
-        if now - int(run.data.tags.get(HEARTBEAT_TAG, run.info.start_time)) > STALE_AFTER * 1000
-    ]
-    for run_id in stale:
-        _end_as_died(run_id)
-    return stale
 
 
 def joins_project_run() -> bool:
@@ -285,17 +258,3 @@ def label_project_run(title: str) -> None:
         named = _named(client.get_run(run_id).info.run_name, run_name("plan of", title))
         for tag, value in {**named, PLAN_ONLY_TAG: "true"}.items():
             client.set_tag(run_id, tag, value)
-
-
-def end_abandoned(parent: str, tags: Mapping[str, str]) -> None:
-    """Mark FAILED the children of `parent` that carry `tags` and are RUNNING although their process
-    has ended, and what they had open themselves."""
-    client = mlflow.MlflowClient()
-    running = search(
-        f"tags.`{PARENT}` = '{parent}' and attributes.status = '{RUNNING}'",
-        client.get_run(parent).info.experiment_id,
-    )
-    for run in running:
-        if tags.items() <= run.data.tags.items():
-            end_abandoned(run.info.run_id, {})
-            client.set_terminated(run.info.run_id, FAILED)

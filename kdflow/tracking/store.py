@@ -5,6 +5,7 @@ import os
 import textwrap
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # an id can be malformed too
 REFUSED = (*ABSENT, "INVALID_STATE", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "FEATURE_DISABLED")
+DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 PATIENCE = 600  # seconds
 RETRY_EVERY = 2  # seconds
 NOT_OF_THE_STORE = (TypeError, AttributeError, LookupError, NameError, AssertionError)
@@ -42,7 +44,9 @@ def open_store() -> None:
             if fault := first_use.fault(file, whole=False):  # MLflow would retry for minutes
                 raise KdflowError(fault)
         with interrupts.signals_deferred():  # MLflow upgrades an older store here
-            mlflow.search_experiments(max_results=1)
+            for experiment in mlflow.search_experiments(max_results=1):
+                # a server of MLflow 2 has no logged models
+                logged_models(experiment.experiment_id, "none", "none")
     except Exception as error:  # a driver missing, a server unreachable, a folder read-only
         cause = first_use.fault(file, whole=True) if file and file.exists() else ""
         got = cause or reason(error)
@@ -94,14 +98,41 @@ def is_unreachable(error: Exception) -> bool:
     return not isinstance(error, NOT_OF_THE_STORE)
 
 
+def is_denied(error: Exception) -> bool:
+    """Whether the store takes nothing from this user, so that the same call succeeds once the
+    user's rights or credentials have changed, and not before."""
+    if isinstance(error, MlflowException):
+        return error.error_code in DENIED
+    return _http_status(error) in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+
+def _http_status(error: Exception) -> int | None:
+    """The status of the answer that an error is about, if it is about one."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def what_it_does(error: Exception) -> str:
+    """That the store does not answer, answers with an error or denies access, for a message, with
+    the reason."""
+    does = "answers with an error" if _http_status(error) else "does not answer"
+    why = textwrap.shorten(reason(error), 200)
+    return f"{address()} {'denies access' if is_denied(error) else does} ({why})"
+
+
 def failure(what: str, error: Exception) -> KdflowError:
     """What a failed call proves: `UnfitError` if the store answered that there is no such thing,
     another `KdflowError` if it refused the call, else `UnreachableError`, since then nothing is
-    known."""
+    known. That includes a store that denies access."""
     if isinstance(error, MlflowException) and error.error_code in ABSENT:
         return UnfitError(f"{what}: {reason(error)}")
     if isinstance(error, MlflowException) and error.error_code in REFUSED:
         return KdflowError(f"{what}: the tracking store at {address()} refused: {reason(error)}")
+    if is_denied(error):
+        return UnreachableError(
+            f"{what}: the tracking store at {address()} denies access: {reason(error)}. Check the"
+            " credentials (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or"
+            " MLFLOW_TRACKING_TOKEN) and what they allow"
+        )
     return UnreachableError(
         f"{what} cannot be read: {reason(error)}. It may be intact: retry when the tracking store"
         f" at {address()} answers"
@@ -134,7 +165,7 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
     Raises:
         UnfitError: the store answers that there is no such thing.
         KdflowError: the store refuses the call.
-        UnreachableError: it has not answered for as long as `patience` says.
+        UnreachableError: it has not answered for as long as `patience` says, or denies access.
     """
     give_up, waits = time.monotonic() + patience(), False
     while True:
@@ -144,13 +175,13 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
             raise
         except Exception as error:  # what an unreachable server raises depends on the store
             problem = failure(what, error)
-            if not is_unreachable(error) or time.monotonic() > give_up:
+            gives_up = time.monotonic() > give_up
+            if gives_up or is_denied(error) or not is_unreachable(error):
                 raise problem from error
             if not waits:
-                why = textwrap.shorten(reason(error), 200)
                 print(
-                    f"tracking store: {address()} does not answer ({why}); retrying for"
-                    f" {patience():.0f} s, or until Ctrl-C"
+                    f"tracking store: {what_it_does(error)}; retrying for {patience():.0f} s, or"
+                    " until Ctrl-C"
                 )
             waits = True
         time.sleep(RETRY_EVERY)

@@ -2,15 +2,20 @@
 
 import contextlib
 
-from kdflow.errors import UnfitError, reason
-from kdflow.tracking import journal, runs, store
-from kdflow.tracking.delivery import deliver
+from kdflow.errors import UnfitError, UnreachableError, reason
+from kdflow.tracking import dead, journal, store
+from kdflow.tracking.delivery import deliver, is_taken_over
 from kdflow.tracking.journal import Journal
 
 
-def deliver_left_over() -> list[Journal]:
+def deliver_left_over(waited_for: str = "") -> list[Journal]:
     """Deliver the journals that ended processes of this machine have left for the tracking store.
-    A run whose process was killed becomes KILLED; it can be resumed all the same.
+    A run whose process was killed becomes KILLED, unless another machine has gone on with it; it
+    can be resumed all the same.
+
+    Args:
+        waited_for: the id of a run whose journals may be delivered by another process at this very
+            moment, which is waited for.
 
     Returns:
         The journals that are for other stores.
@@ -19,7 +24,7 @@ def deliver_left_over() -> list[Journal]:
         UnreachableError: the store does not answer. What it does not have is kept.
     """
     elsewhere = []
-    with journal.left_over() as journals:
+    with journal.left_over(waited_for) as journals:
         for left in journals:
             if left.opened.store == store.address():
                 _deliver_all(left)
@@ -36,13 +41,16 @@ def _deliver_all(left: Journal) -> None:
             deliver(left, entry)
         except Exception as error:  # what an unreachable server raises depends on the store
             if store.is_unreachable(error):
-                raise store.failure(f"run {run_id}", error) from error
+                raise UnreachableError(
+                    f"sync: what run {run_id} logged is not delivered, since"
+                    f" {store.what_it_does(error)}; it is kept in {left.folder}"
+                ) from error
             refused.append(reason(error))
             left.rejected = refused[0]  # so that the run does not end FINISHED
         left.set_delivered(entry)
-    if left.opened.ends_run and not left.has_ended():
+    if left.opened.ends_run and not left.has_ended() and not is_taken_over(left):
         with contextlib.suppress(UnfitError):  # the run is deleted for good
-            store.with_retries(f"run {run_id}", lambda: runs.end_killed(run_id))
+            store.with_retries(f"run {run_id}", lambda: dead.end_killed(run_id))
     if refused:
         print(
             f"sync: the store rejected {len(refused)} of {len(waiting)} entries of run {run_id}:"

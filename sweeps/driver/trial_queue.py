@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kdflow.errors import ChangedError, KdflowError, NoRoomError, UnreachableError, reason
 from kdflow.tags import STUDY_TAG, TRIAL_TAG
-from kdflow.tracking import runs
+from kdflow.tracking import dead
 
 # On studies: the id of the parent run.
 PARENT = "run_id"
@@ -96,7 +96,7 @@ def after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
     """Retry a trial whose process has died, and end its run."""
     retry(study, trial, crashed=True)
     try:
-        runs.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
+        dead.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
     except Exception as error:  # Optuna goes on to the next stale trial
         print(f"trial {trial.number}: its run could not be ended: {reason(error)}")
 

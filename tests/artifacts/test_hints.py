@@ -120,7 +120,9 @@ def test_what_an_interrupted_step_has_on_disk_counts_as_room(
     monkeypatch.setenv("KDFLOW_CACHE", str(tmp_path))
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(KdflowError, match=r"set hint_values=recomputed, which needs no disk$"):
+    with pytest.raises(
+        KdflowError, match=r"run `hint` with hint_values=recomputed, which needs no"
+    ):
         check_room(tmp_path, 100, (2, 2, 3))  # 2,400 bytes
     folder = tmp_path / checkpoints.FOLDER / "a step"
     folder.mkdir(parents=True)
@@ -186,8 +188,8 @@ def test_too_small_a_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(
         KdflowError,
         match=r"^cache: expected 1,638\.4 MB of room in .*made for the hints of 50,000 images, got"
-        r" 1,638\.4 MB; set KDFLOW_CACHE to another folder, or set hint_values=recomputed, which"
-        r" needs no disk$",
+        r" 1,638\.4 MB; set KDFLOW_CACHE to another folder, or run `hint` with"
+        r" hint_values=recomputed, which needs no disk \(`init` takes its run's id\)$",
     ):
         check_room(tmp_path / "made", 50_000, (8, 8, 256))
 
@@ -209,7 +211,7 @@ def test_a_disk_that_fills_up_is_reported_in_one_line(
     with (
         pytest.raises(
             KdflowError,
-            match=r"^cache: expected .*No space left.*=recomputed, which needs no disk$",
+            match=r"^cache: expected .*No space left.*=recomputed, which needs no disk ",
         ),
         cached(StandIn(), [images], tmp_path),
     ):

@@ -208,6 +208,21 @@ def test_a_file_may_import_what_lies_beside_it(tmp_path: Path, nets: str) -> Non
     assert untrained(f"{tmp_path}/uses.py:small", SHAPE, 5).output_shape == (None, 5)
 
 
+def test_files_in_two_folders_may_import_other_modules_of_one_name(tmp_path: Path) -> None:
+    sizes = []
+    for width in (4, 5):
+        folder = tmp_path / f"v{width}"
+        folder.mkdir()
+        (folder / "blocks.py").write_text(f"WIDTH = {width}\n{FUNCTIONS}")
+        (folder / "nets.py").write_text(
+            "import blocks\n\n"
+            "def mine(shape, classes):\n    return blocks.small(shape, classes, blocks.WIDTH)\n"
+        )
+        network = untrained(f"{folder}/nets.py:mine", SHAPE, 5)
+        sizes.append(network.layers[2].filters)
+    assert sizes == [4, 5]
+
+
 def test_grey_images_are_refused_by_an_application() -> None:
     with pytest.raises(
         KdflowError, match=r"^MobileNetV2: expected images of 3 channels, .* got 1$"

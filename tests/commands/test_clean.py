@@ -131,6 +131,20 @@ def test_a_state_that_nobody_resumed_is_removed_after_the_stated_days(
     assert checkpoints.names() == []
 
 
+def test_a_journal_that_cannot_be_read_is_not_in_use_and_can_be_removed(
+    filled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder,) = (each for each in (filled / "journal").iterdir() if each.is_dir())
+    (folder / "opened.json").write_text("damaged")
+    assert main(["clean", "--older_than", "0"]) == 0
+    shown = capsys.readouterr()
+    assert f"{folder} cannot be read" in shown.err
+    assert f"clean: journal/{folder.name}, entries not yet delivered" in shown.out
+    assert "in use" not in shown.out
+    assert main(["clean", "--older_than", "0", "--remove", "true"]) == 0
+    assert not folder.exists()
+
+
 def test_each_decoded_data_set_has_an_age_of_its_own(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,11 +76,12 @@ def test_in_bfloat16_the_polynomials_of_gelu_are_close_to_its_formula() -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("activation", activations.ACTIVATIONS)
 def test_what_diverges_is_not_hidden(activation: Callable[[Any], Any], dtype: str) -> None:
-    z = tensorflow.constant([np.inf, np.nan], dtype)
+    z = tensorflow.constant([np.inf, np.nan, -np.inf], dtype)
     with tensorflow.GradientTape() as tape:
         tape.watch(z)
         y = fused(activation)(z)
-    assert np.array_equal(as_array(y), [np.inf, np.nan], equal_nan=True)
+    assert np.array_equal(as_array(y), [np.inf, np.nan, np.nan], equal_nan=True)
+    assert np.array_equal(as_array(activation(z)), as_array(y), equal_nan=True)
     assert np.isnan(as_array(tape.gradient(y, z))[1])
 
 

@@ -11,6 +11,9 @@ from helpers import artifact, logged_table, made_by
 from mlflow.entities import Run
 
 from kdflow.artifacts import logits
+from kdflow.dataset import Dataset
+from kdflow.tracking.find import get_run
+from kdflow.tracking.models import class_names_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_store", "cache")]
 
@@ -52,6 +55,22 @@ def test_compare_trains_pairs_as_children_and_reuses_what_exists(
     table = logged_table("comparison.json", parent)
     assert table["distilled_run"].tolist() == [run.info.run_id for run in taught]
     assert artifact(parent, "comparison.png").stat().st_size > 0
+
+
+def test_a_training_with_other_names_of_the_classes_is_not_found(
+    tiny: Dataset, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["compare", "--dataset", str(tiny_npz), "--epochs", "1", "--seeds", "2"]
+    argv += ["--teacher", "pupil", "--student", "pupil", "--allow_weak_teacher", "true"]
+    made_by(argv)
+    arrays = {name: getattr(tiny, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tiny_npz, **arrays, class_names=["rose", "tulip", "aster"])
+    made = made_by(argv)
+    assert "expected the class names rose, tulip, aster, got " in capsys.readouterr().out
+    students = [run for run in made if run.data.tags["kdflow.step"] in ("baseline", "distill")]
+    assert len(students) == 4
+    for run in students:
+        assert class_names_of(get_run(run.info.run_id)) == ("rose", "tulip", "aster")
 
 
 @pytest.mark.usefixtures("untrained")

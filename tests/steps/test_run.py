@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -9,10 +10,12 @@ from helpers import needs_deploy, parameters, runs
 
 from kdflow.__main__ import main
 from kdflow.needs import Step
+from kdflow.reuse import Resolver
 from kdflow.steps import STEPS
 from kdflow.steps import run as running
 from kdflow.steps.baseline import BaselineConfig
-from kdflow.steps.run import run_step
+from kdflow.steps.main import MainConfig
+from kdflow.steps.run import load, run_step
 
 ARGV = {
     "teacher": "--arch pupil",
@@ -55,6 +58,24 @@ PLANS = {
         f"run     {OBJECTIVE} s0 assistant pupil,stud...",
     ),
 }
+
+
+@pytest.mark.usefixtures("store")
+def test_of_main_the_student_that_started_from_hints_is_deployed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = mlflow.MlflowClient()
+    tags = {"kdflow.step": "main", "kdflow.upstream.hint_kd": "h" * 32, "kdflow.upstream.kd": "k"}
+    ledger = client.create_run("0", tags=tags).info.run_id
+    client.set_terminated(ledger)
+    resolver = Resolver(running.ALL_STEPS, load("digits", 0.2))
+    planned: list[tuple[str, Any]] = []
+    monkeypatch.setattr(resolver, "plan_step", lambda name, config: planned.append((name, config)))
+    monkeypatch.setattr(resolver, "make", lambda plan: None)
+    running._deploy(ledger, parameters(MainConfig, dataset="digits", holdout=0.2), resolver)
+    ((name, config),) = planned
+    assert (name, config.model, config.holdout) == ("deploy", "h" * 32, 0.2)
+    assert resolver.parent == ledger
 
 
 def files_in(folder: Path) -> set[str]:

@@ -2,9 +2,11 @@
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
-from helpers import DISTILL, artifact, made_by, per_epoch
+from helpers import DISTILL, artifact, logged_table, made_by, per_epoch
 from mlflow.entities import Run
+from sklearn.metrics import confusion_matrix, recall_score
 from sklearn.neighbors import NearestCentroid
 
 from kdflow import network as networks
@@ -38,6 +40,18 @@ def test_on_an_empty_store_distill_makes_teacher_and_logits_as_runs_of_their_own
     assert teacher.data.tags["kdflow.asked_by"] == exported.info.run_id
     assert not any("mlflow.parentRunId" in run.data.tags for run in first)
     assert teacher.data.params["epochs"] == "3"  # its own default, not the asking step's
+
+
+def test_what_a_network_gets_right_and_wrong_is_logged_class_by_class(distilled: Run) -> None:
+    labels = load("digits", 0.1).y_test
+    predicted = np.load(artifact(distilled, "test_logits.npy")).argmax(axis=1)
+    counts = pd.read_csv(artifact(distilled, "confusions.csv"), index_col="class")
+    assert np.array_equal(counts, confusion_matrix(labels, predicted))
+    table = logged_table("classes.json", distilled).set_index("class")
+    recalls = recall_score(labels, predicted, average=None)
+    assert table["recall"].to_numpy() == pytest.approx(recalls)
+    for name in ("confusions.png", "wrong.png"):
+        assert artifact(distilled, name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_used_parameters_are_logged_as_resolved_each_with_one_text_per_value(

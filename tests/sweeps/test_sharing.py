@@ -199,7 +199,7 @@ def test_no_process_waits_for_a_maker_that_was_interrupted(
         shared_value(study, "upstream", True, interrupted)
     monkeypatch.setattr(sharing, "LOOK_EVERY", 3600)
     assert shared_value(study, "upstream", False, lambda: "mine") == "mine"
-    assert "waits" not in capsys.readouterr().out
+    assert "waiting" not in capsys.readouterr().out
 
 
 def test_an_unreachable_storage_does_not_hide_what_ended_the_maker(

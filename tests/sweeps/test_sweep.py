@@ -127,6 +127,23 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_trial_and_is_resumed_under_it(
     assert f"study_name: '{NAME}' began with temp=" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("imitated")
+def test_under_mlflow_run_a_sweep_joins_the_run_and_one_that_is_resumed_is_named_in_it(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (mlflow.MlflowClient().create_run("0").info.run_id for _ in range(2))
+    for given, trials in ((first, "1"), (second, "2")):
+        monkeypatch.setenv("MLFLOW_RUN_ID", given)  # as `mlflow run` does
+        assert sweep(*flags, "--trials", trials) == 0
+    assert study_named(NAME).user_attrs["run_id"] == first
+    joined, named = mlflow.get_run(first), mlflow.get_run(second)
+    assert (joined.info.status, named.info.status) == ("FINISHED", "FINISHED")
+    assert joined.data.metrics["trials_complete"] == 2
+    assert named.data.tags["kdflow.upstream.sweep"] == first
+    children = [run for run in all_runs() if run.info.run_id not in (first, second)]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {first}
+
+
 def test_plan_only_prints_the_plan_and_makes_no_study_and_no_run(
     store: Path, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,11 +4,12 @@ cannot be read."""
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import mlflow
 import pytest
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, UnfitError, UnreachableError
+from kdflow.errors import KdflowError, NoRoomError, UnfitError, UnreachableError
 from kdflow.tracking.artifacts import (
     LOGITS_FOLDER,
     load_keras,
@@ -82,6 +83,40 @@ def test_a_server_that_lists_nothing_has_no_logits_and_a_silent_one_may_have(
         UnreachableError, match=r"its logits cannot be read: no route\. It may be intact"
     ):
         logits_folder(remote)
+
+
+def test_an_artifact_location_that_is_not_mounted_is_not_an_empty_one(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    location = tmp_path / "mounted" / "of_mine"
+    experiment = mlflow.create_experiment("elsewhere", str(location))
+    tags = {"kdflow.step": "export_logits"}
+    run_id = mlflow.MlflowClient().create_run(experiment, tags=tags).info.run_id
+    mlflow.MlflowClient().set_terminated(run_id)
+    run = get_run(run_id)
+    location.parent.mkdir()
+    with pytest.raises(UnreachableError, match=f"expected the artifacts in {location}, got none"):
+        logits_folder(run)
+    location.mkdir()
+    with pytest.raises(UnfitError, match="has no logits"):
+        logits_folder(run)
+
+
+@pytest.mark.parametrize(
+    "error", [mlflow.MlflowException("[Errno 28] No space left on device"), MemoryError()]
+)
+def test_a_model_for_which_there_is_no_room_is_not_damaged(
+    error: Exception, tiny: Dataset, small_network: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_run("a teacher", "teacher", tiny, {}) as run:
+        run.log_model(small_network, tiny.class_names)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(mlflow.keras, "load_model", fail)
+    with pytest.raises(NoRoomError, match=f"^run {run.run_id} .teacher.: no model can be loaded"):
+        load_model(get_run(run.run_id))
 
 
 def test_a_file_that_is_no_model_is_refused_and_named(tmp_path: Path) -> None:

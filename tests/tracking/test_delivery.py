@@ -1,8 +1,11 @@
 """A store that goes away stops no run: what it logs is delivered later, in order and once."""
 
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,12 @@ import pytest
 from helpers import wait_for_it
 from mlflow.entities import Run
 from mlflow.exceptions import BAD_REQUEST, MlflowException
+from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError, UnreachableError
 from kdflow.network import build, weights_sha256
-from kdflow.tracking import artifacts, delivery, find, journal, runs, store, sync
+from kdflow.tracking import artifacts, dead, delivery, find, journal, runs, store, sync
 from kdflow.tracking import run as run_module
 from kdflow.tracking.runs import open_run
 
@@ -76,6 +80,29 @@ def test_a_run_goes_on_while_the_store_is_away_and_nothing_is_lost(
     assert history(run.run_id, "loss") == [(1, 3), (2, 2), (3, 1)]
     assert ended(run.run_id).info.status == "FINISHED"
     assert ended(run.run_id).data.params == {"temp": "8"}
+
+
+def test_a_run_goes_on_while_the_store_denies_access_and_nothing_is_lost(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_batch, denies = mlflow.MlflowClient.log_batch, threading.Event()
+
+    def unless_denied(*given: Any, **named: Any) -> Any:
+        if denies.is_set():
+            raise MlflowException("the token has expired", UNAUTHENTICATED)
+        return log_batch(*given, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", unless_denied)
+    monkeypatch.setattr(delivery, "RETRY_FIRST_AFTER", 0.05)
+    with open_run("denied", "distill", tiny, {}) as run:
+        denies.set()
+        run.log({"loss": 2}, 1)
+        wait_for_it(lambda: delivery.DELIVERY._is_unreachable)
+        denies.clear()
+        assert run.wait(60)
+    assert "denies access (the token has expired); the run goes on" in capsys.readouterr().out
+    assert history(run.run_id, "loss") == [(1, 2)]
+    assert ended(run.run_id).info.status == "FINISHED"
 
 
 def test_a_run_waits_at_its_end_for_as_long_as_the_user_allows(
@@ -226,6 +253,71 @@ def test_the_run_of_a_killed_process_is_ended_by_the_next_command(tiny: Dataset)
     assert history(running, "loss") == [(1, 1)]
 
 
+def test_how_a_run_ended_is_for_the_machine_to_say_that_had_it_open_last(tiny: Dataset) -> None:
+    """One that was cut off delivers its values later, and not its status."""
+    with open_run("taken over", "sweep", tiny, {}) as run:
+        mlflow.MlflowClient().set_tag(run.run_id, "kdflow.host", socket.gethostname())
+    for ends in ("by an error", "by a kill"):
+        left = journal.new(run.run_id, store.address(), ends_run=True)
+        left.add("metrics", {"values": {ends: 1.0}, "step": 1, "timestamp": 5})
+        if ends == "by an error":
+            left.add("tags", {"kdflow.ended": "interrupted"})
+            left.add("status", {"status": "FAILED", "timestamp": 5})
+        opened = left.opened._replace(host="elsewhere")
+        (left.folder / journal.OPENED).write_text(json.dumps(opened._asdict()))
+        left._lock.release()
+    mlflow.MlflowClient().update_run(run.run_id, status="RUNNING")  # here
+    assert sync.deliver_left_over() == []
+    assert ended(run.run_id).data.metrics == {"by an error": 1, "by a kill": 1}
+    assert ended(run.run_id).info.status == "RUNNING"
+    assert "kdflow.ended" not in ended(run.run_id).data.tags
+
+
+def test_a_run_that_is_opened_again_has_the_host_and_a_heartbeat_of_this_machine(
+    tiny: Dataset,
+) -> None:
+    tags = {"kdflow.host": "elsewhere", "kdflow.heartbeat": "5", "kdflow.ended": "killed"}
+    run_id = mlflow.MlflowClient().create_run("0", tags=tags).info.run_id
+    with runs.reopened(run_id):
+        found = ended(run_id).data.tags
+        assert found["kdflow.host"] == socket.gethostname()
+        assert time.time() - int(found["kdflow.heartbeat"]) / 1000 < 60
+        assert dead.end_stale_runs(socket.gethostname()) == []
+        assert "kdflow.ended" not in found
+    with open_run("new", "distill", tiny, {}) as run:
+        assert ended(run.run_id).data.tags["kdflow.host"] == socket.gethostname()
+
+
+def test_entries_that_another_process_delivers_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = mlflow.MlflowClient().create_run("0").info.run_id
+    left = journal.new(running, store.address(), ends_run=True)
+    left.add("tags", {"a": "1"})
+    left._lock.release()
+    monkeypatch.setattr(journal, "MADE_HERE", set())  # as in another process
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def deliver_slowly() -> None:
+        with journal.locked(left.folder) as lock:
+            assert lock
+            begun.set()
+            goes_on.wait(60)
+
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(deliver_slowly)
+        assert begun.wait(60)
+        assert sync.deliver_left_over() == []  # not the run that is about to be resumed
+        assert "a" not in ended(running).data.tags
+        waiting = pool.submit(sync.deliver_left_over, running)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        goes_on.set()
+        other.result(60)
+        waiting.result(60)
+    assert ended(running).data.tags["a"] == "1"
+
+
 def test_what_is_left_over_is_delivered_but_for_what_the_store_refuses(
     tiny: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -300,7 +392,7 @@ def test_silent_runs_of_another_host_are_ended_if_asked() -> None:
 
     silent, alive = run_of("there", now - 700_000), run_of("there", now)
     here = run_of("here", now - 700_000)
-    assert runs.end_stale_runs("there") == [silent]
+    assert dead.end_stale_runs("there") == [silent]
     assert [ended(run).info.status for run in (silent, alive, here)] == [
         "KILLED",
         "RUNNING",

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import socket
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_what_is_added_is_read_back_in_order_until_it_is_delivered() -> None:
     written.add("metrics", {"values": {"loss": float("nan")}})
     with journal.left_over() as journals:
         (read,) = journals
-        assert read.opened == ("run", "sqlite:///a.db", True)
+        assert read.opened == ("run", "sqlite:///a.db", True, socket.gethostname())
         assert [(entry.number, entry.kind) for entry in read.waiting()] == [
             (0, "tags"),
             (1, "metrics"),

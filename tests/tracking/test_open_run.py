@@ -126,7 +126,7 @@ def test_the_first_run_joins_the_one_that_mlflow_run_opened(
     ("given", "name"),
     [(None, "distill"), ("my run", "my run"), ("bold-run-1", "bold-run-1"), ("a-b-12", "a-b-12")],
 )
-def test_a_name_that_the_user_has_given_keeps_dtype(
+def test_a_name_that_the_user_has_given_is_kept(
     given: str | None, name: str, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # without a name, MLflow draws one such as bold-owl-12

@@ -61,6 +61,21 @@ def test_nothing_is_left_of_a_registration_that_fails(
     assert [version.version for version in versions] == ([] if is_new else [1])
 
 
+def test_what_cannot_be_removed_after_a_failure_is_named(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise mlflow.MlflowException("gone")
+
+    for call in ("set_registered_model_alias", "delete_model_version"):
+        monkeypatch.setattr(mlflow.MlflowClient, call, fail)
+    expected = (
+        r"registered: gone; version 1 of flowers cannot be removed either \(gone\): delete it"
+    )
+    with pytest.raises(KdflowError, match=expected):
+        register("flowers", "runs:/x/litert", run_id, {})
+
+
 def test_a_version_that_another_process_has_made_meanwhile_stays(
     run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

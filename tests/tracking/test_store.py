@@ -2,8 +2,15 @@
 
 import mlflow
 import pytest
+import requests
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_STATE, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import (
+    CUSTOMER_UNAUTHORIZED,
+    INVALID_STATE,
+    PERMISSION_DENIED,
+    RESOURCE_DOES_NOT_EXIST,
+    UNAUTHENTICATED,
+)
 
 from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.tracking import store
@@ -38,6 +45,49 @@ def test_only_a_store_that_says_so_proves_that_something_is_not_there(
     error: Exception, proves: type[KdflowError]
 ) -> None:
     assert type(store.failure("run a", error)) is proves
+
+
+@pytest.mark.parametrize("code", [PERMISSION_DENIED, UNAUTHENTICATED, CUSTOMER_UNAUTHORIZED])
+def test_a_store_that_denies_access_is_not_asked_again(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDFLOW_STORE_PATIENCE", "60")
+    asked = []
+
+    def call() -> None:
+        asked.append(1)
+        raise MlflowException("401: the token has expired", code)
+
+    expected = r"^run a: the tracking store at .* denies access: 401: the token .* Check the creden"
+    with pytest.raises(UnreachableError, match=expected):
+        store.with_retries("run a", call)
+    assert len(asked) == 1
+
+
+def test_an_answer_of_a_server_is_not_called_silence() -> None:
+    response = requests.Response()
+    said = {}
+    for response.status_code in (401, 413, 503):
+        error = requests.HTTPError("an answer", response=response)
+        assert store.is_unreachable(error)  # what is logged is kept, and delivered later
+        assert store.is_denied(error) == (response.status_code == 401)
+        said[response.status_code] = store.what_it_does(error)
+    assert said[401].endswith("denies access (an answer)")
+    assert said[413].endswith("answers with an error (an answer)")
+    assert store.what_it_does(ConnectionError("refused")).endswith("does not answer (refused)")
+
+
+@pytest.mark.usefixtures("shared_store")
+def test_a_server_without_logged_models_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:  # as one of MLflow 2 answers
+        raise mlflow.MlflowException("API request to /logged-models/search failed with 404")
+
+    store.open_store()
+    monkeypatch.setattr(mlflow.MlflowClient, "search_logged_models", fail)
+    with pytest.raises(KdflowError, match=r"^tracking store: expected a working store at .* 404"):
+        store.open_store()
 
 
 def test_an_error_of_the_code_is_not_blamed_on_the_store() -> None:

@@ -203,9 +203,14 @@ def _failed(path: Path, error: Exception) -> KdflowError:
 
 @contextlib.contextmanager
 def _importable_from(folder: Path) -> Iterator[None]:
-    """As `python file.py` has it: what lies beside the file can be imported."""
+    """As `python file.py` has it: what lies beside the file can be imported. It is forgotten
+    afterwards, since a file in another folder may import other modules of the same names."""
+    before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if Path(getattr(sys.modules[name], "__file__", None) or "").is_relative_to(folder):
+                del sys.modules[name]
