@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,16 +122,28 @@ def _named(model: Classifier, class_names: str) -> Classifier:
 def _files(images: Path) -> list[Path]:
     if not images.exists():
         raise KdflowError(f"images: expected an image file or a folder of images, got {images}")
-    below = sorted(images.rglob("*")) if images.is_dir() else [images]
-    files = [
-        path
-        for path in below
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.parts[len(images.parts) :])
-    ]
+    files = sorted(_below(images)) if images.is_dir() else [images]
     if not files:
         raise KdflowError(f"images: expected images in {images}, got no files")
     return files
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in those within it, linked ones too, without what is hidden. Each
+    folder is read once, however many links lead to it."""
+
+    def fail(error: OSError) -> None:
+        raise KdflowError(f"images: {error.filename} cannot be read: {error.strerror}") from error
+
+    read: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if (real := os.path.realpath(parent)) in read:
+            folders.clear()
+            continue
+        read.add(real)
+        paths = (Path(parent, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())
 
 
 def _temperature(config: PredictConfig, model: Classifier) -> float:
@@ -169,7 +182,8 @@ def _temperature(config: PredictConfig, model: Classifier) -> float:
             " validation images, which kdflow cannot know"
         )
     logits = model.logits(dataset.x_train, validation)
-    temperature = fitting_temperature(logits, dataset.y_train[validation])
+    with about("calibrate"):
+        temperature = fitting_temperature(logits, dataset.y_train[validation])
     print(f"predict: temperature {temperature:.3f}, of {len(validation)} validation images")
     return temperature
 

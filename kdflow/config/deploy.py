@@ -34,7 +34,7 @@ class DeployConfig(OwnModelConfig):
         ge=0,
         le=100,
         description="the largest loss of test accuracy against Keras that is accepted, in"
-        " percentage points; a file that loses more fails the run",
+        " percentage points; a file that is shown to lose more fails the run",
     )
     calibration_images: int = Field(
         0,
@@ -56,7 +56,8 @@ class DeployConfig(OwnModelConfig):
         10,
         ge=0,
         description="epochs of quantisation-aware distillation, for an int8 LiteRT file that loses"
-        " more than the margin on validation images",
+        " more than the margin on validation images (training images with holdout=0); 0 turns it"
+        " off",
     )
     onnx: bool = Field(True, description="make ONNX files too")
     threads: int = Field(
@@ -73,8 +74,9 @@ class DeployConfig(OwnModelConfig):
     )
     promote: bool = Field(
         False,
-        description="give the new version the alias `champion` if it is shown to be no worse than"
-        " the present champion on the same test images",
+        description="give the new version the alias `champion` if it is shown to lose no more than"
+        " the margin against the present champion on the same test images, or against Keras if"
+        " there is none",
     )
 
     @field_validator("register")

@@ -33,14 +33,18 @@ def simulated(network: keras.Model, weight_bits: int) -> keras.Model:
     rounded_later = {layer.name for layer in network.layers if id(layer.output) in fused}
 
     def of_layer(layer: keras.Operation) -> keras.Operation:
+        if isinstance(layer, keras.Sequential):  # which Keras clones in another way
+            layer = keras.Model(layer.inputs, layer.outputs, name=layer.name)
         if isinstance(layer, keras.Model):
             return simulated(layer, weight_bits)
         return _RoundedWeights(layer, weight_bits) if _kernels(layer) else layer
 
-    def called(layer: keras.Operation, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+    def called(layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
         made = layer(*args, **kwargs)
         name = layer.layer.name if isinstance(layer, _RoundedWeights) else layer.name
-        return made if name in rounded_later else _RoundedOutput()(made)
+        if name in rounded_later:
+            return made
+        return keras.tree.map_structure(lambda output: _RoundedOutput()(output), made)
 
     return keras.models.clone_model(network, clone_function=of_layer, call_function=called)
 

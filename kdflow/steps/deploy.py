@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdflow.config.deploy import DeployConfig
 from kdflow.config.own_teacher import Reading
-from kdflow.errors import KdflowError, about, is_disk_full
+from kdflow.errors import KdflowError, NoRoomError, about, is_disk_full
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.steps.origin import origin, upstream_needs
@@ -43,18 +43,15 @@ def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
     reading = config.reading if is_own_model(source) or not reads_teacher else Reading()
     model = ModelOf(source, config.holdout, reading=reading, parameter="model")
     inputs: dict[str, Need] = {"model": model}
-    upstream = upstream_needs(source)
+    upstream = upstream_needs(source, dataset)
     if "logits" in upstream:
         inputs["logits"] = upstream["logits"]
     if config.teacher == "auto" and "teacher" in upstream:
         inputs["teacher"] = upstream["teacher"]
     elif config.teacher not in ("auto", "none"):
-        pixels = config.pixels if reads_teacher else "0..255"
+        reading = config.reading if reads_teacher else Reading(allow_weak=True)
         inputs["teacher"] = ModelOf(
-            config.teacher,
-            config.holdout,
-            reading=Reading(pixels, allow_weak=True),
-            parameter="teacher",
+            config.teacher, config.holdout, reading=reading, parameter="teacher"
         )
     return inputs
 
@@ -121,7 +118,6 @@ def run(
     teacher: TrainedModel | None = None,
     logits: TeacherLogits | None = None,
 ) -> dict[str, float]:
-    from kdflow.deploy import make
     from kdflow.deploy.calibration import calibration_images
     from kdflow.deploy.manifest import FILES, MANIFEST, manifest, served_name
     from kdflow.deploy.measure import Side, measured
@@ -134,9 +130,8 @@ def run(
         made, tuned = _make_files(run, config, dataset, model, logits, images, folder)
         sides = [Side("student", model.network, made.paths)]
         if teacher:
-            compared = (make.FLOAT32, make.INT8)
-            files = make.make(teacher.network, images, _subfolder(folder, "teacher"), compared)
-            sides.append(Side("teacher", teacher.network, files.paths))
+            to = _subfolder(folder, "teacher")
+            sides.append(Side("teacher", teacher.network, _teacher_files(teacher, images, to)))
         known = logits.logits.test[0] if logits and config.teacher == "auto" else None
         rows = measured(sides, dataset, config.loss, config.threads, known)
         judged = {row.what: row.judged for row in rows if row.role == "student" and row.is_file}
@@ -201,6 +196,24 @@ def _make_files(
     tuned = fine_tune_if_worse(run, config, dataset, model, logits, int8, write_again)
     run.log_folder(folder / FILES, FILES)
     return made, tuned
+
+
+def _teacher_files(teacher: TrainedModel, images: np.ndarray, folder: Path) -> list[Path]:
+    """The files of the teacher that the student's are compared with in size and time; none if
+    LiteRT cannot hold it.
+
+    Args:
+        images: for calibration.
+    """
+    from kdflow.deploy import make
+
+    try:
+        return make.make(teacher.network, images, folder, (make.FLOAT32, make.INT8)).paths
+    except NoRoomError:
+        raise
+    except KdflowError as error:
+        print(f"teacher: {error}; it is compared without files of its own")
+        return []
 
 
 def _log_results(

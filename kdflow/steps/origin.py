@@ -14,17 +14,19 @@ from kdflow.needs import LogitsOf, ModelOf, Need
 from kdflow.tags import AVERAGED_TAG, upstream_tag
 
 if TYPE_CHECKING:
+    from kdflow.dataset import Dataset
     from kdflow.results.records import TrainedModel
 
 NOT_KNOWN = "not known"
 LOGITS, TEACHER = upstream_tag("logits"), upstream_tag("teacher")  # tags of what was made of it
 
 
-def upstream_needs(source: str) -> dict[str, Need]:
-    """The `logits` that taught the run `source` and their `teacher`, as far as the store has them.
-    What is missing is printed."""
+def upstream_needs(source: str, dataset: Dataset) -> dict[str, Need]:
+    """The `logits` that taught the run `source` and their `teacher`, as far as the store has them,
+    undamaged. What is missing is printed."""
+    from kdflow.results.logits import opened
     from kdflow.results.own_model import is_own_model
-    from kdflow.tracking.artifacts import load_model, logits_folder
+    from kdflow.tracking.artifacts import load_model
     from kdflow.tracking.find import get_run
 
     if is_automatic(source) or is_own_model(source):
@@ -35,13 +37,11 @@ def upstream_needs(source: str) -> dict[str, Need]:
         upstream = lineage(source)
     if logits := upstream.get(LOGITS):
         with _left_out_if_missing("logits"):
-            logits_folder(get_run(logits))
-            distilled = get_run(source).params
-            holdout, views = float(distilled["holdout"]), int(float(distilled["views"]))
-            view_set = distilled.get("view_set", "shifts")
-            averaged = AVERAGED_TAG in get_run(logits).tags
+            distilled, averaged = get_run(source), AVERAGED_TAG in get_run(logits).tags
             reading = Reading(allow_weak=True)  # they have taught it already
-            needs["logits"] = LogitsOf(logits, holdout, views, view_set, averaged, reading=reading)
+            need = LogitsOf(logits, distilled.holdout, distilled.views, averaged, reading=reading)
+            opened(need, get_run(logits), dataset)
+            needs["logits"] = need
     if teacher := upstream.get(TEACHER):
         with _left_out_if_missing("teacher"):
             load_model(get_run(teacher))

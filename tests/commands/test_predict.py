@@ -16,12 +16,13 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from kdflow.__main__ import main
-from kdflow.commands import predictions
+from kdflow.commands import predict, predictions
 from kdflow.commands.predictions import Prediction
 from kdflow.dataset import split
 from kdflow.deploy import extra
 from kdflow.deploy.files import all_logits, open_file
 from kdflow.deploy.manifest import sha256
+from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import fitting_temperature, nll, predict_logits
 from kdflow.steps.run import load
 from kdflow.tracking.artifacts import load_model
@@ -35,7 +36,7 @@ ORDER = [*range(0, COUNT, 2), *range(1, COUNT, 2)]  # the folders one after the 
 
 @pytest.fixture
 def distilled(first: list[Run]) -> Run:
-    return first[-1]
+    return first[0]
 
 
 @pytest.fixture
@@ -112,6 +113,24 @@ def test_the_fitting_temperature_is_the_one_that_the_labels_were_drawn_at() -> N
     assert found == pytest.approx(2.5, abs=0.1)
     losses = [nll(logits / t, labels) for t in np.linspace(2, 3, 101)]
     assert nll(logits / found, labels) <= min(losses) + 1e-9
+
+
+def test_images_that_are_all_classified_correctly_determine_no_temperature() -> None:
+    labels = np.arange(144) % 10
+    logits = np.eye(10)[labels] + np.random.default_rng(0).uniform(0, 0.5, (144, 10))
+    expected = r"from 0\.05 to 20, got 144 that do not \(accuracy 1\.0000\)$"
+    with pytest.raises(KdflowError, match=expected):
+        fitting_temperature(logits, labels)
+
+
+def test_images_in_linked_folders_are_found_once_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    images, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    for path in (images / "b.png", images / ".hidden" / "c.png", elsewhere / "a.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (images / "monday").symlink_to(elsewhere)
+    (elsewhere / "around").symlink_to(images)
+    assert predict._files(images) == [images / "b.png", images / "monday" / "a.png"]
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
@@ -449,6 +468,25 @@ def test_a_hint_run_cannot_predict_since_its_upper_layers_are_untrained(
     assert main(["predict", "--model", run_id, "--images", str(photos)]) == 1
     expected = "model: expected a run that logged a model that classifies, got the hint run"
     assert f"{expected} {run_id}" in capsys.readouterr().err
+
+
+def test_a_file_and_a_run_without_validation_images_cannot_calibrate(
+    distilled: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    load_model(get_run(distilled.info.run_id)).save(tmp_path / "student.keras")
+    given = ["predict", "--images", str(photos), "--calibrate", "true", "--model"]
+    assert main([*given, str(tmp_path / "student.keras")]) == 1
+    expected = "calibrate: expected the id of a run as model, since its validation images are"
+    assert expected in capsys.readouterr().err
+    without = {"dataset": "digits", "holdout": 0}
+    monkeypatch.setattr("kdflow.tracking.artifacts.read_json", lambda *_: without)
+    assert main([*given, distilled.info.run_id]) == 1
+    expected = "calibrate: expected a run with validation images, got one of holdout=0"
+    assert expected in capsys.readouterr().err
 
 
 def test_data_that_have_moved_cannot_calibrate_and_it_says_so_in_one_line(

@@ -73,6 +73,19 @@ def test_frozen_layers_and_those_of_networks_within_are_rounded_too() -> None:
     assert answers == pytest.approx(np.round(kernel / step) * step, abs=float(np.ptp(kernel)) / 200)
 
 
+def test_a_sequential_network_within_and_several_outputs_are_rounded_too() -> None:
+    kernel = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    numbers = keras.Input((4,))
+    part = keras.Sequential([keras.Input((4,)), L.Dense(3, use_bias=False)])
+    outputs = keras.ops.split(part(numbers), 3, axis=-1)
+    network = keras.Model(numbers, L.Concatenate()(outputs[::-1]))
+    network.set_weights([kernel])
+    answers = simulated(network, 4).predict(np.eye(4, dtype=np.float32), verbose=0)
+    step = np.abs(kernel).max(axis=0) / 7
+    expected = (np.round(kernel / step) * step)[:, ::-1]
+    assert answers == pytest.approx(expected, abs=float(np.ptp(kernel)) / 100)
+
+
 def test_to_train_it_trains_the_network(tiny: Dataset, small_network: keras.Model) -> None:
     network = exportable(small_network)
     before = network.get_weights()

@@ -1,6 +1,7 @@
 """What cannot be deployed is one line; nothing is half registered."""
 
 import importlib.util
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from helpers import artifact, needs_deploy, parameters, runs
 
 from kdflow.__main__ import main
 from kdflow.config.deploy import DeployConfig
+from kdflow.config.own_teacher import Reading
 from kdflow.dataset import Dataset
 from kdflow.deploy import calibration, make
 from kdflow.needs import ModelOf
@@ -117,6 +119,23 @@ def test_auto_leaves_out_the_students_of_a_chain_and_of_a_sweep() -> None:
     assert chosen() == alone
     compared = finished("distill", finished("compare"))
     assert chosen() == compared
+
+
+def test_a_teacher_of_ones_own_is_read_as_by_distill_and_one_of_kdflow_may_be_weak(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy, "upstream_needs", lambda *_: {})
+
+    def teacher(name: str, **given: object) -> ModelOf:
+        config = parameters(DeployConfig, dataset="digits", model="a run", teacher=name, **given)
+        need = deploy.needs(config, tiny)["teacher"]
+        assert isinstance(need, ModelOf)
+        return need
+
+    assert teacher("another run").reading == Reading("0..255", allow_weak=True)
+    assert teacher("own.keras", pixels="0..1").reading == Reading("0..1", allow_weak=False)
+    allowed = teacher("own.keras", allow_weak_teacher=True)
+    assert allowed.reading == Reading("0..255", allow_weak=True)
 
 
 @needs_deploy
@@ -242,6 +261,26 @@ def test_a_network_of_a_users_own_is_deployed_without_a_teacher(
     assert f"{files['sound']} is a model that no run of kdflow trained" in page
 
 
+@needs_deploy
+@pytest.mark.slow
+def test_a_teacher_that_litert_cannot_hold_is_compared_without_files(
+    files: dict[str, str], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = keras.Input((8, 8, 1), dtype="uint8")
+    sums = keras.ops.cumprod(keras.layers.Rescaling(1 / 255)(images), axis=1)
+    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(sums))
+    keras.Model(images, outputs).save(store / "flex.keras")
+    argv = ["--model", files["sound"], "--teacher", str(store / "flex.keras"), "--onnx", "false"]
+    assert main(["deploy", *UNTRAINED, *argv, "--margin", "100"]) == 0
+    shown = capsys.readouterr().out
+    assert "teacher: float32.tflite: expected operations of LiteRT alone" in shown
+    assert "percentage points of its teacher's accuracy on 360 test images" in shown
+    (run,) = runs()
+    table = json.loads(artifact(run, "files.json").read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [row["file"] for row in rows if row["role"] == "teacher"] == ["Keras"]
+
+
 @pytest.mark.parametrize(
     ("model", "teacher", "of_model", "of_teacher"),
     [
@@ -259,7 +298,7 @@ def test_what_a_model_of_ones_own_expects_of_a_pixel_is_said_of_the_teacher_too(
     tiny: Dataset,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(deploy, "upstream_needs", lambda _: {})
+    monkeypatch.setattr(deploy, "upstream_needs", lambda *_: {})
     config = parameters(DeployConfig, dataset="digits", model=model, teacher=teacher, pixels="0..1")
     needed = deploy.needs(config, tiny)
     read = {role: need.reading.pixels for role, need in needed.items()}  # type: ignore[attr-defined]

@@ -1,9 +1,15 @@
 """What a page says of a network's origin is what the store knows, and what it does not is said."""
 
+from pathlib import Path
+
 import keras
 import mlflow
+import numpy as np
 import pytest
 
+from kdflow.artifacts.logits import write
+from kdflow.config.views import Views
+from kdflow.dataset import Dataset
 from kdflow.needs import LogitsOf
 from kdflow.results.records import TrainedModel
 from kdflow.steps.origin import lineage, origin, upstream_needs
@@ -50,19 +56,31 @@ def test_a_student_is_traced_to_its_logits_and_their_teacher() -> None:
     }
 
 
-def test_the_logits_that_taught_a_student_may_teach_it_again_however_weak() -> None:
-    logits = made("export_logits", {})
-    with mlflow.start_run(logits):
-        mlflow.log_text("", "logits/manifest.json")
-    student = made("distill", DISTILLED | {"holdout": "0.1", "views": "2"}, teacher=logits)
-    need = upstream_needs(student)["logits"]
-    assert isinstance(need, LogitsOf)
-    assert (need.source, need.holdout, need.views, need.reading.allow_weak) == (
-        logits,
-        0.1,
-        2,
-        True,
+@pytest.fixture
+def logits(tiny: Dataset, tmp_path: Path) -> str:
+    """The run of an export of two views, by a teacher that has learnt nothing."""
+    rng = np.random.default_rng(0)
+    train, test = (rng.normal(size=(2, n, 3)).astype(np.float32) for n in (60, 30))
+    write(
+        tmp_path / "logits", train, test, tiny, teacher="a", network="b", holdout=0.1, in_order=True
     )
+    run_id = made("export_logits", {})
+    with mlflow.start_run(run_id):
+        mlflow.log_artifacts(str(tmp_path / "logits"), "logits")
+    return run_id
+
+
+TWO_VIEWS = DISTILLED | {"holdout": "0.1", "views": "2"}
+
+
+def test_the_logits_that_taught_a_student_may_teach_it_again_however_weak(
+    logits: str, tiny: Dataset
+) -> None:
+    student = made("distill", TWO_VIEWS, teacher=logits)
+    need = upstream_needs(student, tiny)["logits"]
+    assert isinstance(need, LogitsOf)
+    assert (need.source, need.holdout, need.views) == (logits, 0.1, Views(2))
+    assert need.reading.allow_weak
 
 
 def test_logits_of_no_run_have_no_known_teacher() -> None:
@@ -117,15 +135,27 @@ def test_of_a_model_without_a_run_nothing_is_known() -> None:
 
 
 def test_logits_that_are_missing_in_the_store_are_left_out_and_said(
-    capsys: pytest.CaptureFixture[str],
+    tiny: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The user has not named them, so that the deployment goes on."""
     logits = made("export_logits", {})
     with mlflow.start_run(logits):
         mlflow.log_text("", "something else")
-    student = made("distill", DISTILLED | {"holdout": "0.1", "views": "2"}, teacher=logits)
-    assert upstream_needs(student) == {}
+    student = made("distill", TWO_VIEWS, teacher=logits)
+    assert upstream_needs(student, tiny) == {}
     assert (
         f"logits: run {logits} (export_logits) has no logits; the files are made without it"
         in capsys.readouterr().out
     )
+
+
+def test_logits_that_are_damaged_are_left_out_and_said(
+    logits: str, tiny: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(mlflow.get_run(logits).info.artifact_uri, "logits", "train_logits.npy").unlink()
+    student = made("distill", TWO_VIEWS, teacher=logits)
+    assert upstream_needs(student, tiny) == {}
+    shown = capsys.readouterr().out
+    assert shown.startswith("logits: logits in ")
+    assert shown.endswith("; the files are made without it\n")
+    assert "expected an array in train_logits.npy" in shown
