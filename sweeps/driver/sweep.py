@@ -29,7 +29,7 @@ from kdflow.steps.estimate import duration_estimator
 from kdflow.steps.plan import lines
 from kdflow.steps.run import ALL_STEPS, load
 from kdflow.tags import upstream_tag
-from kdflow.tracking import find, runs, store
+from kdflow.tracking import dead, find, runs, store
 from kdflow.tracking.run import Run
 from kdflow.tracking.sync import deliver_left_over
 from sweeps.driver import (
@@ -45,7 +45,7 @@ from sweeps.driver import (
 from sweeps.driver.config import SweepConfig, with_values
 from sweeps.driver.report import OF_CONTROL, log_trials
 from sweeps.driver.study import Study
-from sweeps.driver.trials import Order, max_views
+from sweeps.driver.trials import Order, all_views
 
 UPSTREAM = "upstream"  # on a study: its teacher's logits, and the hint run of each `init`
 
@@ -74,7 +74,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         dataset = load(base.dataset, base.holdout, base.dataset_options)
         resolver = Resolver(ALL_STEPS, dataset, config.reuse)
         _check_trials(file, base, dataset)
-        logits = logits_needed(base, base.teacher, max_views(file, base))
+        logits = logits_needed(base, base.teacher, all_views(file, base))
         upstream: dict[str, Need] = {"teacher": logits, **_lower_layers(file, base)}
         plans = [resolver.plan(need) for need in upstream.values()]
         estimate = duration_estimator(dataset)
@@ -92,7 +92,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         older = description.defaults_of_older_study(file, base, described)
         study, is_new = sharing.open_study(opened, name, described, older)
         with _parent(study, is_new, config, file, base, dataset) as parent:
-            print(f"{name}: {config.trials} trials; by default: {file.cost}")
+            print(f"{name}: {config.trials} trials; the default is {file.cost}")
             resolver.parent = parent.run_id
             alone = None
             if config.control == "searched":
@@ -100,7 +100,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
                 alone = _open_control(opened, f"{name} control", parent, *given)
 
             def make_upstream() -> dict[str, Any]:
-                runs.end_abandoned(parent.run_id, {})  # of a process that died in making it
+                dead.end_abandoned(parent.run_id, {})  # of a process that died in making it
                 # before a process that joins reads the queue
                 trial_queue.enqueue(study, file.points)
                 made = {role: resolver.obtain(need).source for role, need in upstream.items()}
