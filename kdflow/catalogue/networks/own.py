@@ -212,5 +212,14 @@ def _importable_from(folder: Path) -> Iterator[None]:
     finally:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
-            if Path(getattr(sys.modules[name], "__file__", None) or "").is_relative_to(folder):
+            if _lies_beside(name, folder):
                 del sys.modules[name]
+
+
+def _lies_beside(name: str, folder: Path) -> bool:
+    """Whether a module was imported from `folder`, and is none of kdflow's, which may lie there
+    too."""
+    place = folder.joinpath(*name.split("."))
+    file = getattr(sys.modules[name], "__file__", None)
+    is_own = name.partition(".")[0] == __name__.partition(".")[0]
+    return not is_own and file in (f"{place}.py", str(place / "__init__.py"))
