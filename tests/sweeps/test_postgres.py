@@ -65,7 +65,11 @@ def tracking_server(databases: str, tmp_path: Path) -> Iterator[str]:
         yield address
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # on a busy machine
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(60)
 
 
 def test_a_worker_killed_in_mid_trial_costs_no_trial_and_leaves_no_run_open(
