@@ -379,3 +379,4 @@ def test_every_optimiser_moves_the_weights_to_where_it_moves_them_in_float32(
     assert not np.array_equal(rounded, plain)
     moved, apart = np.linalg.norm(plain - start), np.linalg.norm(rounded - plain)
     assert apart < moved / 2
+    np.testing.assert_allclose(rounded, plain, atol=0.1)

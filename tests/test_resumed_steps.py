@@ -91,18 +91,6 @@ def test_a_state_of_which_nobody_knows_what_made_it_is_not_used(
     assert steps_of(run, "val_loss") == [1, 2]
 
 
-def test_a_step_that_builds_on_other_results_now_is_not_resumed_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = [*DISTILL, "--seed", "42"]
-    stopped = interrupt(argv, monkeypatch)
-    monkeypatch.setattr("kdflow.results.records.logits.digest", lambda *_: "of other logits")
-    (run,) = made_by(argv)
-    expected = f"the interrupted run {stopped.info.run_id} is not resumed, since it builds on other"
-    assert expected in capsys.readouterr().out
-    assert steps_of(run, "val_loss") == [1, 2]
-
-
 def test_resume_never_holds_for_what_the_step_builds_on(monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ["export_logits", "--dataset", "digits", "--model", "pupil", "--holdout", "0.3"]
     stopped = interrupt(argv, monkeypatch)
@@ -112,14 +100,25 @@ def test_resume_never_holds_for_what_the_step_builds_on(monkeypatch: pytest.Monk
     assert mlflow.get_run(stopped.info.run_id).info.status == "KILLED"
 
 
-def test_other_code_is_not_resumed_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("seed", "changes", "reason"),
+    [
+        ("33", "kdflow.resume.code_of", "other code made it"),
+        ("42", "kdflow.results.records.logits.digest", "it builds on other results"),
+    ],
+)
+def test_what_has_changed_since_is_not_resumed_and_says_so(
+    seed: str,
+    changes: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    argv = [*DISTILL, "--seed", "33"]
+    argv = [*DISTILL, "--seed", seed]
     stopped = interrupt(argv, monkeypatch)
-    monkeypatch.setattr("kdflow.resume.code_of", lambda *_: "edited")
+    monkeypatch.setattr(changes, lambda *_: "another digest")
     (run,) = made_by(argv)
-    expected = f"the interrupted run {stopped.info.run_id} is not resumed, since other code made it"
+    expected = f"the interrupted run {stopped.info.run_id} is not resumed, since {reason}"
     assert expected in capsys.readouterr().out
     assert steps_of(run, "val_loss") == [1, 2]
 

@@ -37,10 +37,11 @@ def upstream_needs(source: str, dataset: Dataset) -> dict[str, Need]:
         upstream = lineage(source)
     if logits := upstream.get(LOGITS):
         with _left_out_if_missing("logits"):
-            distilled, averaged = get_run(source), AVERAGED_TAG in get_run(logits).tags
+            distilled, export = get_run(source), get_run(logits)
+            averaged = AVERAGED_TAG in export.tags
             reading = Reading(allow_weak=True)  # they have taught it already
             need = LogitsOf(logits, distilled.holdout, distilled.views, averaged, reading=reading)
-            opened(need, get_run(logits), dataset)
+            opened(need, export, dataset)
             needs["logits"] = need
     if teacher := upstream.get(TEACHER):
         with _left_out_if_missing("teacher"):
