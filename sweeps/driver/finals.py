@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from typing import Any
 
 import optuna
@@ -30,7 +31,11 @@ def best_settings(study: optuna.Study, count: int) -> list[dict[str, Any]]:
     """
     complete = study.get_trials(states=[TrialState.COMPLETE])
     if not complete:
-        raise KdflowError(f"{study.study_name}: expected a complete trial, got none")
+        states = Counter(trial.state for trial in trial_queue.counted(study))
+        raise KdflowError(
+            f"{study.study_name}: expected a complete trial, got {states[TrialState.FAIL]} failed"
+            f" and {states[TrialState.PRUNED]} pruned ones; each failed trial has printed its error"
+        )
     ranked: list[dict[str, Any]] = []
     for trial in sorted(complete, key=lambda trial: (-(trial.value or 0), trial.number)):
         if trial.params not in ranked:

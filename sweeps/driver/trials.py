@@ -33,6 +33,7 @@ from kdflow.tracking.run import PRUNED, Run
 from kdflow.training.objective import Objective
 from sweeps.driver import control, storage, trial_queue
 from sweeps.driver.config import with_values
+from sweeps.driver.pruning import should_prune
 from sweeps.driver.sampling import SeededByTrial
 from sweeps.driver.study import Study
 from sweeps.driver.study import load as load_study
@@ -223,7 +224,7 @@ def _trained(
         ended = because = ""
         try:
             trial.report(metrics["val_accuracy"], epoch)
-            if epoch < config.epochs and trial.should_prune():
+            if epoch < config.epochs and should_prune(trial):
                 ended = PRUNED
         except UpdateFinishedTrialError:
             ended, because = "stopped", ": its heartbeats were missing, so that it is retried"

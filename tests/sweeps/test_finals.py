@@ -66,7 +66,7 @@ def test_the_best_settings_are_different_ones_and_of_equal_ones_the_earliest_is_
 
 
 def test_without_a_complete_trial_there_are_no_finals() -> None:
-    with pytest.raises(KdflowError, match="expected a complete trial, got none"):
+    with pytest.raises(KdflowError, match="expected a complete trial, got 0 failed and 0 pr"):
         finals.best_settings(optuna.create_study(), 1)
 
 
