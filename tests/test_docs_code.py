@@ -76,13 +76,13 @@ class Tensor(np.ndarray):
 
 
 class OfPyTorch:
-    """A classifier, whose logits are red values of the channels-first image."""
+    """A classifier, whose logits are red values of the channels-first image, less 1."""
 
     def eval(self) -> "OfPyTorch":
         return self
 
     def __call__(self, images: Tensor) -> Tensor:
-        return images[:, 0, 1, 2:5].astype(np.float32).view(Tensor)
+        return (images[:, 0, 1, 2:5].astype(np.float32) - 1).view(Tensor)
 
 
 def test_the_logits_of_a_classifier_of_pytorch_are_written(
@@ -96,7 +96,7 @@ def test_the_logits_of_a_classifier_of_pytorch_are_written(
     run(example("teachers", "import torch"), model=OfPyTorch())
     read = logits.read(here / "flowers_logits", load_npz("flowers.npz"), views=Views(2))
     for view, seen in enumerate((tiny.x_train, tiny.x_train[:, :, ::-1])):
-        np.testing.assert_allclose(read.train[view], seen[:, 1, 2:5, 0] / 255, rtol=1e-5)
+        np.testing.assert_allclose(read.train[view], seen[:, 1, 2:5, 0] / 255 - 1, atol=1e-6)
     assert read.test.shape == (1, len(tiny.y_test), 3)
     assert read.manifest.network == "resnet50"
 

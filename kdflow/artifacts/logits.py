@@ -25,6 +25,7 @@ from kdflow.views import VIEW_SETS, PhotoView, View
 
 SPLITS = ("train", "test")
 DTYPES = ("float16", "float32")
+ENOUGH_ROWS = 50  # that the raw logits of so many are all from 0 to 1 is no coincidence
 
 
 class Manifest(BaseModel):
@@ -143,7 +144,7 @@ def write(
             f"logits: expected one type for both splits, got {train.dtype} and {test.dtype}"
         )
     if not in_order:
-        check_order("logits", train[0], test[0], dataset)
+        check_order("logits", train, test, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
         teacher=teacher,
@@ -221,7 +222,7 @@ def read(
         )
     train, test = (_read_array(folder, manifest, dataset, split) for split in SPLITS)
     if not in_order:
-        check_order(f"logits in {folder}", train[0], test[0], dataset)
+        check_order(f"logits in {folder}", train, test, dataset)
     manifest_sha256 = hashlib.sha256(manifest_text.encode()).hexdigest()
     return Logits(folder, manifest, manifest_sha256, train, test)
 
@@ -286,6 +287,11 @@ def _check_values(what: str, array: np.ndarray, where: str) -> None:
         raise UnfitError(
             f"{what}: expected raw logits, got probabilities in {where}; values=probabilities reads"
             " a folder of train_probabilities.npy and test_probabilities.npy"
+        )
+    if array[..., 0].size >= ENOUGH_ROWS and array.min() >= 0 and array.max() <= 1:
+        raise UnfitError(
+            f"{what}: expected raw logits, got numbers from 0 to 1 alone in {where}, as rounded"
+            " probabilities and sigmoids are; write what the network computes before them"
         )
 
 

@@ -18,17 +18,20 @@ from kdflow.errors import KdflowError
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def as_logits(folder: Path, dataset: Dataset) -> Path:
+def as_logits(folder: Path, dataset: Dataset, view_set: str = "shifts") -> Path:
     """A folder of logits that are the logarithm of the probabilities in `folder`:
     `train_probabilities.npy` and `test_probabilities.npy`, (images, classes) or (views, images,
     classes) each, in the data set's order. It exists as long as this process.
+
+    Args:
+        view_set: which the views are of.
 
     Raises:
         KdflowError: a file is missing, or does not hold probabilities for each image.
     """
     files = [folder / f"{split}_probabilities.npy" for split in logits.SPLITS]
     train, test = (_read(file) for file in files)
-    converted = _temporary_folder(str(folder.absolute()), _stamp(files))
+    converted = _temporary_folder(str(folder.absolute()), view_set, _stamp(files))
     if not (converted / "manifest.json").exists():
         zeros = sum(int((array == 0).sum()) for array in (train, test))
         if zeros:
@@ -43,6 +46,7 @@ def as_logits(folder: Path, dataset: Dataset) -> Path:
             dataset,
             teacher=folder.name,
             network="probabilities",
+            view_set=view_set,
         )
     return converted
 
@@ -63,9 +67,13 @@ def _read(file: Path) -> np.ndarray:
         )
     numbers: np.ndarray = array.astype(np.float32)
     if not logits.are_probabilities(numbers):
+        least, most = numbers.min(), numbers.max()
+        got = f"numbers from {least:.3g} to {most:.3g} (values=logits reads a folder of logits)"
+        if least >= 0 and most <= 1:
+            sums = numbers.sum(axis=-1)
+            got = f"sums from {sums.min():.3f} to {sums.max():.3f}; save them with all their digits"
         raise KdflowError(
-            f"values: expected rows of probabilities that sum to 1 in {file}, got other numbers"
-            " (values=logits reads a folder of logits)"
+            f"values: expected rows of probabilities that sum to 1 in {file}, got {got}"
         )
     return numbers
 
@@ -75,7 +83,7 @@ def _stamp(files: list[Path]) -> tuple[tuple[int, int], ...]:
 
 
 @cache
-def _temporary_folder(folder: str, stamp: tuple[tuple[int, int], ...]) -> Path:
+def _temporary_folder(folder: str, view_set: str, stamp: tuple[tuple[int, int], ...]) -> Path:
     made = Path(tempfile.mkdtemp(prefix="kdflow-logits-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made

@@ -43,7 +43,7 @@ def named(need: LogitsOf, dataset: Dataset) -> TeacherLogits | None:
         return None
     folder = Path(need.source)
     if is_probabilities:
-        folder = as_logits(folder, dataset)
+        folder = as_logits(folder, dataset, need.views.view_set)
     read = logits.read(folder, dataset, **_which(need))
     _check_holdout(read.manifest.holdout, need.holdout)
     taught = TeacherLogits(named_by_hash(read.manifest_sha256), read, need.views.count)
@@ -87,7 +87,7 @@ def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
     return bundle.precision() if is_bundled else need.precision
 
 
-def opened(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
+def verified(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
     """The logits of an export, verified; one with more views than needed serves."""
     read = logits.read(logits_folder(run), dataset, **_which(need), in_order=True)
     _check_holdout(read.manifest.holdout, need.holdout)
@@ -114,7 +114,7 @@ def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
 
 
 def model_of(need: LogitsOf) -> ModelOf:
-    """The model whose logits they are. A run's model keeps its own holdout."""
+    """The need for the model that computes these logits. A run's model keeps its own holdout."""
     if is_automatic(need.source) or is_own_model(need.source):
         return ModelOf(need.source, need.holdout, reading=need.reading, precision=need.precision)
     trained_with = get_run(need.source).holdout

@@ -1,5 +1,8 @@
 """Rows in order are accepted however odd the labels; shuffled and shifted ones are refused."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -25,11 +28,11 @@ def labelled(y_train: np.ndarray, y_test: np.ndarray) -> Dataset:
 
 
 def logits(labels: np.ndarray, right: float, classes: int) -> np.ndarray:
-    """Of a teacher that is right with this probability, and else guesses."""
+    """Of a teacher that is right with this probability, and else guesses, (1, images, classes)."""
     rng = np.random.default_rng((8, len(labels)))
     guessed = rng.integers(classes, size=len(labels))
     predicted = np.where(rng.random(len(labels)) < right, labels, guessed)
-    return 9 * np.eye(classes, dtype=np.float32)[predicted]
+    return 9 * np.eye(classes, dtype=np.float32)[np.newaxis, predicted]
 
 
 def test_rows_in_order_are_accepted_where_training_labels_are_noise_to_60_percent(
@@ -54,7 +57,7 @@ def test_rows_in_order_are_accepted_where_a_thousandth_of_the_test_split_is_posi
 ) -> None:
     y_train, y_test = rng.integers(2, size=2000), np.eye(1000, dtype=int)[400]
     predicted = np.eye(1000, dtype=int)[400 if found else 7]
-    test = 9 * np.eye(2, dtype=np.float32)[predicted]
+    test = 9 * np.eye(2, dtype=np.float32)[np.newaxis, predicted]
     check_order("logits", logits(y_train, 0.95, 2), test, labelled(y_train, y_test))
 
 
@@ -76,7 +79,8 @@ def test_rows_in_another_order_are_refused(
     rows = {name: logits(y, 0.6, classes) for name, y in labels.items()}
     dataset = labelled(labels["training"], labels["test"])
     check_order("logits", rows["training"], rows["test"], dataset)
-    other = rng.permutation(rows[split]) if how == "shuffled" else np.roll(rows[split], 1, axis=0)
+    rearranged = rng.permutation if how == "shuffled" else partial(np.roll, shift=1)
+    other = rearranged(rows[split], axis=1)
     with pytest.raises(
         UnfitError, match=f"^logits: expected rows in the order .* got {split} rows in another"
     ):
@@ -93,4 +97,72 @@ def test_rows_of_sorted_images_that_are_shuffled_are_refused(rng: np.random.Gene
     labels = np.repeat(np.arange(12), 100)
     rows = logits(labels, 0.8, 12)
     with pytest.raises(UnfitError, match="got training rows in another order"):
-        check_order("logits", rng.permutation(rows), rows, labelled(labels, labels))
+        check_order("logits", rng.permutation(rows, axis=1), rows, labelled(labels, labels))
+
+
+def slipped(rows: np.ndarray, after: int) -> np.ndarray:
+    """The rows of a loader that skips one."""
+    return np.concatenate([rows[:, :after], np.roll(rows[:, after:], -1, axis=1)], axis=1)
+
+
+def as_by_file_name(rows: np.ndarray) -> np.ndarray:
+    """The rows of 100 equal files that were read in the order of their names: 0, 1, 10, 11, ... A
+    tenth of them is where it was."""
+    by_name = sorted(range(100), key=str)
+    return np.concatenate([np.split(rows, 100, axis=1)[number] for number in by_name], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("rearranged", "refused"),
+    [
+        (as_by_file_name, r"[\d,]+ to [\d,]+ in another"),
+        (partial(slipped, after=7300), r"[\d,]+ to [\d,]+ in another"),
+        (partial(slipped, after=200), "in another order"),
+    ],
+    ids=["files by name", "a slip after 7,300", "a slip after 200"],
+)
+@pytest.mark.parametrize("right", [0.9, 0.5])
+def test_rows_of_which_a_part_is_in_another_order_are_refused(
+    rng: np.random.Generator, rearranged: Any, refused: str, right: float
+) -> None:
+    y_train, y_test = rng.integers(10, size=20_000), rng.integers(10, size=4000)
+    train, test = logits(y_train, right, 10), logits(y_test, right, 10)
+    dataset = labelled(y_train, y_test)
+    check_order("logits", train, test, dataset)
+    with pytest.raises(UnfitError, match=f"got training rows .*{refused}"):
+        check_order("logits", rearranged(train), test, dataset)
+
+
+def test_a_view_in_another_order_is_refused(rng: np.random.Generator) -> None:
+    labels = rng.integers(10, size=3000)
+    dataset, rows = labelled(labels, labels), logits(labels, 0.6, 10)
+    views = np.concatenate([rows, rows, rows])
+    check_order("logits", views, rows, dataset)
+    views[2] = rng.permutation(rows[0])
+    with pytest.raises(UnfitError, match="got training rows of view 2 in another order"):
+        check_order("logits", views, rows, dataset)
+
+
+def test_a_part_that_is_harder_or_has_wrong_labels_is_accepted(rng: np.random.Generator) -> None:
+    y_train, y_test = rng.integers(10, size=20_000), rng.integers(10, size=4000)
+    hard = np.where(np.arange(20_000) < 5000, 0.2, 0.95)
+    predicted = np.where(rng.random(20_000) < hard, y_train, rng.integers(10, size=20_000))
+    train = 9 * np.eye(10, dtype=np.float32)[np.newaxis, predicted]
+    check_order("logits", train, logits(y_test, 0.95, 10), labelled(y_train, y_test))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_in_order_of_a_weak_teacher_are_accepted(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y_train, y_test = rng.integers(10, size=20_000), rng.integers(10, size=4000)
+    right = rng.uniform(0.05, 0.3)
+    predicted = np.where(rng.random(20_000) < right, y_train, rng.integers(10, size=20_000))
+    train = 9 * np.eye(10, dtype=np.float32)[np.newaxis, predicted]
+    check_order("logits", train, logits(y_test, right, 10), labelled(y_train, y_test))
+
+
+def test_rows_of_a_data_set_sorted_by_class_are_accepted_where_a_class_is_unknown() -> None:
+    labels = np.repeat(np.arange(10), 500)
+    rows = logits(labels, 0.9, 10)
+    rows[0, labels == 4] = 9 * np.eye(10)[7]
+    check_order("logits", rows, rows, labelled(labels, labels))

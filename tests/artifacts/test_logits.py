@@ -68,9 +68,9 @@ def test_rows_in_another_order_than_the_images_are_refused(tiny: Dataset, tmp_pa
     assert written.accuracy == {"train": 1.0, "test": 1.0}
     for split, found in {
         "train": "training rows in another order: 0 predictions match their labels; a random order"
-        " would give about 20, the best order 60 (other split: 30 of at most 30)",
+        " would give about 20, the best order 60 (compared with: 30 of at most 30)",
         "test": "test rows in another order: 0 predictions match their labels; a random order"
-        " would give about 10, the best order 30 (other split: 60 of at most 60)",
+        " would give about 10, the best order 30 (compared with: 60 of at most 60)",
     }.items():
         shuffled = np.roll(in_order[split], 1, axis=1)  # the labels of `tiny` go round
         with pytest.raises(
@@ -114,6 +114,12 @@ def test_probabilities_are_refused(tiny: Dataset, tmp_path: Path) -> None:
         write(tmp_path / "p", train, test, tiny)
 
 
+def test_rounded_probabilities_and_sigmoids_are_refused(tiny: Dataset, tmp_path: Path) -> None:
+    train, test = (np.abs(np.sin(array.astype(np.float32))) for array in made_for(tiny))
+    with pytest.raises(KdflowError, match="got numbers from 0 to 1 alone in the train logits"):
+        write(tmp_path / "p", train, test, tiny)
+
+
 def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset) -> None:
     train, test = made_for(tiny)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -134,7 +140,7 @@ def test_the_manifest_says_what_the_logits_belong_to(folder: Path, tiny: Dataset
     [
         (np.zeros((60, 3)), np.zeros((30, 3)), r"train images, got float64 \(60, 3\)"),
         (np.zeros((1, 60, 3), "f8"), np.zeros((1, 30, 3), "f8"), "train images, got float64"),
-        (np.zeros((1, 60, 3), "f4"), np.zeros((1, 31, 3), "f4"), r"test images, .*\(1, 31, 3\)"),
+        (-np.ones((1, 60, 3), "f4"), np.zeros((1, 31, 3), "f4"), r"test images, .*\(1, 31, 3\)"),
     ],
 )
 def test_arrays_of_another_shape_or_type_are_not_written(

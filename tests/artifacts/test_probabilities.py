@@ -55,13 +55,17 @@ def test_zeros_are_counted_and_printed(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: np.log(p), r"expected rows of probabilities that sum to 1 in .*train_prob"),
-        (lambda p: 2 * p, r"expected rows of probabilities that sum to 1"),
+        (
+            lambda p: np.log(p),
+            r"sum to 1 in .*train_prob.*, got numbers from -\S+ to -\S+ .values=l",
+        ),
+        (lambda p: 2 * p, r"expected rows of probabilities that sum to 1 .*, got numbers from 0"),
+        (lambda p: p.round(2), r"sum to 1 in .*, got sums from 0.99\d? to 1.01\d?; save them with"),
         (lambda p: (100 * p).astype(int), r"expected floating-point probabilities .* got int64"),
         (lambda p: p[:, 0], r"expected floating-point probabilities .* got float32 \(60,\)"),
         (lambda p: p[:-1], r"expected float16 or float32 \(views, 60, 3\) on the train images"),
     ],
-    ids=["logits", "sums", "integers", "a single column", "an image too few"],
+    ids=["logits", "sums", "two decimals", "integers", "a single column", "an image too few"],
 )
 def test_what_are_no_probabilities_of_these_images_is_refused(
     tiny: Dataset, tmp_path: Path, change: object, message: str
