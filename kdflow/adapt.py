@@ -9,14 +9,13 @@ import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from kdflow.errors import KdflowError, reason
+from kdflow.errors import KdflowError, ParameterError, reason
 from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 else:
-    keras, np = lazy_import("keras"), lazy_import("numpy")
+    keras = lazy_import("keras")
 
 ImageShape = tuple[int, int, int]
 PixelRange = Literal["0..255", "0..1", "-1..1", "imagenet"]
@@ -103,9 +102,8 @@ def with_two_logits(model: keras.Model) -> keras.Model:
         model: functional, with one input and an output of shape (images, 1).
     """
     model, _ = _without_activation(model, keras.activations.sigmoid)
-    both = keras.layers.Dense(2, use_bias=False, dtype="float32", name="two_logits")
-    logits = both(model.outputs[0])
-    both.set_weights([np.array([[0, 1]])])
+    # without a layer with weights, so that the last one is still the model's own
+    logits = keras.ops.pad(keras.ops.cast(model.outputs[0], "float32"), ((0, 0), (1, 0)))
     return keras.Model(model.inputs[0], logits, name=model.name)
 
 
@@ -163,7 +161,7 @@ def from_pixels(model: keras.Model, pixels: PixelRange) -> keras.Model:
         return model
     shape = tuple(model.inputs[0].shape[1:])
     if pixels == "imagenet" and shape[-1] != 3:
-        raise KdflowError(f"pixels: expected images of 3 channels for imagenet, got {shape[-1]}")
+        raise ParameterError(f"pixels: expected images of 3 channels for imagenet, got {shape[-1]}")
     scale, offset = _scale_and_offset(pixels)
     images = keras.Input(shape, dtype="uint8", name="images")
     expected = keras.layers.Rescaling(scale, offset, name="expected_pixels")(images)

@@ -15,6 +15,11 @@ class KdflowError(Exception):
     """Input, stored data or a training that cannot be used as asked; shown without a traceback."""
 
 
+class ParameterError(KdflowError):
+    """A value that does not fit; the message begins with its parameter, whose name is the same in
+    every command."""
+
+
 class UnfitError(KdflowError):
     """A stored result that is proven to be missing, damaged or of something else."""
 
@@ -33,11 +38,12 @@ class NoRoomError(KdflowError):
 
 @contextlib.contextmanager
 def about(parameter: str) -> Iterator[None]:
-    """Prefix an error from inside the block with the parameter that caused it, if there is one."""
+    """Prefix an error from inside the block with the parameter that caused it, if there is one. An
+    error that names another one, and a full disk, which no parameter causes, are left alone."""
     try:
         yield
     except KdflowError as error:
-        if not parameter:
+        if not parameter or isinstance(error, ParameterError | NoRoomError):
             raise
         raise type(error)(f"{parameter}: {error}") from error
 

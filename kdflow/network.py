@@ -57,7 +57,7 @@ def check_fit(
             f" pixels, got {height}x{width}"
         )
     if dropout and record.dropout is None:
-        reason = "which has its own" if record.is_own else "as it has no such layer"
+        reason = "as none is added to your own" if record.is_own else "as it has no such layer"
         raise KdflowError(f"{name}: expected dropout=0, {reason}, got {dropout}")
     if keeps_weights and record.starts_from != "file":
         raise KdflowError(

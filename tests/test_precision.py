@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kdflow.adapt import with_two_logits
 from kdflow.artifacts.hints import Recomputed
 from kdflow.catalogue.losses import LOSSES
 from kdflow.catalogue.networks import NETWORKS
@@ -288,19 +289,29 @@ def test_a_mean_over_the_maps_of_the_last_convolution_is_of_float32() -> None:
     assert {"first", "relu"} <= set(in_bfloat16(both)) <= {"first", "relu", "flatten"}
 
 
+def test_the_one_logit_of_two_classes_is_made_in_float32() -> None:
+    images = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.Flatten(name="flatten")(keras.layers.Rescaling(1 / 255)(images))
+    x = keras.layers.Dense(4, activation="relu", name="first")(x)
+    one = keras.Model(images, keras.layers.Dense(1, "sigmoid", name="last")(x))
+    assert in_bfloat16(with_two_logits(one)) == ["flatten", "first"]
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_layers_of_another_type_keep_it_and_their_logits_are_minimised_as_float32(
     precision: Precision, train: Images, validation: Images, teacher_logits: np.ndarray
 ) -> None:
     images = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
-    x = keras.layers.Dense(4, dtype="mixed_float16", name="half")(x)
-    network = keras.Model(images, keras.layers.Dense(3, dtype="mixed_float16")(x))
+    x = keras.layers.Dense(4, dtype="mixed_bfloat16", name="half")(x)
+    network = keras.Model(images, keras.layers.Dense(3, dtype="mixed_bfloat16")(x))
     with computing_in(precision, network):
-        assert network.get_layer("half").compute_dtype == "float16"
+        assert network.get_layer("half").compute_dtype == "bfloat16"
+    before = network.get_layer("half").kernel.numpy()
     objective = Distillation(teacher_logits, 4, 0.9)
     history = trained(network, train, validation, precision, objective)
     assert np.isfinite(history[-1]["train_soft_loss"])
+    assert not np.array_equal(network.get_layer("half").kernel.numpy(), before)
 
 
 @pytest.mark.parametrize("size", [6, 4])  # of the guided maps, or less, so that these are resized

@@ -76,7 +76,8 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
     )
     schedule: ScheduleName = Field(
         description="how the learning rate changes; learning_rate is its largest value: constant,"
-        " cosine (down to 0), or triangular (up for the first quarter, then down)"
+        " cosine (down to 0), or triangular (from a fifth of it up for 23 % of the steps, then down"
+        " to 0.07 of it)"
     )
     dropout: float = Field(
         ge=0,
@@ -169,7 +170,7 @@ class TrainingConfig(FittingConfig, ViewSetConfig, PrecisionConfig):
 
 
 class StudentConfig(Config):
-    """What a step takes that trains a student among others."""
+    """Parameters of a step that trains several networks, a student among them."""
 
     student: NetworkName = Field(description="the network to train, or one of your own: " + FORMS)
 

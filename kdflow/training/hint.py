@@ -52,7 +52,7 @@ def fit_hint(
         validation: what `val_hint_loss` is computed on after each epoch, and `val_probe_accuracy`:
             how often the nearest class mean of the guided layer's outputs is the label's, the means
             being those of `probe_indices`.
-        train_hints, validation_hints: of all `images` there.
+        train_hints, validation_hints: of all of `train.images` and of `validation.images`.
         checkpoint: see `loop.fit`.
 
     Raises:

@@ -86,7 +86,8 @@ def _adamw(rate: Any, steps: int, **options: Any) -> keras.Optimizer:
 
 
 def _decaying_kernels_alone(optimizer: keras.Optimizer) -> keras.Optimizer:
-    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    # on TensorFlow a variable is called `layer/bias:0`, and the layer may have any name
+    optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])
     return optimizer
 
 

@@ -47,7 +47,8 @@ def epoch_data(
     """
     order, shown = epoch_order(train.indices, seed, epoch, among.count)
     order, shown = order[part], shown[part]
-    images = train.images[order]
     if among.count > 1:
         images = views.apply(train.images, shown, order, views.VIEW_SETS[among.view_set])
+    else:
+        images = train.images[order]
     return images, {"labels": train.labels[order], **objective.targets(order, shown)}

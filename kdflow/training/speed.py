@@ -4,7 +4,6 @@ import time
 from functools import cache
 
 import keras
-import numpy as np
 
 from kdflow import interrupts
 from kdflow.dataset import Images
@@ -47,7 +46,7 @@ def seconds_per_image(
     """How long training takes on this machine, measured on a few batches. This changes the
     network's weights."""
     network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    chosen = np.resize(train.indices, batch_size)
+    chosen = train.indices[:batch_size]
     batch = train.images[chosen], train.labels[chosen]
     with (
         interrupts.delayed_to_the_end(),
@@ -60,4 +59,4 @@ def seconds_per_image(
         while (elapsed := time.perf_counter() - started) < SAMPLED_SECONDS:
             network.train_on_batch(*batch)
             count += 1
-    return elapsed / (count * batch_size)
+    return elapsed / (count * len(chosen))

@@ -53,6 +53,14 @@ def pretrained(shape, classes):
 def one_too_many(shape, classes):
     return small(shape, classes + 1)
 
+def ends_in_sigmoids(shape, classes):
+    return small(shape, classes, last="sigmoid")
+
+def half(shape, classes):
+    images = keras.Input(shape)
+    x = L.Dense(4, dtype="mixed_float16", name="of_half")(L.Flatten()(images))
+    return keras.Model(images, L.Dense(classes, dtype="float32")(x))
+
 def nothing(shape, classes):
     pass
 
@@ -177,6 +185,8 @@ def test_an_application_takes_pixels_and_gives_logits(name: str, first: float) -
             "{nets}:one_too_many",
             r"with 5 outputs, one per class, from .*, got the output shape \(6",
         ),
+        ("{nets}:ends_in_sigmoids", "that ends in logits from nets.py:ends_in.*, got sigmoids"),
+        ("{nets}:half", "expected layers of float32 or bfloat16 from .*, got float16 in of_half;"),
         ("{nets}:nothing", "expected a Keras model from nets.py:nothing, got a NoneType"),
         ("{nets}:fails", "to run without an error, got RuntimeError: no such width"),
         ("{nets}:absent", "expected a function absent in .*nets.py, got none"),
@@ -231,7 +241,7 @@ def test_grey_images_are_refused_by_an_application() -> None:
 
 
 def test_dropout_and_kept_weights_are_for_networks_that_have_them(nets: str) -> None:
-    with pytest.raises(KdflowError, match=r"expected dropout=0, which has its own, got 0.1"):
+    with pytest.raises(KdflowError, match=r"dropout=0, as none is added to your own, got 0.1"):
         check_fit(f"{nets}:small", SHAPE, 5, 0.1)
     for name in (f"{nets}:small", "student"):
         with pytest.raises(KdflowError, match=r"expected initial_weights=fresh, as only a .keras"):

@@ -139,7 +139,7 @@ def test_ones_own_network_is_a_teacher_too(first: list[Run], small: str) -> None
         ("--student {folder}/nets.py:absent", "student: expected a function absent in"),
         (
             "--student {small} --dropout 0.5",
-            "student: {small}: expected dropout=0, which has its o",
+            "student: {small}: expected dropout=0, as none is added",
         ),
         ("--student {small} --initial_weights kept", "student: {small}: expected initial_weights="),
         ("--student applications:MobileNetV2", "student: MobileNetV2: expected images of 3 chann"),

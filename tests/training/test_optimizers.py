@@ -88,6 +88,16 @@ def test_muon_decays_weights_and_neither_biases_nor_normalisation() -> None:
     assert np.subtract(decayed, plain) == pytest.approx([-2 * 0.5 * 0.1, 0, 0, 0], abs=1e-6)
 
 
+def test_adamw_decays_the_kernel_of_a_layer_whatever_its_name() -> None:
+    layer = keras.layers.Dense(1, name="debias", kernel_initializer="ones", bias_initializer="ones")
+    layer.build((None, 1))
+    optimizer = make_optimizer(Settings("adamw", 0.1, 1, 1, 0, weight_decay=0.5), 10)
+    optimizer.build(layer.trainable_variables)
+    optimizer.apply([keras.ops.zeros_like(each) for each in layer.trainable_variables])
+    decayed = [float(weight.numpy().item()) for weight in (layer.kernel, layer.bias)]
+    assert decayed == pytest.approx([1 - 0.1 * 0.5, 1])
+
+
 def test_adamw_decays_weights_and_neither_biases_nor_normalisation() -> None:
     settings = Settings("adamw", 0.1, 1, 1, 0, weight_decay=0.5)
     names = ["kernel", "bias", "gamma", "beta"]

@@ -53,10 +53,11 @@ def test_the_time_of_an_image_is_that_of_the_batches_after_the_first_two(
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
     network = StandIn()
     # started at 0; 0.25, 0.5 and 0.75 are not yet a second, so three batches, and 1.0 ends it
-    assert speed.seconds_per_image(network, train, batch_size=80) == 1.0 / (3 * 80)
+    assert speed.seconds_per_image(network, train, batch_size=40) == 1.0 / (3 * 40)
     assert len(batches) == 2 + 3
     images, labels = batches[0]
-    # 54 images fill a batch of 80 by starting again
-    order = np.concatenate([train.indices, train.indices[:26]])
+    order = train.indices[:40]
     assert np.array_equal(images, tiny.x_train[order])
     assert np.array_equal(labels, tiny.y_train[order])
+    # a batch is at most all images, as in training
+    assert speed.seconds_per_image(network, train, batch_size=80) == 1.0 / (3 * 54)

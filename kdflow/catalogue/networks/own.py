@@ -98,12 +98,25 @@ def _built(name: str, build: Callable[[Spec], keras.Model], spec: Spec) -> keras
             f" the output shape {given}"
         )
     network, removed = adapt.without_softmax(network)
+    if adapt.ends_in_sigmoid(network):
+        raise KdflowError(f"expected a network that ends in logits from {name}, got sigmoids")
+    _check_dtypes(network, name)
     adapt.check_needs_no_code(network, name)
     if not network.trainable_weights:
         raise KdflowError(f"expected a network with weights to train from {name}, got none")
     if removed and spec.sample:
         print(f"{name}: its final softmax is removed, since a student returns logits")
     return network
+
+
+def _check_dtypes(network: keras.Model, name: str) -> None:
+    """Refuse to train in float16, in which small gradients become 0."""
+    for layer in network._flatten_layers():
+        if layer.compute_dtype == "float16":
+            raise KdflowError(
+                f"expected layers of float32 or bfloat16 from {name}, got float16 in {layer.name};"
+                " set their dtype policy to float32, and kdflow's precision to bfloat16"
+            )
 
 
 def _number_layers_from_the_start() -> None:
