@@ -1,5 +1,5 @@
-"""The folder of what is kept between runs: downloaded and decoded data, unfinished trainings, and
-hints during a training."""
+"""The folder of what is kept between runs: downloaded and decoded data, the states of unfinished
+trainings, hints during a training, and journals of what the tracking store has not received."""
 
 import contextlib
 import os
@@ -89,13 +89,16 @@ def replacing(path: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
-def check_room(folder: Path, needed: int, what: str, otherwise: str = "") -> None:
+def check_room(
+    folder: Path, needed: int, what: str, otherwise: str = "", *, variable: str = "KDFLOW_CACHE"
+) -> None:
     """Refuse a disk with too little room.
 
     Args:
         needed: bytes.
         what: is to be written, in words.
         otherwise: what else the user can do, as the end of a sentence.
+        variable: what names the folder in the environment.
 
     Raises:
         NoRoomError: says how much there is.
@@ -103,6 +106,6 @@ def check_room(folder: Path, needed: int, what: str, otherwise: str = "") -> Non
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NoRoomError(
-            f"cache: expected {needed / 1e6:,.1f} MB of room in {folder} for {what}, got"
-            f" {free / 1e6:,.1f} MB; set KDFLOW_CACHE to another folder{otherwise}"
+            f"expected {needed / 1e6:,.1f} MB of room in {folder} for {what}, got"
+            f" {free / 1e6:,.1f} MB; set {variable} to another folder{otherwise}"
         )

@@ -21,6 +21,8 @@ else:
 
 MODEL_FILES = (".keras", ".h5")
 MODEL_URIS = ("runs:/", "models:/")  # of MLflow
+OWN_MODEL = "a .keras or .h5 file, runs:/... or models:/..."  # what names one, for messages
+NEEDS_CODE = ("safe_mode", "Could not locate")  # in Keras' messages
 # Keras compresses neither kind of file.
 MAX_EXPANSION, ALWAYS_ALLOWED = 20, 2**26  # times the size of the file; bytes
 
@@ -53,7 +55,13 @@ def loaded(source: str, load: Callable[[], object]) -> keras.Model:
         with interrupts.delayed_to_the_end():
             model = load()
     except Exception as error:  # a missing or damaged file fails in many ways
-        raise KdflowError(f"no model can be loaded from {source}: {reason(error)}") from error
+        why = reason(error)
+        if any(words in why for words in NEEDS_CODE):
+            why = (
+                "it has a Lambda layer or layers that are not Keras' own, and kdflow runs no code"
+                " of a file (of a teacher it can use the logits instead, see docs/teachers.md)"
+            )
+        raise KdflowError(f"no model can be loaded from {source}: {why}") from error
     if not isinstance(model, keras.Model):
         raise KdflowError(f"expected a Keras model in {source}, got a {type(model).__name__}")
     return model

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from kdflow.errors import KdflowError
+from kdflow.errors import ParameterError
 from kdflow.image_file import Pixels
 from kdflow.lazy import lazy_import
 
@@ -156,10 +156,10 @@ def check_fit(view_set: str, image_shape: tuple[int, ...]) -> None:
         image_shape: (height, width, channels).
 
     Raises:
-        KdflowError: they have other than 1 or 3 channels.
+        ParameterError: they have other than 1 or 3 channels.
     """
     if view_set == "photos" and image_shape[2] not in (1, 3):
-        raise KdflowError(
+        raise ParameterError(
             "view_set: expected shifts with images that are neither grey nor RGB, got photos with"
             f" {image_shape[2]} channels"
         )

@@ -146,6 +146,7 @@ def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
             "evaluate_test: expected true with holdout=0, which validates on the test set, got"
             " 'false'",
         ),
+        ({"plan_only": "yess"}, "plan_only: expected true or false, got 'yess'"),
         ({"tmep": "4"}, "tmep: no such parameter"),
         ({"loss": "mse"}, "loss: expected 'kd', 'dkd', 'dist' or 'ls', got 'mse'"),
         (

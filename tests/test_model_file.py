@@ -3,6 +3,7 @@
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -38,7 +39,19 @@ def test_a_file_is_loaded_without_running_code_in_it(suffix: str, tmp_path: Path
     model = saved(path, L.Dense(3))
     assert np.array_equal(load_file(str(path))(numbers), model(numbers))
     saved(path, L.Lambda(lambda x: x))
-    assert "ambda" in refused(path)
+    assert "a Lambda layer or layers that are not Keras' own" in refused(path)
+
+
+class Doubled(keras.layers.Layer):
+    """A layer that Keras does not know."""
+
+    def call(self, inputs: Any) -> Any:
+        return 2 * inputs
+
+
+def test_a_layer_that_is_not_keras_own_is_named_as_the_reason(tmp_path: Path) -> None:
+    saved(tmp_path / "model.keras", Doubled())
+    assert "a Lambda layer or layers that are not Keras' own" in refused(tmp_path / "model.keras")
 
 
 def unpacking_to_zeros(weights: Path) -> None:

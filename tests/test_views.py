@@ -197,7 +197,7 @@ def test_grey_images_have_views_too_whose_colours_change_in_brightness_alone() -
 
 
 def test_images_that_are_neither_grey_nor_rgb_have_shifts_alone() -> None:
-    with pytest.raises(KdflowError, match=r"view_set: expected shifts .* photos with 4 channels"):
+    with pytest.raises(KdflowError, match=r"^view_set: expected shifts .* photos with 4 channels"):
         views.check_fit("photos", (8, 8, 4))
     views.check_fit("shifts", (8, 8, 4))
     views.check_fit("photos", (8, 8, 1))

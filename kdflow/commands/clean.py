@@ -131,8 +131,8 @@ def left_over(root: Path) -> Iterator[LeftOver]:
             for folder in sorted(each for each in path.iterdir() if each.is_dir()):
                 with journal.locked(folder) as lock:
                     remove = partial(_remove_journal, folder) if lock else None
-                entries = waiting.get(folder, "entries")
-                yield LeftOver(folder, f"{entries} not yet delivered to a tracking store", remove)
+                what = f"{waiting.get(folder, 'entries')} not yet delivered to a tracking store"
+                yield LeftOver(folder, f"{what} (see `python -m kdflow sync`)", remove)
         elif any(map(path.match, kept_data)):
             kept = sorted(path.iterdir()) if path.name == stored.FOLDER else [path]
             for data in (each for each in kept if each.suffix != ".lock"):

@@ -225,6 +225,8 @@ def first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{name}: no such parameter"
     expected = problem["msg"].partition(", unable to parse")[0]
+    if problem["type"] == "bool_parsing":
+        expected = "true or false"
     for opening in ("Value error, ", "Input should be ", "String should have "):
         expected = expected.removeprefix(opening)
     return f"{name}: expected {expected.removeprefix('expected ')}, got {problem['input']!r}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kdflow.catalogue.losses import LOSSES
 from kdflow.config.objective import ObjectiveConfig
 from kdflow.config.training import TrainingConfig
-from kdflow.errors import KdflowError
+from kdflow.errors import ParameterError
 from kdflow.needs import Found, Planned
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def check_network(
     if isinstance(config, ObjectiveConfig):
         least = LOSSES[config.loss].smallest_classes(config.weights)
         if dataset.classes < least:
-            raise KdflowError(
-                f"expected {least} classes or more with loss={config.loss}, which does not depend"
+            raise ParameterError(
+                f"loss: expected {least} classes or more with {config.loss}, which does not depend"
                 f" on the logits of fewer, got {dataset.classes}; use loss=kd"
             )
     views.check_fit(config.view_set, dataset.image_shape)

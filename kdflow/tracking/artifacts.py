@@ -103,8 +103,16 @@ def read_json(run: FoundRun, name: str) -> dict[str, Any]:
     uri = f"{run.artifact_uri}/{name}"
     if _local_path(uri):
         _fetched(uri, run, name)  # is it there?
+    elif name not in with_retries(uri, lambda: _logged_files(run)):
+        raise UnfitError(f"run {run.run_id} ({run.step}) has no {name}")
     value: dict[str, Any] = with_retries(uri, lambda: mlflow.artifacts.load_dict(uri))
     return value
+
+
+def _logged_files(run: FoundRun) -> list[str]:
+    """The names of the files that the run has logged outside of folders."""
+    listed = mlflow.artifacts.list_artifacts(artifact_uri=run.artifact_uri)
+    return [file.path for file in listed if not file.is_dir]
 
 
 def _fetched(uri: str, run: FoundRun, what: str) -> Path:

@@ -46,7 +46,7 @@ class Delivery:
         self._queue: deque[tuple[Journal, Entry]] = deque()
         self._open: list[Journal] = []
         self._threads: list[threading.Thread] = []
-        self._is_unreachable = False
+        self._fault = ""  # what a store that does not take the next entry does
         self._given_up = False
 
     def put(self, journal: Journal, entry: Entry) -> None:
@@ -85,7 +85,7 @@ class Delivery:
         waited = 0.0
         with self._changed:
             while not has_all():
-                counts = counts_all or self._is_unreachable
+                counts = counts_all or bool(self._fault)
                 if self._given_up or (counts and waited >= patience):
                     return False
                 before = time.monotonic()
@@ -94,9 +94,11 @@ class Delivery:
                     waited += time.monotonic() - before
             return True
 
-    def give_up(self) -> None:
-        """Let no other run of this process wait, until the store answers again."""
+    def give_up(self) -> str:
+        """Let no other run of this process wait, until the store answers again; returns what the
+        store does."""
         self._given_up = True
+        return self._fault or f"{store.address()} has not taken everything yet"
 
     def _work(self) -> None:
         while True:
@@ -128,16 +130,16 @@ class Delivery:
                 if not store.is_unreachable(error):
                     journal.rejected = textwrap.shorten(reason(error), 200)
                     break
-                if not self._is_unreachable:
-                    self._is_unreachable = True
+                was_reachable, self._fault = not self._fault, store.what_it_does(error)
+                if was_reachable:
                     tqdm.write(
-                        f"tracking store: {store.what_it_does(error)}; the run goes on, and what"
-                        f" it logs is kept in {journal.folder}"
+                        f"tracking store: {self._fault}; the run goes on, and what it logs is kept"
+                        f" in {journal.folder}"
                     )
             time.sleep(pause)
             pause = min(2 * pause, RETRY_AT_MOST_EVERY)
-        if self._is_unreachable:
-            self._is_unreachable = False
+        if self._fault:
+            self._fault = ""
             tqdm.write(f"tracking store: {store.address()} answers again")
 
 
@@ -222,8 +224,8 @@ class _Saved:
 
 
 def _status(journal: Journal, entry: Entry) -> None:
-    """A finished run of which the store has refused something has failed: it lacks a result. How a
-    run has ended is for the machine to say that had it open last."""
+    """A finished run of which the store has refused something has failed: it lacks a result. Only
+    the machine that opened the run last sets its status."""
     if is_taken_over(journal):
         return
     status, ended_at = entry.content["status"], entry.content["timestamp"]

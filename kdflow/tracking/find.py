@@ -11,11 +11,12 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from kdflow.config.views import ONE_VIEW, Views
 from kdflow.errors import KdflowError, UnfitError
+from kdflow.model_file import OWN_MODEL
 from kdflow.tags import CODE_TAG, DATASET_DIGEST_TAG, STEP_TAG
 from kdflow.tracking.run import FINISHED
 from kdflow.tracking.store import address, with_retries
 
-MODELS = "auto, a network's name, a run id, a .keras or .h5 file, runs:/... or models:/..."
+MODELS = f"auto, a network's name, a run id, {OWN_MODEL}"
 TEACHERS = f"{MODELS}, or a folder of logits"
 
 

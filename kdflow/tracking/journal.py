@@ -60,7 +60,7 @@ class Journal:
 
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder, self._lock = folder, lock
-        self.rejected = ""  # why the store will not have an entry
+        self.rejected = ""  # why the store rejected an entry
         self._closed = False
         self.opened = Opened(**json.loads((folder / OPENED).read_text(encoding="utf-8")))
         self._count = len(self._lines())

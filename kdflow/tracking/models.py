@@ -19,7 +19,7 @@ from kdflow.adapt import (
 from kdflow.artifacts.logits import are_probabilities
 from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits
-from kdflow.model_file import MODEL_FILES, MODEL_URIS
+from kdflow.model_file import MODEL_FILES, MODEL_URIS, OWN_MODEL
 from kdflow.tracking.artifacts import load_keras, load_model
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.run import MODEL_NAME
@@ -27,7 +27,7 @@ from kdflow.tracking.store import with_retries
 
 TRIED_IMAGES = 8
 CLASSIFIES = ("teacher", "baseline", "distill")  # steps
-SOURCES = "a run's id, a .keras or .h5 file, runs:/... or models:/..."
+SOURCES = f"a run's id, {OWN_MODEL}"
 
 
 class NamedModel(NamedTuple):

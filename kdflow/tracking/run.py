@@ -168,11 +168,16 @@ class Run:
 
         Args:
             patience: the seconds after which what the store does not have is left on disk.
+
+        Raises:
+            NoRoomError: the disk is full, so that how the run has ended is not kept.
         """
-        if self._ends_run:
-            ended = {"status": self._status, "timestamp": get_current_time_millis()}
-            self._put("status", ended)
-        DELIVERY.end(self._journal)
+        try:
+            if self._ends_run:
+                ended = {"status": self._status, "timestamp": get_current_time_millis()}
+                self._put("status", ended)
+        finally:
+            DELIVERY.end(self._journal)
         return self.wait(patience)
 
     def wait(self, patience: float, *, counts_all: bool = True) -> bool:
@@ -181,10 +186,9 @@ class Run:
 
     def give_up(self) -> str:
         """Leave on disk what the store does not have; returns what to do about it."""
-        DELIVERY.give_up()
         return (
-            f"tracking store: {store.address()} does not answer; all that run {self.run_id} logged"
-            " is kept, and `python -m kdflow sync` delivers it later"
+            f"tracking store: {DELIVERY.give_up()}; all that run {self.run_id} logged is kept, and"
+            " `python -m kdflow sync` delivers it later"
         )
 
     def check(self) -> None:

@@ -18,7 +18,7 @@ from mlflow.utils import name_utils
 from mlflow.utils.time import get_current_time_millis
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError, UnfitError, UnreachableError
+from kdflow.errors import KdflowError, NoRoomError, UnfitError, UnreachableError, reason
 from kdflow.naming import run_name
 from kdflow.tags import (
     ASKED_BY_TAG,
@@ -146,12 +146,10 @@ def _until_ended(run: Run) -> Iterator[Run]:
         with inside(run.run_id, {}), _system_metrics(run):
             yield run
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            run.stop(INTERRUPTED)
-        else:
-            run.fail()
-        if not run.end(FIRST_WAIT):
-            print(run.give_up(), file=sys.stderr)
+        try:
+            _end_early(run, error)
+        except NoRoomError as full:
+            print(reason(full), file=sys.stderr)
         raise
     if not run.end(FIRST_WAIT):
         print(
@@ -163,6 +161,19 @@ def _until_ended(run: Run) -> Iterator[Run]:
             raise UnreachableError(run.give_up())
     run.check()
     FINISHED_HERE.add(run.run_id)
+
+
+def _end_early(run: Run, error: BaseException) -> None:
+    """End the run that an error, or an interrupt, has ended."""
+    try:
+        if isinstance(error, KeyboardInterrupt):
+            run.stop(INTERRUPTED)
+        else:
+            run.fail()
+    finally:
+        has_all = run.end(FIRST_WAIT)
+    if not has_all:
+        print(run.give_up(), file=sys.stderr)
 
 
 @contextlib.contextmanager

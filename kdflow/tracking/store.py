@@ -1,5 +1,6 @@
 """Reach the tracking store, wait for one that does not answer, and name it without its password."""
 
+import contextlib
 import math
 import os
 import textwrap
@@ -17,7 +18,15 @@ from mlflow.utils.uri import resolve_uri_if_local
 from sqlalchemy.engine import URL, make_url
 
 from kdflow import interrupts
-from kdflow.errors import KdflowError, UnfitError, UnreachableError, reason, without_passwords
+from kdflow.errors import (
+    KdflowError,
+    NoRoomError,
+    UnfitError,
+    UnreachableError,
+    is_disk_full,
+    reason,
+    without_passwords,
+)
 from kdflow.tracking import first_use
 
 T = TypeVar("T")
@@ -43,7 +52,7 @@ def open_store() -> None:
             first_use.make_whole(file, _make_store)
             if fault := first_use.fault(file, whole=False):  # MLflow would retry for minutes
                 raise KdflowError(fault)
-        with interrupts.signals_deferred():  # MLflow upgrades an older store here
+        with _while_upgraded():
             for experiment in mlflow.search_experiments(max_results=1):
                 # a server of MLflow 2 has no logged models
                 logged_models(experiment.experiment_id, "none", "none")
@@ -53,6 +62,13 @@ def open_store() -> None:
         raise KdflowError(
             f"tracking store: expected a working store at {address()}, got {got}"
         ) from error
+
+
+def _while_upgraded() -> contextlib.AbstractContextManager[None]:
+    """Defers signals while MLflow upgrades an older database, if the store is not a server."""
+    if uri().startswith("http"):
+        return contextlib.nullcontext()
+    return interrupts.signals_deferred()
 
 
 def _sqlite_file() -> Path | None:
@@ -164,7 +180,8 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
 
     Raises:
         UnfitError: the store answers that there is no such thing.
-        KdflowError: the store refuses the call.
+        KdflowError: the store refuses the call, or needs a package that is not installed.
+        NoRoomError: the disk here is full.
         UnreachableError: it has not answered for as long as `patience` says, or denies access.
     """
     give_up, waits = time.monotonic() + patience(), False
@@ -173,7 +190,14 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
             return call()
         except NOT_OF_THE_STORE:
             raise
+        except ImportError as error:  # MLflow imports the clients of other stores when needed
+            raise KdflowError(
+                f"{what}: expected the package that the store at {address()} needs, got"
+                f" {reason(error)}"
+            ) from error
         except Exception as error:  # what an unreachable server raises depends on the store
+            if is_disk_full(error):
+                raise NoRoomError(f"{what}: {reason(error)}") from error
             problem = failure(what, error)
             gives_up = time.monotonic() > give_up
             if gives_up or is_denied(error) or not is_unreachable(error):

@@ -142,9 +142,7 @@ def test_hints_of_another_step_are_no_room_for_these(
     (other / "hints-0").write_bytes(bytes(10_000))
     checkpoint = Checkpoint(own)
     check_room(tmp_path, 250, (2, 2, 3))  # before it is known which step's they are
-    with pytest.raises(
-        NoRoomError, match=r"^cache: expected 0.0 MB of room in .* the hints of 250"
-    ):
+    with pytest.raises(NoRoomError, match=r"^expected 0.0 MB of room in .* the hints of 250"):
         cached(StandIn(), [images], tmp_path, checkpoint).__enter__()
     (own / "hints-0").write_bytes(bytes(6000))  # all 250 of 24 bytes
     with cached(StandIn(), [images], tmp_path, checkpoint) as (made,):
@@ -187,7 +185,7 @@ def test_too_small_a_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
             check_room(tmp_path / "made", 50_000, (8, 8, 256))
     with pytest.raises(
         KdflowError,
-        match=r"^cache: expected 1,638\.4 MB of room in .*made for the hints of 50,000 images, got"
+        match=r"^expected 1,638\.4 MB of room in .*made for the hints of 50,000 images, got"
         r" 1,638\.4 MB; set KDFLOW_CACHE to another folder, or run `hint` with"
         r" hint_values=recomputed, which needs no disk \(`init` takes its run's id\)$",
     ):

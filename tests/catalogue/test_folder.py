@@ -314,7 +314,7 @@ def test_too_little_room_is_refused_before_a_photo_is_decoded(
     usage = shutil.disk_usage("/")._replace(free=30 * 32 * 32 * 3 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(folder, "pixels_of", lambda *_: pytest.fail("nothing is to be decoded"))
-    with pytest.raises(KdflowError, match=r"^cache: expected 0.1 MB of room in .* 32x32 pixels, "):
+    with pytest.raises(KdflowError, match=r"^expected 0.1 MB of room in .* 32x32 pixels, "):
         load(photos, image_size=32)
     assert stored(cache) == []
 

@@ -235,7 +235,7 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_unpacked(
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(KdflowError, match=r"^cache: expected 0.0 MB of room in .* got 0.0 MB;"):
+    with pytest.raises(KdflowError, match=r"^expected 0.0 MB of room in .* got 0.0 MB;"):
         load(str(tiny_npz))
     assert [file for file in (cache / "datasets").iterdir() if file.suffix != ".lock"] == []
 

@@ -105,7 +105,7 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
     huge.layers[-1].bias.assign([np.inf, 0, 0])
     unfit = {
         "infinite.keras": (huge, "finite logits"),
-        "code.keras": (network(keras.layers.Lambda(lambda x: x), dense(3)), "unsafe"),
+        "code.keras": (network(keras.layers.Lambda(lambda x: x), dense(3)), "a Lambda layer"),
         "probabilities.keras": (
             network(dense(3), keras.layers.Softmax(), keras.layers.Rescaling(1.0)),
             "gives probabilities",

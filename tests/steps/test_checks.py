@@ -8,7 +8,7 @@ import pytest
 from helpers import parameters
 
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, about
 from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig
 
@@ -33,5 +33,6 @@ def test_a_loss_that_teaches_nothing_about_two_classes_is_refused(
         check_network(config, two, {})
         return
     loss = given["loss"]
-    with pytest.raises(KdflowError, match=f"^expected 3 classes or more with loss={loss}, .*got 2"):
+    expected = f"^loss: expected 3 classes or more with {loss}, .*got 2"
+    with pytest.raises(KdflowError, match=expected), about("student"):
         check_network(config, two, {})

@@ -127,7 +127,7 @@ def test_too_small_a_disk_is_refused_before_a_run_is_opened(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: little)
     before = len(runs())
     assert main(HINT) == 1  # 1,437 images of 4x4x16 halves
-    assert "kdflow hint: cache: expected 0.7 MB of room in" in capsys.readouterr().err
+    assert "kdflow hint: expected 0.7 MB of room in" in capsys.readouterr().err
     assert len(runs()) == before
 
 

@@ -173,9 +173,7 @@ def test_logits_that_do_not_fit_on_the_disk_are_refused_before_a_run_opens(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert main(["export_logits", "--dataset", "digits", "--views", "162"]) == 1
     refused = capsys.readouterr().err
-    expected = (
-        f"cache: expected 28.0 MB of room in {cache} for the logits of 162 views, got 28.0 MB"
-    )
+    expected = f"expected 28.0 MB of room in {cache} for the logits of 162 views, got 28.0 MB"
     assert expected in refused
     assert refused.count("\n") == 1
     assert len(runs()) == before

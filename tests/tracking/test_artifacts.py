@@ -74,6 +74,8 @@ def test_a_server_that_lists_nothing_has_no_logits_and_a_silent_one_may_have(
     monkeypatch.setattr(mlflow.artifacts, "list_artifacts", lambda artifact_uri: [])
     with pytest.raises(UnfitError, match=f"run {remote.run_id} .export_logits. has no logits"):
         logits_folder(remote)
+    with pytest.raises(UnfitError, match=f"run {remote.run_id} .export_logits. has no config.json"):
+        read_json(remote, "config.json")
 
     def refuse(**_: object) -> None:
         raise ConnectionError("no route")

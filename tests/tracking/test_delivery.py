@@ -71,7 +71,7 @@ def test_a_run_goes_on_while_the_store_is_away_and_nothing_is_lost(
         away.set()
         run.log({"loss": 2}, 2)
         run.log_params({"temp": "8"})
-        wait_for_it(lambda: delivery.DELIVERY._is_unreachable)
+        wait_for_it(lambda: delivery.DELIVERY._fault != "")
         run.log({"loss": 1}, 3)
         away.clear()
     shown = capsys.readouterr().out
@@ -97,7 +97,8 @@ def test_a_run_goes_on_while_the_store_denies_access_and_nothing_is_lost(
     with open_run("denied", "distill", tiny, {}) as run:
         denies.set()
         run.log({"loss": 2}, 1)
-        wait_for_it(lambda: delivery.DELIVERY._is_unreachable)
+        wait_for_it(lambda: delivery.DELIVERY._fault != "")
+        assert delivery.DELIVERY._fault.endswith("denies access (the token has expired)")
         denies.clear()
         assert run.wait(60)
     assert "denies access (the token has expired); the run goes on" in capsys.readouterr().out
@@ -135,7 +136,10 @@ def test_what_a_run_has_kept_is_delivered_later(
             run.log({"loss": 1}, 1)
             run.log_text("a text", "text.txt")
 
-    with pytest.raises(UnreachableError, match="`python -m kdflow sync` delivers it later"):
+    with pytest.raises(
+        UnreachableError,
+        match=r"refused\); all that run .* `python -m kdflow sync` delivers it later",
+    ):
         log_in_vain()
     assert ended(opened[0]).info.status == "RUNNING"
     as_if_the_process_had_ended(monkeypatch)
@@ -164,7 +168,7 @@ def as_if_the_process_had_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         written._lock.release()
     delivering._queue.clear()
     delivering._threads.clear()
-    delivering._is_unreachable = delivering._given_up = False
+    delivering._fault, delivering._given_up = "", False
 
 
 def test_what_is_delivered_twice_is_in_the_store_once(tiny: Dataset, train: Images) -> None:
@@ -433,5 +437,5 @@ def test_a_slow_upload_is_waited_for_and_a_silent_store_for_as_long_as_the_user_
         assert queue.wait(run._journal, patience, counts_all=False)
         queue._queue.append((run._journal, journal.Entry(0, "tags", {})))
         assert not queue.wait(run._journal, patience)
-        queue._is_unreachable = True
+        queue._fault = "the store does not answer"
         assert not queue.wait(run._journal, patience, counts_all=False)

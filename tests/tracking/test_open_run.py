@@ -14,6 +14,7 @@ from kdflow.network import build, weights_sha256
 from kdflow.tracking import journal, runs, saved_views
 from kdflow.tracking.artifacts import load_model, read_json
 from kdflow.tracking.corrected import correct
+from kdflow.tracking.delivery import DELIVERY
 from kdflow.tracking.find import get_run
 from kdflow.tracking.runs import open_run
 
@@ -204,6 +205,26 @@ def test_a_run_without_room_for_its_journal_has_failed(
     with pytest.raises(NoRoomError), open_run("no room", "teacher", tiny, {}):
         raise AssertionError("opened")
     assert status_of_the_run_called("no room") == "FAILED"
+
+
+def test_an_interrupt_on_a_full_disk_stays_an_interrupt_and_closes_the_journal(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = []
+
+    def full(*_: object) -> None:
+        raise NoRoomError("expected a folder with room")
+
+    def interrupted() -> None:
+        with open_run("is full", "teacher", tiny, {}) as run:
+            opened.append(run)
+            monkeypatch.setattr(run, "_put", full)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert capsys.readouterr().err == "expected a folder with room\n"
+    assert opened[0]._journal not in DELIVERY._open
 
 
 def test_an_interrupt_while_the_run_is_opened_ends_it(

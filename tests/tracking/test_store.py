@@ -1,5 +1,7 @@
 """The tracking store is reached, and named without its password."""
 
+import signal
+
 import mlflow
 import pytest
 import requests
@@ -12,7 +14,7 @@ from mlflow.protos.databricks_pb2 import (
     UNAUTHENTICATED,
 )
 
-from kdflow.errors import KdflowError, UnfitError, UnreachableError
+from kdflow.errors import KdflowError, NoRoomError, UnfitError, UnreachableError
 from kdflow.tracking import store
 
 
@@ -62,6 +64,40 @@ def test_a_store_that_denies_access_is_not_asked_again(
     with pytest.raises(UnreachableError, match=expected):
         store.with_retries("run a", call)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OSError(28, "No space left on device"), NoRoomError, "run a: .* No space left on device"),
+        (ModuleNotFoundError("No module named 'boto3'"), KdflowError, "needs, got No mod"),
+    ],
+)
+def test_what_waiting_cannot_mend_is_not_waited_for(
+    error: Exception, raised: type[KdflowError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDFLOW_STORE_PATIENCE", "60")
+    asked = []
+
+    def call() -> None:
+        asked.append(1)
+        raise error
+
+    with pytest.raises(raised, match=message):
+        store.with_retries("run a", call)
+    assert len(asked) == 1
+
+
+def test_an_interrupt_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://there")
+
+    def interrupted(**_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the signal was deferred")
+
+    monkeypatch.setattr(mlflow, "search_experiments", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.open_store()
 
 
 def test_an_answer_of_a_server_is_not_called_silence() -> None:
