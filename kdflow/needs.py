@@ -23,9 +23,11 @@ class Need:
     Attributes:
         parameter: the parameter of the asking step that names it, for messages; empty where the
             user did not name it.
+        optional: whether the step does without it if it is missing or does not fit.
     """
 
     parameter: str = field(default="", compare=False, kw_only=True)
+    optional: bool = field(default=False, compare=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -191,4 +193,4 @@ class Lookup(Protocol):
         """The runs that are what this step would make."""
 
     def same_code_runs(self, name: str, config: Config) -> list[FoundRun]:
-        """Those of them that may be compared with others."""
+        """Those of `same_runs` that `reuse` allows in a comparison."""

@@ -19,7 +19,14 @@ from typing import Any, Protocol
 
 from kdflow.config.base import DATASET_OPTIONS, Config, canonical, validated
 from kdflow.dataset import Dataset
-from kdflow.errors import ChangedError, UnfitError, about
+from kdflow.errors import (
+    ChangedError,
+    KdflowError,
+    NoRoomError,
+    UnfitError,
+    UnreachableError,
+    about,
+)
 from kdflow.hardware import hardware
 from kdflow.needs import (
     Found,
@@ -58,7 +65,7 @@ class Finder(Protocol):
     def candidates(self, need: Any, lookup: Lookup) -> list[FoundRun]:
         """The runs that may hold the result, best first."""
 
-    def opened(self, need: Any, run: FoundRun, dataset: Dataset) -> Any:
+    def verified(self, need: Any, run: FoundRun, dataset: Dataset) -> Any:
         """The verified result that a run holds. Raises `UnfitError` or `UnreachableError`."""
 
     def made_by(self, need: Any, dataset: Dataset) -> tuple[str, dict[str, Any]]:
@@ -135,7 +142,7 @@ class Resolver:
             return Found(named)
         for run in finder.candidates(need, self):
             try:
-                return Found(finder.opened(need, run, self.dataset))
+                return Found(finder.verified(need, run, self.dataset))
             except UnfitError as error:
                 if run.run_id == getattr(need, "source", None):
                     raise  # the user named this very run
@@ -159,8 +166,23 @@ class Resolver:
     def with_inputs(self, name: str, config: Config) -> Planned:
         """A step with its needs, which are planned, and its parameters without `auto`."""
         step = self.steps[name]
-        inputs = step.needs(config, self.dataset)
+        needs = step.needs(config, self.dataset)
+        inputs = {role: need for role, need in needs.items() if self._is_met(name, role, need)}
         return Planned(step, step.resolved(config, self._of(inputs), self.dataset), inputs)
+
+    def _is_met(self, name: str, role: str, need: Need) -> bool:
+        """Whether there is a plan for a need. Why there is none for an optional one is printed; for
+        any other it is raised."""
+        try:
+            self.plan(need)
+        except (UnreachableError, NoRoomError):
+            raise
+        except KdflowError as error:
+            if not need.optional:
+                raise
+            print(f"{role}: {error}; {name} goes on without it")
+            return False
+        return True
 
     def _of(self, needs: Mapping[str, Need]) -> dict[str, Found | Planned]:
         return {role: self.plan(need) for role, need in needs.items()}
@@ -175,8 +197,8 @@ class Resolver:
         planned = self.with_inputs(name, config)
         if any(plan.result is None for plan in self._of(planned.inputs).values()):
             return []  # what it builds on is new
-        keys = [self.key(planned), self._key_of_0_1(planned, config)]
-        return [run for key in dict.fromkeys(keys) for run in find_runs({KEY_TAG: key})]
+        made = find_runs({KEY_TAG: self.key(planned)})
+        return made or find_runs({KEY_TAG: self._key_of_0_1(planned, config)})
 
     def same_code_runs(self, name: str, config: Config) -> list[FoundRun]:
         """Those of `same_runs` that `reuse` allows to be compared with others."""
@@ -242,7 +264,7 @@ class Resolver:
                 plan.result = StepResult(run_id, metrics, plan.title)
             else:
                 finder = FINDERS[type(need)]
-                plan.result = finder.opened(need, get_run(run_id), self.dataset)
+                plan.result = finder.verified(need, get_run(run_id), self.dataset)
         return plan.result
 
     def make(self, planned: Planned) -> tuple[str, dict[str, float]]:

@@ -1,6 +1,5 @@
 """Make the files of a network: whole and runnable, or not at all."""
 
-import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +9,11 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from kdflow.cache import replacing
+from kdflow import cache
 from kdflow.deploy import litert, onnx_format
 from kdflow.deploy.files import FORMATS, open_file
 from kdflow.deploy.pixels import exportable
-from kdflow.errors import KdflowError, is_disk_full, reason
+from kdflow.errors import KdflowError, NoRoomError, is_disk_full, reason
 
 FLOAT32, INT8 = "float32.tflite", "int8.tflite"
 LITERT = (FLOAT32, "float16.tflite", INT8)
@@ -39,16 +38,11 @@ def check_room(network: keras.Model) -> None:
     """Refuse to start where the folder for temporary files has too little room.
 
     Raises:
-        KdflowError: says how much is needed.
+        NoRoomError: says how much is needed.
     """
-    folder = tempfile.gettempdir()
     needed = ROOM_PER_BYTE * 4 * network.count_params()
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise KdflowError(
-            f"expected {needed / 2**20:.0f} MiB of room in {folder}, got {free / 2**20:.0f} MiB;"
-            " set TMPDIR to another folder"
-        )
+    folder = Path(tempfile.gettempdir())
+    cache.check_room(folder, needed, f"the files of {network.name}", variable="TMPDIR")
 
 
 def make(
@@ -69,6 +63,7 @@ def make(
 
     Raises:
         KdflowError: a LiteRT file cannot be made, or holds an operation that is not LiteRT's own.
+        NoRoomError: the disk is full.
     """
     made = Made([], {})
     for name in names:
@@ -83,7 +78,9 @@ def make(
             raise
         except Exception as error:  # exporters fail in many ways
             why = textwrap.shorten(reason(error), 300)
-            if path.suffix == ".tflite" or is_disk_full(error):
+            if is_disk_full(error):
+                raise NoRoomError(f"{name} cannot be made: {why}") from error
+            if path.suffix == ".tflite":
                 raise KdflowError(f"{name} cannot be made: {why}") from error
             made.not_made[name] = why
     return made
@@ -106,7 +103,7 @@ def _writer(
 
 
 def _make_whole(path: Path, write: Callable[[Path], None]) -> None:
-    with replacing(path) as new:
+    with cache.replacing(path) as new:
         write(new)
         custom = list(_custom(FORMATS[path.suffix].operations(new)))
         if custom:

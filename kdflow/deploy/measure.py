@@ -41,12 +41,12 @@ def measured(
     Args:
         margin: the largest loss of accuracy that counts as none, 0 to 1.
         threads: how many a file's runtime may use as it is timed; Keras uses its own number.
-        teacher_logits: (test images, classes), where no side is the teacher; None if they are not
-            known.
+        teacher_logits: (test images, classes) of the logits that taught the student, which may be
+            averaged; None where they are not known, so that it is compared with the side `teacher`.
     """
     judged, answers = {}, {}
     logits_of = {side.role: predict_logits(side.network, dataset.x_test) for side in sides}
-    of_teacher = logits_of.get("teacher", teacher_logits)
+    of_teacher = logits_of.get("teacher") if teacher_logits is None else teacher_logits
     for side in sides:
         own = logits_of[side.role]
         compared = (own, dataset.y_test, margin, of_teacher if side.role == "student" else None)

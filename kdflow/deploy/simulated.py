@@ -11,26 +11,26 @@ from kdflow.deploy.litert import ACTIVATION_BITS
 
 # Where channels are not a kernel's last axis.
 CHANNEL_AXIS = {"DepthwiseConv2D": 2, "Conv2DTranspose": 2, "depthwise_kernel": 2}
-# A file computes these together with the layer before them.
-FUSED = (
-    keras.layers.Activation,
-    keras.layers.BatchNormalization,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-)
+# A file computes these functions together with the operation before them.
+FUSED_ACTIVATIONS = (keras.activations.linear, keras.activations.relu, keras.activations.relu6)
 
 
 def simulated(network: keras.Model, weight_bits: int) -> keras.Model:
     """The same network with rounded weights, and rounded outputs of all layers. It shares the
     layers of `network`: to train one is to train the other. The gradient passes through rounding as
-    if it were not there.
+    if it were not there. Of a layer with an activation of its own, a file may also round what the
+    activation takes, and this network does not.
 
     Args:
         network: functional, as `pixels.exportable` makes it.
         weight_bits: of each weight; activations have 8 bits.
     """
-    fused = {id(layer.input) for layer in network.layers if isinstance(layer, FUSED)}
-    rounded_later = {layer.name for layer in network.layers if id(layer.output) in fused}
+    makers = {id(layer.output): layer for layer in network.layers}
+    rounded_later = {
+        maker.name
+        for layer in network.layers
+        if (maker := makers.get(id(layer.input))) and _is_fused(layer, maker)
+    }
 
     def of_layer(layer: keras.Operation) -> keras.Operation:
         if isinstance(layer, keras.Sequential):  # which Keras clones in another way
@@ -47,6 +47,16 @@ def simulated(network: keras.Model, weight_bits: int) -> keras.Model:
         return keras.tree.map_structure(lambda output: _RoundedOutput()(output), made)
 
     return keras.models.clone_model(network, clone_function=of_layer, call_function=called)
+
+
+def _is_fused(layer: keras.Operation, before: keras.Operation) -> bool:
+    """Whether a file computes the layer together with the one before, without rounding between."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return bool(_kernels(before))
+    if isinstance(layer, keras.layers.ReLU):
+        is_plain = not layer.negative_slope and not layer.threshold
+        return is_plain and layer.max_value in (None, 6)
+    return isinstance(layer, keras.layers.Activation) and layer.activation in FUSED_ACTIVATIONS
 
 
 def _kernels(layer: keras.Operation) -> list[str]:

@@ -15,7 +15,7 @@ K = TypeVar("K")
 
 
 class Speed(NamedTuple):
-    """How fast one of them answers.
+    """How fast a file or a network answers.
 
     Attributes:
         median_ms, p90_ms: of one image, in milliseconds.

@@ -43,7 +43,7 @@ def candidates(need: LayersOf, lookup: Lookup) -> list[FoundRun]:
     return [run]
 
 
-def opened(need: LayersOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
+def verified(need: LayersOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
     """The student up to its guided layer. The layers above have the random weights of the hint
     run's seed, which are not for the distillations that start from it."""
     student = current_model(run, need.student, dataset)

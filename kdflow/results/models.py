@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from kdflow import bundle
-from kdflow.config.base import validated
+from kdflow.config.base import DATASET_OPTIONS, validated
 from kdflow.config.precision import other_precision, resolved
 from kdflow.config.training import default_teacher, is_automatic
 from kdflow.dataset import Dataset
@@ -53,7 +53,7 @@ def runs_of(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
     return [run]
 
 
-def opened(need: ModelOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
+def verified(need: ModelOf, run: FoundRun, dataset: Dataset) -> TrainedModel:
     """The model of a run, verified."""
     return verified_model(run)
 
@@ -86,7 +86,8 @@ def _check(run: FoundRun, need: ModelOf, dataset: Dataset) -> None:
     if run.dataset_digest != dataset.digest:
         raise KdflowError(
             f"expected a model of {dataset.name} (digest {dataset.digest}), got run {run.run_id} on"
-            f" {run.params['dataset']} (digest {run.dataset_digest})"
+            f" {run.params['dataset']} (digest {run.dataset_digest}): other images, or read with"
+            f" another {', '.join(sorted(DATASET_OPTIONS))}"
         )
     if need.holdout and run.holdout != need.holdout:
         raise KdflowError(

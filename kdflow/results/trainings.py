@@ -30,7 +30,7 @@ def candidates(need: Training, lookup: Lookup) -> list[FoundRun]:
     return lookup.same_runs(need.step, config)
 
 
-def opened(need: Training, run: FoundRun, dataset: Dataset) -> StepResult:
+def verified(need: Training, run: FoundRun, dataset: Dataset) -> StepResult:
     """The figures of a run, after a check that its model is intact, computes what its network
     computes now, and has the names of the classes."""
     values = dict(need.values)  # a user's own network may have been elsewhere then

@@ -39,11 +39,11 @@ def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
 
     with about("model"):
         source = _last_distillation(config, dataset) if config.model == "auto" else config.model
+        upstream = upstream_needs(source)
     reads_teacher = is_own_model(config.teacher)
     reading = config.reading if is_own_model(source) or not reads_teacher else Reading()
     model = ModelOf(source, config.holdout, reading=reading, parameter="model")
     inputs: dict[str, Need] = {"model": model}
-    upstream = upstream_needs(source, dataset)
     if "logits" in upstream:
         inputs["logits"] = upstream["logits"]
     if config.teacher == "auto" and "teacher" in upstream:
@@ -133,6 +133,8 @@ def run(
             to = _subfolder(folder, "teacher")
             sides.append(Side("teacher", teacher.network, _teacher_files(teacher, images, to)))
         known = logits.logits.test[0] if logits and config.teacher == "auto" else None
+        if known is not None and logits and logits.logits.manifest.averaged:
+            print("teacher: the student is compared with its averaged logits, which taught it")
         rows = measured(sides, dataset, config.loss, config.threads, known)
         judged = {row.what: row.judged for row in rows if row.role == "student" and row.is_file}
         content = manifest(
@@ -260,8 +262,8 @@ def _refuse_worse(judged: Mapping[str, Judged], margin: float) -> None:
     for name, each in judged.items():
         if each.paired.verdict == WORSE:
             raise KdflowError(
-                f"{in_words(name, each.paired, margin)} It is not served or registered; more"
-                " calibration_images may help, or allow a larger margin"
+                f"{in_words(name, each.paired, margin)} No file of this run is served or"
+                " registered; try more calibration_images, or allow a larger margin"
             )
         if each.paired.verdict == INCONCLUSIVE:
             print(in_words(name, each.paired, margin))
@@ -279,7 +281,7 @@ def _full_disk_in_one_line() -> Iterator[None]:
     except OSError as error:
         if not is_disk_full(error):
             raise
-        raise KdflowError(
+        raise NoRoomError(
             f"expected free space on the disk, got a full disk: {error}; nothing is registered"
         ) from error
 

@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kdflow.config.own_teacher import Reading
 from kdflow.config.training import is_automatic
-from kdflow.errors import KdflowError
+from kdflow.errors import KdflowError, UnreachableError
 from kdflow.naming import is_hash
 from kdflow.needs import LogitsOf, ModelOf, Need
 from kdflow.tags import AVERAGED_TAG, upstream_tag
 
 if TYPE_CHECKING:
-    from kdflow.dataset import Dataset
     from kdflow.results.records import TrainedModel
 
+NO_HOLDOUT = 0  # it is timed and compared, and may have been trained with another one
 NOT_KNOWN = "not known"
 LOGITS, TEACHER = upstream_tag("logits"), upstream_tag("teacher")  # tags of what was made of it
 
 
-def upstream_needs(source: str, dataset: Dataset) -> dict[str, Need]:
-    """The `logits` that taught the run `source` and their `teacher`, as far as the store has them,
-    undamaged. What is missing is printed."""
-    from kdflow.results.logits import opened
+def upstream_needs(source: str) -> dict[str, Need]:
+    """The `logits` that taught the run `source` and their `teacher`, as far as they are runs."""
     from kdflow.results.own_model import is_own_model
-    from kdflow.tracking.artifacts import load_model
-    from kdflow.tracking.find import get_run
+    from kdflow.tracking.find import MODELS, get_run
 
     if is_automatic(source) or is_own_model(source):
         return {}
-    needs: dict[str, Need] = {}
-    upstream: dict[str, str] = {}
-    with _left_out_if_missing("teacher"):
-        upstream = lineage(source)
-    if logits := upstream.get(LOGITS):
-        with _left_out_if_missing("logits"):
-            distilled, export = get_run(source), get_run(logits)
-            averaged = AVERAGED_TAG in export.tags
-            reading = Reading(allow_weak=True)  # they have taught it already
-            need = LogitsOf(logits, distilled.holdout, distilled.views, averaged, reading=reading)
-            opened(need, export, dataset)
-            needs["logits"] = need
-    if teacher := upstream.get(TEACHER):
-        with _left_out_if_missing("teacher"):
-            load_model(get_run(teacher))
-            needs["teacher"] = ModelOf(teacher, get_run(teacher).holdout)
-    return needs
-
-
-@contextlib.contextmanager
-def _left_out_if_missing(role: str) -> Iterator[None]:
+    distilled = get_run(source, MODELS)
     try:
-        yield
-    except KdflowError as error:
-        print(f"{role}: {error}; the files are made without it")
+        upstream = lineage(source)
+        averaged = LOGITS in upstream and AVERAGED_TAG in get_run(upstream[LOGITS]).tags
+    except UnreachableError:
+        raise
+    except KdflowError as error:  # the export may have been deleted since
+        print(f"logits: {error}; deploy goes on without them")
+        return {}
+    needs: dict[str, Need] = {}
+    if logits := upstream.get(LOGITS):
+        reading = Reading(allow_weak=True)  # they have taught it already
+        needs["logits"] = LogitsOf(
+            logits, distilled.holdout, distilled.views, averaged, reading=reading, optional=True
+        )
+    if teacher := upstream.get(TEACHER):
+        needs["teacher"] = ModelOf(teacher, NO_HOLDOUT, optional=True)
+    return needs
 
 
 def lineage(source: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from helpers import needs_deploy
 
 from kdflow.deploy import make
 from kdflow.deploy.memory import peak_memory_of_file_mb
+from kdflow.errors import KdflowError
 
 pytestmark = needs_deploy
 
@@ -29,6 +30,13 @@ def test_the_process_that_is_measured_loads_neither_keras_nor_mlflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_cannot_be_run_is_one_line_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "int8.tflite").write_bytes(b"no file of LiteRT")
+    expected = r"^int8.tflite: expected a process that runs it .* status 0, got 1 \(\w*Error"
+    with pytest.raises(KdflowError, match=expected):
+        peak_memory_of_file_mb(tmp_path / "int8.tflite", 1)
 
 
 @pytest.mark.slow

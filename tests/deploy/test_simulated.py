@@ -22,7 +22,8 @@ def rms(differences: np.ndarray) -> float:
 
 @needs_deploy
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["student", "mini"])  # without normalisation, and with it
+# without normalisation, with it, and with pools before it and activations that are not fused
+@pytest.mark.parametrize("name", ["student", "mini", "whitened"])
 def test_it_answers_as_the_file_does(name: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (100, 16, 16, 3), np.uint8)
     network = exportable(

@@ -1,17 +1,23 @@
 """What a page says of a network's origin is what the store knows, and what it does not is said."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import mlflow
 import numpy as np
 import pytest
+from helpers import parameters
 
 from kdflow.artifacts.logits import write
+from kdflow.config.deploy import DeployConfig
 from kdflow.config.views import Views
 from kdflow.dataset import Dataset
-from kdflow.needs import LogitsOf
+from kdflow.errors import UnreachableError
+from kdflow.needs import LogitsOf, Need
 from kdflow.results.records import TrainedModel
+from kdflow.reuse import Resolver
+from kdflow.steps.deploy import DEPLOY
 from kdflow.steps.origin import lineage, origin, upstream_needs
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -74,10 +80,10 @@ TWO_VIEWS = DISTILLED | {"holdout": "0.1", "views": "2"}
 
 
 def test_the_logits_that_taught_a_student_may_teach_it_again_however_weak(
-    logits: str, tiny: Dataset
+    logits: str,
 ) -> None:
     student = made("distill", TWO_VIEWS, teacher=logits)
-    need = upstream_needs(student, tiny)["logits"]
+    need = upstream_needs(student)["logits"]
     assert isinstance(need, LogitsOf)
     assert (need.source, need.holdout, need.views) == (logits, 0.1, Views(2))
     assert need.reading.allow_weak
@@ -134,6 +140,15 @@ def test_of_a_model_without_a_run_nothing_is_known() -> None:
     }
 
 
+def inputs(student: str, dataset: Dataset) -> dict[str, Need]:
+    """What a deployment of the student builds on, besides the student."""
+    step = replace(
+        DEPLOY, needs=lambda *_: upstream_needs(student), resolved=lambda config, *_: config
+    )
+    resolver = Resolver({"deploy": step}, dataset)
+    return dict(resolver.with_inputs("deploy", parameters(DeployConfig)).inputs)
+
+
 def test_logits_that_are_missing_in_the_store_are_left_out_and_said(
     tiny: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,9 +157,9 @@ def test_logits_that_are_missing_in_the_store_are_left_out_and_said(
     with mlflow.start_run(logits):
         mlflow.log_text("", "something else")
     student = made("distill", TWO_VIEWS, teacher=logits)
-    assert upstream_needs(student, tiny) == {}
+    assert inputs(student, tiny) == {}
     assert (
-        f"logits: run {logits} (export_logits) has no logits; the files are made without it"
+        f"logits: run {logits} (export_logits) has no logits; deploy goes on without it"
         in capsys.readouterr().out
     )
 
@@ -152,10 +167,34 @@ def test_logits_that_are_missing_in_the_store_are_left_out_and_said(
 def test_logits_that_are_damaged_are_left_out_and_said(
     logits: str, tiny: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path(mlflow.get_run(logits).info.artifact_uri, "logits", "train_logits.npy").unlink()
     student = made("distill", TWO_VIEWS, teacher=logits)
-    assert upstream_needs(student, tiny) == {}
+    assert list(inputs(student, tiny)) == ["logits"]
+    Path(mlflow.get_run(logits).info.artifact_uri, "logits", "train_logits.npy").unlink()
+    assert inputs(student, tiny) == {}
     shown = capsys.readouterr().out
     assert shown.startswith("logits: logits in ")
-    assert shown.endswith("; the files are made without it\n")
+    assert shown.endswith("; deploy goes on without it\n")
     assert "expected an array in train_logits.npy" in shown
+
+
+def test_an_export_that_has_been_deleted_is_left_out_and_said(
+    logits: str, tiny: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = made("distill", TWO_VIEWS, teacher=logits)
+    mlflow.MlflowClient().delete_run(logits)
+    assert inputs(student, tiny) == {}
+    assert f"got {logits}, which is deleted; deploy goes on without" in capsys.readouterr().out
+
+
+def test_a_store_that_does_not_answer_stops_a_deployment(
+    logits: str, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is known about the logits then: they may be intact."""
+    student = made("distill", TWO_VIEWS, teacher=logits)
+
+    def unreachable(_: object) -> None:
+        raise UnreachableError("no answer")
+
+    monkeypatch.setattr("kdflow.results.logits.logits_folder", unreachable)
+    with pytest.raises(UnreachableError, match="no answer"):
+        inputs(student, tiny)
