@@ -1,12 +1,18 @@
 """The parameters of a sweep: its own, and those of the `distill` trainings that it runs."""
 
+import os
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kdflow.catalogue.datasets import find_dataset
+from kdflow.catalogue.networks import find_network
+from kdflow.catalogue.networks.own import APPLICATIONS
 from kdflow.config.base import how_to_run, validated
 from kdflow.config.objective import ReusePolicy
 from kdflow.config.own_teacher import OwnTeacherConfig
+from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError
 from kdflow.steps.distill import DistillConfig
 from sweeps.driver.study import Study
@@ -136,3 +142,16 @@ def with_values(config: C, values: dict[str, Any]) -> C:
         KdflowError: one is invalid.
     """
     return validated(type(config), config.model_dump() | values)
+
+
+def with_absolute_paths(base: DistillConfig) -> DistillConfig:
+    """A copy of `base` that means the same to a worker, which may have another working folder."""
+    paths = {}
+    record = find_dataset(base.dataset)
+    if record and record.recognises:
+        paths["dataset"] = str(Path(base.dataset).resolve())
+    if not is_automatic(base.teacher) and os.path.exists(base.teacher):  # noqa: PTH110 (long ids)
+        paths["teacher"] = str(Path(base.teacher).resolve())
+    if find_network(base.student).is_own and not base.student.startswith(APPLICATIONS):
+        paths["student"] = str(Path(base.student).absolute())
+    return with_values(base, paths)

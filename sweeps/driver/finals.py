@@ -56,8 +56,8 @@ def trainings(order: Order, settings: list[dict[str, Any]], repeats: int) -> tup
 
 
 def name_of(order: Order, finals: tuple[Final, ...]) -> str:
-    """The name of the finals in Optuna's storage. Other finalists have other finals, and unless
-    `reuse` is any, so has other code; those of `never` are not those of another `reuse`."""
+    """The name of the finals in Optuna's storage. It depends on the finalists, on `reuse` and,
+    unless that is any, on the code."""
     named: list[Any] = [[final.values, final.seed, final.taught] for final in finals]
     if order.reuse != "any":
         codes = {code_of(final.step, training_of(order, final).used()) for final in finals}
@@ -108,8 +108,8 @@ def results(order: Order, study: optuna.Study) -> pd.DataFrame:
                     "seed": final.seed,
                     "baseline": control.value,
                     "distilled": trials[index].value,
-                    "baseline_run": control.user_attrs["run_id"],
-                    "distilled_run": trials[index].user_attrs["run_id"],
+                    "baseline_run": control.user_attrs[trial_queue.RUN_ID],
+                    "distilled_run": trials[index].user_attrs[trial_queue.RUN_ID],
                 }
             )
     return pd.DataFrame(rows)
@@ -129,7 +129,7 @@ def create(order: Order) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
     )
-    study.set_user_attr(trial_queue.PARENT, order.parent)
+    study.set_user_attr(trial_queue.RUN_ID, order.parent)
     points = [{"final": index} for index in range(len(order.finals))]
     trial_queue.enqueue(study, points, failed_too=True)
     return study

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kdflow.cache import is_alive
 from kdflow.errors import KdflowError
-from sweeps.driver.trial_queue import PARENT
+from sweeps.driver.trial_queue import RUN_ID
 
 # On studies: what must stay the same when the study is resumed.
 DESCRIPTION = "description"
@@ -72,7 +72,7 @@ def open_study(
 def parent_of(study: optuna.Study) -> str | None:
     """The id of the parent run. Waits for the process that made the study to open it; None if that
     process has died."""
-    found = _wait_for(lambda: study.user_attrs.get(PARENT), lambda: study.user_attrs.get(OWNER))
+    found = _wait_for(lambda: study.user_attrs.get(RUN_ID), lambda: study.user_attrs.get(OWNER))
     return str(found) if found else None
 
 
@@ -111,7 +111,10 @@ def shared_value(study: optuna.Study, name: str, is_new: bool, make: Callable[[]
     while (found := study.user_attrs.get(name)) is None:
         if not is_new:
             if study.user_attrs.get(beat) != ENDED:
-                print(f"{study.study_name}: waiting for another process to make what trials share")
+                print(
+                    f"{study.study_name}: waiting for another process, which prepares the teacher's"
+                    " logits and the hints for all trials"
+                )
             found = _wait_for(
                 lambda: study.user_attrs.get(name), lambda: study.user_attrs.get(beat)
             )

@@ -2,24 +2,18 @@
 results."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 
-from kdflow.catalogue.datasets import find_dataset
-from kdflow.catalogue.networks import find_network
-from kdflow.catalogue.networks.own import APPLICATIONS
 from kdflow.config.base import canonical
-from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
 from kdflow.naming import is_hash, run_name
-from kdflow.needs import Need
+from kdflow.needs import LogitsOf, Need
 from kdflow.reuse import Resolver
 from kdflow.sources import own_networks
 from kdflow.steps.baseline import baseline_for
@@ -42,7 +36,7 @@ from sweeps.driver import (
     trial_queue,
     workers,
 )
-from sweeps.driver.config import SweepConfig, with_values
+from sweeps.driver.config import SweepConfig, with_absolute_paths, with_values
 from sweeps.driver.report import OF_CONTROL, log_trials
 from sweeps.driver.study import Study
 from sweeps.driver.trials import Order, all_views
@@ -59,7 +53,7 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the steps print what matters
     # what auto stands for here: workers may be on other machines
-    base = with_values(_with_absolute_paths(base), {"precision": base.computed_in})
+    base = with_values(with_absolute_paths(base), {"precision": base.computed_in})
     with_values(base, {"seed": base.seed + config.repeats})  # the finals' last
     if file.points and config.trials > len(file.points):
         raise KdflowError(
@@ -73,45 +67,24 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         deliver_left_over()
         dataset = load(base.dataset, base.holdout, base.dataset_options)
         resolver = Resolver(ALL_STEPS, dataset, config.reuse)
-        _check_trials(file, base, dataset)
         logits = logits_needed(base, base.teacher, all_views(file, base))
-        upstream: dict[str, Need] = {"teacher": logits, **_lower_layers(file, base)}
-        plans = [resolver.plan(need) for need in upstream.values()]
-        estimate = duration_estimator(dataset)
-        own = plan.lines(config, file, base, estimate)
-        print("plan:", *lines(resolver, plans, estimate), *own, sep="\n")
+        upstream = {"teacher": logits, **_lower_layers(file, base)}
+        _print_plan(config, file, base, resolver, upstream)
         if base.plan_only:
             runs.label_project_run(f"sweep {config.study}")
             return None
-        name = config.study_name
-        if name == "auto":
-            name = f"{config.study} {dataset.short_name}"
         opened = storage.open_storage(url, config.heartbeat)
-        described = description.described(config.heartbeat, file, base, dataset)
-        described |= description.described_teacher(base, logits, resolver)
-        older = description.defaults_of_older_study(file, base, described)
-        study, is_new = sharing.open_study(opened, name, described, older)
+        study, is_new = _open_study(opened, config, file, base, logits, resolver)
         with _parent(study, is_new, config, file, base, dataset) as parent:
-            print(f"{name}: {config.trials} trials; the default is {file.cost}")
+            print(f"{study.study_name}: {config.trials} trials; the default is {file.cost}")
             resolver.parent = parent.run_id
             alone = None
             if config.control == "searched":
-                given = (config, file, base, dataset)
-                alone = _open_control(opened, f"{name} control", parent, *given)
-
-            def make_upstream() -> dict[str, Any]:
-                dead.end_abandoned(parent.run_id, {})  # of a process that died in making it
-                # before a process that joins reads the queue
-                trial_queue.enqueue(study, file.points)
-                made = {role: resolver.obtain(need).source for role, need in upstream.items()}
-                return {"teacher": made.pop("teacher"), "initial": {"none": "none", **made}}
-
-            shared = sharing.shared_value(study, UPSTREAM, is_new, make_upstream)
-            print(f"logits: every trial reads the cached logits {shared['teacher']}")
-            trial_queue.enqueue(study, file.points)  # the new ones, of a larger budget than before
+                alone = _open_control(opened, study, parent, config, file, base, dataset)
+            shared = _shared_upstream(study, is_new, file, resolver, upstream)
             order = Order(
                 study=config.study,
-                name=name,
+                name=study.study_name,
                 storage=storage.text_of(url),
                 heartbeat=config.heartbeat,
                 sampler_seed=config.sampler_seed,
@@ -129,6 +102,58 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
                 order = _search_control(parent, alone, order, file, carry_out)
             _hold_finals(parent, study, order, config, settings, carry_out)
     return parent.run_id
+
+
+def _print_plan(
+    config: SweepConfig,
+    file: Study,
+    base: DistillConfig,
+    resolver: Resolver,
+    upstream: dict[str, Need],
+) -> None:
+    """Raises `KdflowError` if a trial cannot be trained, or what it builds on cannot be made."""
+    _check_trials(file, base, resolver.dataset)
+    plans = [resolver.plan(need) for need in upstream.values()]
+    estimate = duration_estimator(resolver.dataset)
+    own = plan.lines(config, file, base, estimate)
+    print("plan:", *lines(resolver, plans, estimate), *own, sep="\n")
+
+
+def _open_study(
+    opened: RDBStorage,
+    config: SweepConfig,
+    file: Study,
+    base: DistillConfig,
+    logits: LogitsOf,
+    resolver: Resolver,
+) -> tuple[optuna.Study, bool]:
+    """The study that the trials are in; whether this process has made it."""
+    name = config.study_name
+    if name == "auto":
+        name = f"{config.study} {resolver.dataset.short_name}"
+    described = description.described(config.heartbeat, file, base, resolver.dataset)
+    described |= description.described_teacher(base, logits, resolver)
+    older = description.defaults_of_older_study(file, base, described)
+    return sharing.open_study(opened, name, described, older)
+
+
+def _shared_upstream(
+    study: optuna.Study, is_new: bool, file: Study, resolver: Resolver, upstream: dict[str, Need]
+) -> dict[str, Any]:
+    """The logits of the `teacher`, and the `initial` weights for each value of `init`, by their
+    sources: those that the study's first process has made. Afterwards the queue has all points."""
+
+    def make() -> dict[str, Any]:
+        dead.end_abandoned(str(resolver.parent), {})  # of a process that died in making it
+        # before a process that joins reads the queue
+        trial_queue.enqueue(study, file.points)
+        made = {role: resolver.obtain(need).source for role, need in upstream.items()}
+        return {"teacher": made.pop("teacher"), "initial": {"none": "none", **made}}
+
+    shared: dict[str, Any] = sharing.shared_value(study, UPSTREAM, is_new, make)
+    print(f"logits: every trial reads the cached logits {shared['teacher']}")
+    trial_queue.enqueue(study, file.points)  # the new ones, of a larger budget than before
+    return shared
 
 
 def _check_trials(file: Study, base: DistillConfig, dataset: Dataset) -> None:
@@ -152,19 +177,20 @@ def _lower_layers(file: Study, base: DistillConfig) -> dict[str, Need]:
 
 def _open_control(
     opened: RDBStorage,
-    name: str,
+    searched: optuna.Study,
     parent: Run,
     config: SweepConfig,
     file: Study,
     base: DistillConfig,
     dataset: Dataset,
 ) -> optuna.Study:
-    """The study of a searched control. Its runs are children of the same parent run."""
+    """The study of the control of `searched`. Its runs are children of the same parent run."""
+    name = f"{searched.study_name} control"
     file, alone = control.baseline_study(file), baseline_for(base)
     described = description.described(config.heartbeat, file, alone, dataset)
     older = description.defaults_of_older_study(file, alone, described)
     study, _ = sharing.open_study(opened, name, described, older)
-    study.set_user_attr(trial_queue.PARENT, parent.run_id)
+    study.set_user_attr(trial_queue.RUN_ID, parent.run_id)
     count = len(file.points) or config.trials
     print(f"{name}: {count} trials of the baseline, over {', '.join(file.space)}")
     return study
@@ -226,7 +252,7 @@ def _parent(
             first = sharing.parent_of(study)
         if first is None:
             run = opened.enter_context(runs.open_run(name, "sweep", dataset, {}))
-            study.set_user_attr(trial_queue.PARENT, run.run_id)
+            study.set_user_attr(trial_queue.RUN_ID, run.run_id)
             run.log_params(params)
             run.log_json(values, "config.json")
             yield run
@@ -257,16 +283,3 @@ def _taught_by(source: str, base: DistillConfig) -> DistillConfig:
     if is_hash(source):
         return base
     return with_values(base, {"teacher": source, "pixels": "0..255"})
-
-
-def _with_absolute_paths(base: DistillConfig) -> DistillConfig:
-    """A worker may have another working folder."""
-    paths = {}
-    record = find_dataset(base.dataset)
-    if record and record.recognises:
-        paths["dataset"] = str(Path(base.dataset).resolve())
-    if not is_automatic(base.teacher) and os.path.exists(base.teacher):  # noqa: PTH110 (long ids)
-        paths["teacher"] = str(Path(base.teacher).resolve())
-    if find_network(base.student).is_own and not base.student.startswith(APPLICATIONS):
-        paths["student"] = str(Path(base.student).absolute())
-    return with_values(base, paths)

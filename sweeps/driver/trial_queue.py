@@ -18,8 +18,8 @@ from kdflow.errors import ChangedError, KdflowError, NoRoomError, UnreachableErr
 from kdflow.tags import STUDY_TAG, TRIAL_TAG
 from kdflow.tracking import dead
 
-# On studies: the id of the parent run.
-PARENT = "run_id"
+# On studies the id of the parent run, on trials that of their own.
+RUN_ID = "run_id"
 # On trials: the process that runs it; whether it is surplus, see `is_surplus`.
 PROCESS, SURPLUS = "process", "surplus"
 # Among Optuna's own attributes of a trial: how many crashes its setting has had.
@@ -96,7 +96,7 @@ def after_a_crash(study: optuna.Study, trial: FrozenTrial) -> None:
     """Retry a trial whose process has died, and end its run."""
     retry(study, trial, crashed=True)
     try:
-        dead.end_abandoned(study.user_attrs[PARENT], tags_of(study, trial.number))
+        dead.end_abandoned(study.user_attrs[RUN_ID], tags_of(study, trial.number))
     except Exception as error:  # Optuna goes on to the next stale trial
         print(f"trial {trial.number}: its run could not be ended: {reason(error)}")
 
@@ -192,7 +192,10 @@ def run_trials(
                 raise FailedTrialError(str(failure)) from failure
             ended_by = failure
             if isinstance(failure, STORAGE_ERRORS):
-                ended_by = UnreachableError(f"storage: it does not answer: {reason(failure)}")
+                ended_by = UnreachableError(
+                    f"storage: the study's database does not answer ({reason(failure)}); the same"
+                    " command resumes the study"
+                )
             failures.append(ended_by)
             with contextlib.suppress(*STORAGE_ERRORS):
                 frozen = study.trials[trial.number]

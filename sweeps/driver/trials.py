@@ -171,7 +171,7 @@ def _trial(order: Order, file: Study, resolver: Resolver) -> TrialFunction:
         config, title = trial_of(order, file.suggest(trial), trial.number)
         planned = resolver.with_inputs("distill" if order.taught else "baseline", config)
         with resolver.opened(planned, title, keeps_state=False) as (run, upstream):
-            trial.set_user_attr("run_id", run.run_id)
+            trial.set_user_attr(trial_queue.RUN_ID, run.run_id)
             accuracy = _trained(trial, run, config, resolver.dataset, title, **upstream)
         if accuracy is None:
             raise optuna.TrialPruned
@@ -246,7 +246,7 @@ def _final(order: Order, resolver: Resolver) -> TrialFunction:
         final = order.finals[trial.suggest_int("final", 0, len(order.finals) - 1)]
         need = training(final.step, **training_of(order, final).model_dump())
         result = resolver.obtain(need)
-        trial.set_user_attr("run_id", result.run_id)
+        trial.set_user_attr(trial_queue.RUN_ID, result.run_id)
         trial.set_user_attr(HARDWARE_TAG, get_run(result.run_id).tags.get(HARDWARE_TAG, ""))
         return float(result.metrics["test_accuracy"])
 

@@ -45,6 +45,8 @@ def start_workers(config: SweepConfig) -> Iterator[CarryOut]:
             runtime_env={"env_vars": _environment(config.cpus_per_trial)},
         )
     except (ValueError, OSError, RuntimeError) as error:
+        if config.ray_address == "none":
+            raise KdflowError(f"workers: Ray cannot be started: {reason(error)}") from error
         raise KdflowError(
             f"ray_address: expected a Ray cluster at {config.ray_address}, got {reason(error)}"
         ) from error

@@ -124,7 +124,7 @@ def new_studies() -> Iterator[Callable[[], optuna.Study]]:
     def make() -> optuna.Study:
         study, is_new = sharing.open_study(opened, f"study {next(numbers)}", {}, {})
         assert is_new
-        study.set_user_attr(trial_queue.PARENT, parent.run_id)
+        study.set_user_attr(trial_queue.RUN_ID, parent.run_id)
         return study
 
     yield make
@@ -167,7 +167,7 @@ def check_that_a_killed_worker_costs_no_trial(
 
     client = mlflow.MlflowClient(tracking_uri)
     stored = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    parent = study.user_attrs[trial_queue.PARENT]
+    parent = study.user_attrs[trial_queue.RUN_ID]
     assert client.get_run(parent).info.status == "FINISHED"
     children = [run for run in stored if run.data.tags.get("mlflow.parentRunId") == parent]
     assert Counter(run.info.status for run in children) == {"FINISHED": 6 + 4, "FAILED": 1}

@@ -30,7 +30,7 @@ from sweeps.driver.sharing import (
     shared_value,
 )
 from sweeps.driver.storage import open_storage, parsed
-from sweeps.driver.trial_queue import PARENT
+from sweeps.driver.trial_queue import RUN_ID
 
 BEAT = "upstream: heartbeat"
 HERE = socket.gethostname()
@@ -254,7 +254,7 @@ def test_a_joining_process_waits_for_the_parent_run_as_long_as_the_owner_has_a_h
 ) -> None:
     monkeypatch.setattr(sharing, "DEAD_AFTER", 3)
     monkeypatch.setattr(sharing, "BEAT_EVERY", 0.1)
-    study.set_user_attr(PARENT, None)
+    study.set_user_attr(RUN_ID, None)
     owns = threading.Event()
 
     def slowly_opened() -> None:
@@ -263,7 +263,7 @@ def test_a_joining_process_waits_for_the_parent_run_as_long_as_the_owner_has_a_h
             owns.set()
             time.sleep(6)  # a tracking server that does not answer at first
             if opens:
-                opened.set_user_attr(PARENT, "the run")
+                opened.set_user_attr(RUN_ID, "the run")
 
     with ThreadPoolExecutor() as pool:
         owner = pool.submit(slowly_opened)
