@@ -15,6 +15,7 @@ from kdflow.commands.command import Command, CommandConfig, check_square
 from kdflow.commands.predictions import Prediction
 from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.errors import KdflowError, about
+from kdflow.model_file import OWN_MODEL
 from kdflow.naming import MOST_NAMED, is_hash
 from kdflow.tags import upstream_tag
 
@@ -31,9 +32,9 @@ class PredictConfig(CommandConfig):
 
     model: str = Field(
         min_length=1,
-        description="the id of a run that logged a model, or a .keras or .h5 file, runs:/... or"
-        " models:/..., that returns logits or probabilities; or what deploy made: the"
-        " id of its run (the served file), or a .tflite or .onnx file beside deploy.json",
+        description=f"the id of a run that logged a model, or {OWN_MODEL}, that"
+        " returns logits or probabilities; or what deploy made: the id of its run (the served"
+        " file), or a .tflite or .onnx file beside deploy.json",
     )
     pixels: PixelRange = Field(
         "0..255", description=OwnModelConfig.model_fields["pixels"].description

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.config.base import SEED_LIMIT
 from kdflow.config.own_teacher import OwnModelConfig
+from kdflow.model_file import OWN_MODEL
 
 # pydantic warns that the field `register` hides ABCMeta.register, which is not used here.
 warnings.filterwarnings("ignore", 'Field name "register" in "DeployConfig" shadows')
@@ -20,8 +21,7 @@ class DeployConfig(OwnModelConfig):
         min_length=1,
         description="what to deploy: auto (the student of the last finished distillation on this"
         " data set, by itself or in compare), a network's name (the teacher of that kind), the id"
-        " of a run that logged a model, or a model of your own: a .keras or .h5 file, runs:/... or"
-        " models:/...",
+        f" of a run that logged a model, or a model of your own: {OWN_MODEL}",
     )
     teacher: str = Field(
         "auto",

@@ -94,7 +94,7 @@ class ReuseConfig(Config):
 
 
 class ThenDeployConfig(Config):
-    """What a step takes whose student can be deployed at once."""
+    """Parameters of a step that can deploy its student."""
 
     deploy: bool = Field(
         False,

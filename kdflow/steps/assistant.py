@@ -100,8 +100,8 @@ def run(
     log_ledger(run, ledger, title(config))
     metrics = {
         "test_accuracy": last.metrics["test_accuracy"],
-        "test_accuracy_alone": alone.metrics["test_accuracy"],
-        "test_accuracy_straight": straight.metrics["test_accuracy"],
+        "baseline_test_accuracy": alone.metrics["test_accuracy"],
+        "straight_test_accuracy": straight.metrics["test_accuracy"],
     }
     run.log(metrics)
     return metrics

@@ -11,6 +11,7 @@ from kdflow.config.objective import ChainConfig, ObjectiveConfig, ThenDeployConf
 from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.config.training import StudentConfig, TrainingConfig, is_automatic
 from kdflow.config.views import Views
+from kdflow.model_file import OWN_MODEL
 from kdflow.naming import run_name
 from kdflow.needs import LayersOf, LogitsOf, Need, Step
 from kdflow.steps.checks import check_network
@@ -32,8 +33,8 @@ class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, OwnTeacherCo
         "auto",
         min_length=1,
         description="whose logits to learn from: auto (the data set's default teacher, found or"
-        " made), a network's name, a run id, a folder of logits, or a model of your own: a .keras"
-        " or .h5 file, runs:/... or models:/...",
+        " made), a network's name, a run id, a folder of logits, or a model of your own:"
+        f" {OWN_MODEL}",
     )
     init: str = Field(
         "none",

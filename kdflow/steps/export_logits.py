@@ -16,6 +16,7 @@ from pydantic import Field
 from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.config.precision import PrecisionConfig
 from kdflow.config.views import ONE_VIEW, AveragedConfig, ViewCount, Views, ViewSetConfig
+from kdflow.model_file import OWN_MODEL
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.tags import AVERAGED_TAG, MIRRORED, PRECISION_TAG
@@ -43,7 +44,7 @@ class ExportLogitsConfig(OwnModelConfig, ViewSetConfig, AveragedConfig, Precisio
         min_length=1,
         description="whose logits: auto, a network's name (the teacher of that kind, found or"
         " trained at its default settings), the id of a run that logged a model, or a model of your"
-        " own: a .keras or .h5 file, runs:/... or models:/...",
+        f" own: {OWN_MODEL}",
     )
     views: ViewCount = Field(
         1,

@@ -15,6 +15,7 @@ from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.config.precision import PrecisionConfig
 from kdflow.config.training import StudentConfig
 from kdflow.errors import about
+from kdflow.model_file import OWN_MODEL
 from kdflow.naming import run_name
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
 from kdflow.tags import GUIDED_LAYER_TAG, HINT_LAYER_TAG, WEIGHTS_TAG
@@ -38,7 +39,7 @@ class HintConfig(StudentConfig, OwnModelConfig, PrecisionConfig):
         min_length=1,
         description="whose hints to learn from: auto (the data set's default teacher, found or"
         " made), a network's name, the id of a model's run or of its export, or a model of your"
-        " own: a .keras or .h5 file, runs:/... or models:/...",
+        f" own: {OWN_MODEL}",
     )
     hint_layer: str = Field(
         "auto",

@@ -24,7 +24,7 @@ def row(network: str, how: str, result: StepResult) -> Row:
 
 
 def teacher_row(teacher: TeacherLogits, dataset: Dataset) -> Row:
-    """The same of a teacher, from its logits."""
+    """A teacher's network and its figures, computed from its logits."""
     manifest = teacher.logits.manifest
     figures = final_metrics(teacher.logits.test[0], dataset.y_test)
     sizes = {name: getattr(manifest, name) for name in Size._fields}

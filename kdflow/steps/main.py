@@ -97,7 +97,9 @@ def run(
             "baseline": "alone",
             "kd": "kd",
             "hint_kd": "hint_kd",
-            "assistant": "pupil",
+            "pupil": "pupil",
+            "pupil_baseline": "pupil_alone",
+            "pupil_straight": "pupil_straight",
         }.items()
     }
     run.log(metrics)

@@ -68,8 +68,8 @@ def test_the_ledger_holds_what_the_runs_say(made: list[Run]) -> None:
             assert ledger[metric][0] == pytest.approx(teacher.data.metrics[metric], rel=1e-4)
     metrics = parent.data.metrics
     assert metrics["test_accuracy"] == pupil.data.metrics["test_accuracy"]
-    assert metrics["test_accuracy_alone"] == alone.data.metrics["test_accuracy"]
-    assert metrics["test_accuracy_straight"] == straight.data.metrics["test_accuracy"]
+    assert metrics["baseline_test_accuracy"] == alone.data.metrics["test_accuracy"]
+    assert metrics["straight_test_accuracy"] == straight.data.metrics["test_accuracy"]
     (picture,) = Path(parent.info.artifact_uri).glob("ledger.png")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

@@ -35,8 +35,8 @@ def test_the_last_network_of_a_chain_is_set_beside_its_controls() -> None:
     )
     assert found == {
         "test_accuracy": 0.4,
-        "test_accuracy_alone": 0.1,
-        "test_accuracy_straight": 0.2,
+        "baseline_test_accuracy": 0.1,
+        "straight_test_accuracy": 0.2,
     }
     run.log.assert_called_once_with(found)
 
@@ -51,6 +51,8 @@ def test_main_names_each_accuracy_by_how_the_network_learnt() -> None:
         "baseline_test_accuracy": 0.0,
         "kd_test_accuracy": 0.2,
         "hint_kd_test_accuracy": 0.3,
-        "assistant_test_accuracy": 0.4,
+        "pupil_test_accuracy": 0.4,
+        "pupil_baseline_test_accuracy": 0.5,
+        "pupil_straight_test_accuracy": 0.6,
     }
     run.log.assert_called_once_with(found)
