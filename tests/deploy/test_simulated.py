@@ -87,6 +87,18 @@ def test_a_sequential_network_within_and_several_outputs_are_rounded_too() -> No
     assert answers == pytest.approx(expected, abs=float(np.ptp(kernel)) / 100)
 
 
+def test_a_layer_that_is_used_twice_is_rounded_each_time() -> None:
+    kernel = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
+    numbers = keras.Input((4,))
+    twice = L.Dense(4, use_bias=False)
+    network = keras.Model(numbers, twice(twice(numbers)))
+    network.set_weights([kernel])
+    step = np.abs(kernel).max(axis=0) / 7
+    rounded = np.round(kernel / step) * step
+    answers = simulated(network, 4).predict(np.eye(4, dtype=np.float32), verbose=0)
+    assert answers == pytest.approx(rounded @ rounded, abs=float(np.ptp(kernel @ kernel)) / 40)
+
+
 def test_to_train_it_trains_the_network(tiny: Dataset, small_network: keras.Model) -> None:
     network = exportable(small_network)
     before = network.get_weights()
