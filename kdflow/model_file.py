@@ -4,6 +4,7 @@ sizes that it declares are checked before it is unpacked."""
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ else:
 MODEL_FILES = (".keras", ".h5")
 MODEL_URIS = ("runs:/", "models:/")  # of MLflow
 OWN_MODEL = "a .keras or .h5 file, runs:/... or models:/..."  # what names one, for messages
-NEEDS_CODE = ("safe_mode", "Could not locate")  # in Keras' messages
+NEEDED_CODE = re.compile(r"(?:Could not locate \w+|Unknown \w+:) '([^']+)'|safe_mode=")  # of Keras
 # Keras compresses neither kind of file.
 MAX_EXPANSION, ALWAYS_ALLOWED = 20, 2**26  # times the size of the file; bytes
 
@@ -56,10 +57,10 @@ def loaded(source: str, load: Callable[[], object]) -> keras.Model:
             model = load()
     except Exception as error:  # a missing or damaged file fails in many ways
         why = reason(error)
-        if any(words in why for words in NEEDS_CODE):
+        if code := NEEDED_CODE.search(why):
             why = (
-                "it has a Lambda layer or layers that are not Keras' own, and kdflow runs no code"
-                " of a file (of a teacher it can use the logits instead, see docs/teachers.md)"
+                f"it needs {code[1] or 'a Lambda layer'}, which is not Keras' own, and kdflow runs"
+                " no code of a file (a teacher's logits can be used instead: docs/teachers.md)"
             )
         raise KdflowError(f"no model can be loaded from {source}: {why}") from error
     if not isinstance(model, keras.Model):

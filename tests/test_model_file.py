@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_a_file_is_loaded_without_running_code_in_it(suffix: str, tmp_path: Path
     model = saved(path, L.Dense(3))
     assert np.array_equal(load_file(str(path))(numbers), model(numbers))
     saved(path, L.Lambda(lambda x: x))
-    assert "a Lambda layer or layers that are not Keras' own" in refused(path)
+    assert "it needs a Lambda layer, which is not Keras' own" in refused(path)
 
 
 class Doubled(keras.layers.Layer):
@@ -49,9 +50,25 @@ class Doubled(keras.layers.Layer):
         return 2 * inputs
 
 
-def test_a_layer_that_is_not_keras_own_is_named_as_the_reason(tmp_path: Path) -> None:
-    saved(tmp_path / "model.keras", Doubled())
-    assert "a Lambda layer or layers that are not Keras' own" in refused(tmp_path / "model.keras")
+def scaled(x: Any) -> Any:
+    """A function that Keras does not know."""
+    return 2 * x
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.keras", Doubled),
+        ("model.h5", Doubled),
+        ("model.keras", lambda: L.Dense(3, activation=scaled)),
+    ],
+)
+def test_what_is_not_keras_own_is_named(
+    name: str, layer: Callable[[], keras.Layer], tmp_path: Path
+) -> None:
+    saved(tmp_path / name, layer())
+    needed = "Doubled" if layer is Doubled else "scaled"
+    assert f"it needs {needed}, which is not Keras' own" in refused(tmp_path / name)
 
 
 def unpacking_to_zeros(weights: Path) -> None:

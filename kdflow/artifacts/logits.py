@@ -26,6 +26,10 @@ from kdflow.views import VIEW_SETS, PhotoView, View
 SPLITS = ("train", "test")
 DTYPES = ("float16", "float32")
 ENOUGH_ROWS = 50  # that the raw logits of so many are all from 0 to 1 is no coincidence
+WITHIN_0_AND_1 = (
+    "whose values are all from 0 to 1, as those of rounded probabilities, sigmoids and similarities"
+    " are; use what is computed before these, or multiply similarities by their scale"
+)
 
 
 class Manifest(BaseModel):
@@ -42,6 +46,7 @@ class Manifest(BaseModel):
         views: what the first axis of the training logits enumerates; that of the test logits
             enumerates as many of these or fewer.
         averaged: whether the logits of a view are the mean over it and its mirror image.
+        in_order: whether the order of the rows was certain as they were written.
         dtype: of the stored logits.
         class_names: what the last axis enumerates.
         sha256: of each array's bytes.
@@ -62,6 +67,7 @@ class Manifest(BaseModel):
     holdout: float | None = None
     views: list[View | PhotoView] = Field(min_length=1)
     averaged: bool = False
+    in_order: bool = False
     dtype: Literal["float16", "float32"]
     class_names: list[str]
     sha256: dict[str, str]
@@ -111,7 +117,7 @@ def write(
         train, test: (views, images, classes) raw logits, float16 or float32; the views are the
             first ones of their set, the images in the data set's own order. `test` needs view 0
             alone.
-        in_order: whether the order is certain, since kdflow has just made them.
+        in_order: whether the order is certain, so that it is not checked, here and in `read`.
         view_set: a key of `views.VIEW_SETS`.
         averaged: whether those of a view are the mean over it and its mirror image.
 
@@ -158,6 +164,7 @@ def write(
         holdout=holdout,
         views=list(VIEW_SETS[view_set][: len(train)]),
         averaged=averaged,
+        in_order=in_order,
         dtype=train.dtype.name,  # type: ignore[arg-type]
         class_names=list(dataset.class_names),
         sha256={split: sha256(array) for split, array in arrays.items()},
@@ -177,6 +184,11 @@ def are_probabilities(array: np.ndarray) -> bool:
     """Whether the last axis of `array` holds what a softmax gives, and not logits."""
     sums = array.sum(axis=-1, dtype=np.float32)
     return bool((array >= 0).all() and np.allclose(sums, 1, atol=2e-3))
+
+
+def are_within_0_and_1(array: np.ndarray) -> bool:
+    """Whether so many numbers are all from 0 to 1 that they are no raw logits."""
+    return bool(array[..., 0].size >= ENOUGH_ROWS and array.min() >= 0 and array.max() <= 1)
 
 
 def read(
@@ -221,7 +233,7 @@ def read(
             f" (export them with averaged={asked})"
         )
     train, test = (_read_array(folder, manifest, dataset, split) for split in SPLITS)
-    if not in_order:
+    if not (in_order or manifest.in_order):
         check_order(f"logits in {folder}", train, test, dataset)
     manifest_sha256 = hashlib.sha256(manifest_text.encode()).hexdigest()
     return Logits(folder, manifest, manifest_sha256, train, test)
@@ -288,11 +300,8 @@ def _check_values(what: str, array: np.ndarray, where: str) -> None:
             f"{what}: expected raw logits, got probabilities in {where}; values=probabilities reads"
             " a folder of train_probabilities.npy and test_probabilities.npy"
         )
-    if array[..., 0].size >= ENOUGH_ROWS and array.min() >= 0 and array.max() <= 1:
-        raise UnfitError(
-            f"{what}: expected raw logits, got numbers from 0 to 1 alone in {where}, as rounded"
-            " probabilities and sigmoids are; write what the network computes before them"
-        )
+    if are_within_0_and_1(array):
+        raise UnfitError(f"{what}: expected raw logits, got {where} {WITHIN_0_AND_1}")
 
 
 def _expect(folder: Path, what: str, expected: object, found: object) -> None:

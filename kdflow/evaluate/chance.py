@@ -133,8 +133,9 @@ def alignment(predicted: np.ndarray, labels: np.ndarray) -> Alignment:
     p = np.bincount(labels, minlength=classes).astype(float)
     q = np.bincount(predicted, minlength=classes).astype(float)
     expected = float(p @ q) / images
-    # 1 where label and prediction agree, less the means of its row and column
-    centred = np.eye(classes) - q[:, np.newaxis] / images - p / images + expected / images
-    variance = float(p @ centred**2 @ q) / max(images - 1, 1)
+    # of 1 where label and prediction agree, less the means of its row and column
+    row, column = (expected - q) / images, -p / images
+    squares = p @ (q * (1 + 2 * (row + column))) + images * (p @ row**2 + q @ column**2)
+    variance = float(squares + 2 * (p @ row) * (q @ column)) / max(images - 1, 1)
     agreeing, most = int((predicted == labels).sum()), int(np.minimum(p, q).sum())
     return Alignment(agreeing, expected, max(variance, 0.0) ** 0.5, most)

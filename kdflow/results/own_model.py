@@ -135,6 +135,10 @@ def _check_outputs(model: keras.Model, source: str, dataset: Dataset) -> None:
             " has no softmax at its end that could be removed; write the probabilities to a folder"
             " and read it with values=probabilities"
         )
+    if logits.are_within_0_and_1(outputs) and not adapt.ends_in_sigmoid(model):
+        raise KdflowError(
+            f"expected a network that gives logits, got {source}, {logits.WITHIN_0_AND_1}"
+        )
     if adapt.ends_in_sigmoid(model):
         raise KdflowError(
             f"expected a network that gives logits, got {source}, which ends in a sigmoid; let it"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kdflow.config.own_teacher import Reading
 from kdflow.config.training import is_automatic
-from kdflow.errors import KdflowError, UnreachableError
+from kdflow.errors import KdflowError, NoRoomError, UnreachableError
 from kdflow.naming import is_hash
 from kdflow.needs import LogitsOf, ModelOf, Need
 from kdflow.tags import AVERAGED_TAG, upstream_tag
@@ -30,10 +30,10 @@ def upstream_needs(source: str) -> dict[str, Need]:
     try:
         upstream = lineage(source)
         averaged = LOGITS in upstream and AVERAGED_TAG in get_run(upstream[LOGITS]).tags
-    except UnreachableError:
+    except (UnreachableError, NoRoomError):
         raise
     except KdflowError as error:  # the export may have been deleted since
-        print(f"logits: {error}; deploy goes on without them")
+        print(f"logits, teacher: {error}; deploy goes on without them")
         return {}
     needs: dict[str, Need] = {}
     if logits := upstream.get(LOGITS):

@@ -112,7 +112,7 @@ def read_json(run: FoundRun, name: str) -> dict[str, Any]:
 def _logged_files(run: FoundRun) -> list[str]:
     """The names of the files that the run has logged outside of folders."""
     listed = mlflow.artifacts.list_artifacts(artifact_uri=run.artifact_uri)
-    return [file.path for file in listed if not file.is_dir]
+    return [Path(file.path).name for file in listed]  # the path has the URI's last folder in it
 
 
 def _fetched(uri: str, run: FoundRun, what: str) -> Path:

@@ -64,11 +64,13 @@ class Delivery:
         with self._changed:
             self._open.append(journal)
 
-    def end(self, journal: Journal) -> None:
-        """Close a journal, after its last entry."""
+    def end(self, journal: Journal, *, is_whole: bool) -> None:
+        """Send no more heartbeats of a journal's run, and close the journal if it is whole. One
+        without its last entry stays, so that a later command ends the run."""
         with self._changed:
             self._open.remove(journal)
-            journal.close()
+            if is_whole:
+                journal.close()
 
     def wait(self, journal: Journal, patience: float, *, counts_all: bool = True) -> bool:
         """Wait until the store has all of a journal; returns whether it has.

@@ -170,14 +170,16 @@ class Run:
             patience: the seconds after which what the store does not have is left on disk.
 
         Raises:
-            NoRoomError: the disk is full, so that how the run has ended is not kept.
+            NoRoomError: the disk is full; a later command, or `sync`, ends the run as KILLED.
         """
+        is_whole = False
         try:
             if self._ends_run:
                 ended = {"status": self._status, "timestamp": get_current_time_millis()}
                 self._put("status", ended)
+            is_whole = True
         finally:
-            DELIVERY.end(self._journal)
+            DELIVERY.end(self._journal, is_whole=is_whole)
         return self.wait(patience)
 
     def wait(self, patience: float, *, counts_all: bool = True) -> bool:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import mlflow
 from mlflow.entities import LoggedModel
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.uri import resolve_uri_if_local
 from sqlalchemy.engine import URL, make_url
@@ -127,6 +127,11 @@ def _http_status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
+def _is_an_answer(error: Exception) -> bool:
+    """Whether a server has answered so."""
+    return isinstance(error, RestException) or _http_status(error) is not None
+
+
 def what_it_does(error: Exception) -> str:
     """That the store does not answer, answers with an error or denies access, for a message, with
     the reason."""
@@ -196,7 +201,7 @@ def with_retries(what: str, call: Callable[[], T]) -> T:
                 f" {reason(error)}"
             ) from error
         except Exception as error:  # what an unreachable server raises depends on the store
-            if is_disk_full(error):
+            if is_disk_full(error) and not _is_an_answer(error):
                 raise NoRoomError(f"{what}: {reason(error)}") from error
             problem = failure(what, error)
             gives_up = time.monotonic() > give_up

@@ -68,17 +68,24 @@ def test_rows_in_another_order_than_the_images_are_refused(tiny: Dataset, tmp_pa
     assert written.accuracy == {"train": 1.0, "test": 1.0}
     for split, found in {
         "train": "training rows in another order: 0 predictions match their labels; a random order"
-        " would give about 20, the best order 60 (compared with: 30 of at most 30)",
+        " would give about 20, the best order 60 (compared with: 30 of at most 30;",
         "test": "test rows in another order: 0 predictions match their labels; a random order"
-        " would give about 10, the best order 30 (compared with: 60 of at most 60)",
+        " would give about 10, the best order 30 (compared with: 60 of at most 60;",
     }.items():
         shuffled = np.roll(in_order[split], 1, axis=1)  # the labels of `tiny` go round
         with pytest.raises(
             KdflowError,
-            match=f"expected rows in the order of the data set's images, got {re.escape(found)}$",
+            match=f"expected rows in the order of the data set's images, got {re.escape(found)}",
         ):
             write(tmp_path / "wrong", **in_order | {split: shuffled}, dataset=tiny)
     assert not (tmp_path / "wrong").exists()
+
+
+def test_rows_whose_order_is_certain_are_read_as_they_are(tiny: Dataset, tmp_path: Path) -> None:
+    train = np.roll(perfect(tiny, "train"), 1, axis=1)
+    folder, test = tmp_path / "logits", perfect(tiny, "test")
+    logits.write(folder, train, test, tiny, teacher="a", network="b", in_order=True)
+    assert np.array_equal(logits.read(folder, tiny).train, train)
 
 
 def test_rows_in_another_order_of_two_classes_are_refused(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_probabilities_are_refused(tiny: Dataset, tmp_path: Path) -> None:
 
 def test_rounded_probabilities_and_sigmoids_are_refused(tiny: Dataset, tmp_path: Path) -> None:
     train, test = (np.abs(np.sin(array.astype(np.float32))) for array in made_for(tiny))
-    with pytest.raises(KdflowError, match="got numbers from 0 to 1 alone in the train logits"):
+    with pytest.raises(KdflowError, match="got the train logits whose values are all from 0 to 1"):
         write(tmp_path / "p", train, test, tiny)
 
 

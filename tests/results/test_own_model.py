@@ -105,7 +105,10 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
     huge.layers[-1].bias.assign([np.inf, 0, 0])
     unfit = {
         "infinite.keras": (huge, "finite logits"),
-        "code.keras": (network(keras.layers.Lambda(lambda x: x), dense(3)), "a Lambda layer"),
+        "code.keras": (
+            network(keras.layers.Lambda(lambda x: x), dense(3)),
+            "it needs a Lambda layer",
+        ),
         "probabilities.keras": (
             network(dense(3), keras.layers.Softmax(), keras.layers.Rescaling(1.0)),
             "gives probabilities",
@@ -162,6 +165,17 @@ def test_the_documented_folder_of_logits_teaches(
     model = mlflow.keras.load_model(f"runs:/{last_run().info.run_id}/model")
     taught = model.predict(tiny.x_test, verbose=0).argmax(axis=1)
     assert agreement == pytest.approx((taught == outputs[60:].argmax(axis=1)).mean())
+
+
+def test_a_network_whose_outputs_are_all_from_0_to_1_gives_no_logits(
+    tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logits, "ENOUGH_ROWS", 30)  # all that there are
+    clipped = network(keras.layers.Dense(3), keras.layers.ReLU(max_value=1))
+    clipped.save("clipped.keras")
+    dataset = load(str(tiny_npz), 0.1)
+    with pytest.raises(KdflowError, match=r"got clipped.keras, whose values are all from 0 to 1"):
+        own_model.read("clipped.keras", dataset, Reading("0..255"))
 
 
 def test_what_names_a_model_is_its_weights_and_what_it_computes_with_them(

@@ -166,7 +166,9 @@ def test_a_storage_that_does_not_answer_ends_the_search_and_not_the_setting(
         return trial.suggest_float("x", 0, 1)
 
     for _ in range(CRASHES + 1):
-        with pytest.raises(UnreachableError, match=r"^storage: .* not answer .gone away.; the same"):
+        with pytest.raises(
+            UnreachableError, match=r"^storage: .* not answer .gone away.; the same"
+        ):
             run_trials(study, reports, None)
     run_trials(study, reports, None)
     assert [trial.state for trial in counted(study)] == [TrialState.COMPLETE]

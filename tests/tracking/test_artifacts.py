@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import mlflow
 import pytest
+from mlflow.entities import FileInfo
 
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, NoRoomError, UnfitError, UnreachableError
@@ -76,6 +77,12 @@ def test_a_server_that_lists_nothing_has_no_logits_and_a_silent_one_may_have(
         logits_folder(remote)
     with pytest.raises(UnfitError, match=f"run {remote.run_id} .export_logits. has no config.json"):
         read_json(remote, "config.json")
+    listed = [FileInfo("artifacts/config.json", False, 2)]  # as MLflow lists them
+    monkeypatch.setattr(mlflow.artifacts, "list_artifacts", lambda artifact_uri: listed)
+    monkeypatch.setattr(
+        mlflow.artifacts, "load_dict", {f"{remote.artifact_uri}/config.json": {}}.get
+    )
+    assert read_json(remote, "config.json") == {}
 
     def refuse(**_: object) -> None:
         raise ConnectionError("no route")

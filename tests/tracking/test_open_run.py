@@ -17,6 +17,7 @@ from kdflow.tracking.corrected import correct
 from kdflow.tracking.delivery import DELIVERY
 from kdflow.tracking.find import get_run
 from kdflow.tracking.runs import open_run
+from kdflow.tracking.sync import deliver_left_over
 
 pytestmark = pytest.mark.usefixtures("shared_store")
 
@@ -207,7 +208,7 @@ def test_a_run_without_room_for_its_journal_has_failed(
     assert status_of_the_run_called("no room") == "FAILED"
 
 
-def test_an_interrupt_on_a_full_disk_stays_an_interrupt_and_closes_the_journal(
+def test_an_interrupt_on_a_full_disk_stays_one_and_a_later_command_ends_the_run(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened = []
@@ -225,6 +226,9 @@ def test_an_interrupt_on_a_full_disk_stays_an_interrupt_and_closes_the_journal(
         interrupted()
     assert capsys.readouterr().err == "expected a folder with room\n"
     assert opened[0]._journal not in DELIVERY._open
+    opened[0]._journal._lock.release()  # as if the process had ended
+    deliver_left_over()
+    assert status(opened[0].run_id) == "KILLED"
 
 
 def test_an_interrupt_while_the_run_is_opened_ends_it(

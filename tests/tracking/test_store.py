@@ -5,7 +5,7 @@ import signal
 import mlflow
 import pytest
 import requests
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import (
     CUSTOMER_UNAUTHORIZED,
     INVALID_STATE,
@@ -86,6 +86,20 @@ def test_what_waiting_cannot_mend_is_not_waited_for(
     with pytest.raises(raised, match=message):
         store.with_retries("run a", call)
     assert len(asked) == 1
+
+
+def test_a_full_disk_of_a_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDFLOW_STORE_PATIENCE", "60")
+    monkeypatch.setattr(store, "RETRY_EVERY", 0)
+    full = RestException({"error_code": "INTERNAL_ERROR", "message": "No space left on device"})
+    answers = iter([full, full, None])
+
+    def call() -> str:
+        if error := next(answers):
+            raise error
+        return "read"
+
+    assert store.with_retries("run a", call) == "read"
 
 
 def test_an_interrupt_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
