@@ -221,3 +221,15 @@ def test_ctrl_c_while_a_new_store_is_made_does_not_spoil_it(
         check=False,
     )
     assert again.returncode == 0, again.stderr.decode()
+
+
+def test_an_interrupt_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://there")
+
+    def interrupted(**_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the signal was deferred")
+
+    monkeypatch.setattr(mlflow, "search_experiments", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_store()

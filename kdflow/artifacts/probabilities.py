@@ -11,7 +11,7 @@ import numpy as np
 
 from kdflow.artifacts import logits
 from kdflow.dataset import Dataset
-from kdflow.errors import KdflowError
+from kdflow.errors import ParameterError
 
 # For a probability of 0, whose logarithm no student can learn from: the smallest normal number of
 # float32, whose logarithm is -87.3.
@@ -27,7 +27,7 @@ def as_logits(folder: Path, dataset: Dataset, view_set: str = "shifts") -> Path:
         view_set: which the views are of.
 
     Raises:
-        KdflowError: a file is missing, or does not hold probabilities for each image.
+        ParameterError: a file is missing, or does not hold probabilities for each image.
     """
     files = [folder / f"{split}_probabilities.npy" for split in logits.SPLITS]
     train, test = (_read(file) for file in files)
@@ -55,13 +55,13 @@ def _read(file: Path) -> np.ndarray:
     try:
         array = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise KdflowError(
+        raise ParameterError(
             f"values: expected an array of probabilities in {file}, got {error}"
         ) from error
     if array.ndim == 2:
         array = array[np.newaxis]
     if array.ndim != 3 or not np.issubdtype(array.dtype, np.floating):
-        raise KdflowError(
+        raise ParameterError(
             "values: expected floating-point probabilities (images, classes) or (views, images,"
             f" classes) in {file}, got {array.dtype} {array.shape}"
         )
@@ -72,7 +72,7 @@ def _read(file: Path) -> np.ndarray:
         if least >= 0 and most <= 1:
             sums = numbers.sum(axis=-1)
             got = f"sums from {sums.min():.3f} to {sums.max():.3f}; save them with all their digits"
-        raise KdflowError(
+        raise ParameterError(
             f"values: expected rows of probabilities that sum to 1 in {file}, got {got}"
         )
     return numbers

@@ -148,7 +148,8 @@ def test_what_does_not_fit_opens_no_run(
     before = len(runs())
     assert main(["distill", *SHORT, *argv]) == 1
     shown = capsys.readouterr().err
-    assert shown.startswith("kdflow distill: teacher: ")
+    parameter = message[:6] if message.startswith(("pixels: ", "values: ")) else "teacher"
+    assert shown.startswith(f"kdflow distill: {parameter}: ")
     assert message.format(exported=first[1].info.run_id) in shown
     assert shown.count("\n") == 1
     assert len(runs()) == before

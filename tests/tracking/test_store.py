@@ -1,7 +1,5 @@
 """The tracking store is reached, and named without its password."""
 
-import signal
-
 import mlflow
 import pytest
 import requests
@@ -100,18 +98,6 @@ def test_a_full_disk_of_a_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
         return "read"
 
     assert store.with_retries("run a", call) == "read"
-
-
-def test_an_interrupt_ends_the_wait_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://there")
-
-    def interrupted(**_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("the signal was deferred")
-
-    monkeypatch.setattr(mlflow, "search_experiments", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store.open_store()
 
 
 def test_an_answer_of_a_server_is_not_called_silence() -> None:
