@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from kdflow.config.base import DATASET_OPTIONS, Config, canonical, validated
 from kdflow.dataset import Dataset
@@ -30,16 +30,12 @@ from kdflow.errors import (
 from kdflow.hardware import hardware
 from kdflow.needs import (
     Found,
-    LayersOf,
-    LogitsOf,
-    Lookup,
-    ModelOf,
     Need,
     Planned,
     Step,
     Training,
 )
-from kdflow.results import layers, logits, models, trainings
+from kdflow.results.finders import FINDERS
 from kdflow.results.records import StepResult
 from kdflow.resume import claim_checkpoint, run_of
 from kdflow.sources import code_of, own_networks
@@ -54,30 +50,6 @@ NAMED_BY_CONTENT = {
 }
 # In the keys of kdflow 0.1, whatever the loss.
 WEIGHTS_OF_0_1 = {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma"}
-
-
-class Finder(Protocol):
-    """How one kind of need is named, found and verified; a module each in `kdflow.results`."""
-
-    def named(self, need: Any, dataset: Dataset) -> Any:
-        """The verified result that the user named by a path; None if it is not named so."""
-
-    def candidates(self, need: Any, lookup: Lookup) -> list[FoundRun]:
-        """The runs that may hold the result, best first."""
-
-    def verified(self, need: Any, run: FoundRun, dataset: Dataset) -> Any:
-        """The verified result that a run holds. Raises `UnfitError` or `UnreachableError`."""
-
-    def made_by(self, need: Any, dataset: Dataset) -> tuple[str, dict[str, Any]]:
-        """The step that makes the result where there is none, and its parameters."""
-
-
-FINDERS: dict[type[Need], Finder] = {
-    ModelOf: models,
-    LogitsOf: logits,
-    LayersOf: layers,
-    Training: trainings,
-}
 
 
 class Resolver:

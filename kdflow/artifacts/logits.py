@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdflow.artifacts.alignment import check_order
+from kdflow.artifacts.values import check_values
 from kdflow.config.base import canonical
 from kdflow.config.views import ONE_VIEW, Views
 from kdflow.dataset import Dataset, sha256
@@ -25,11 +26,6 @@ from kdflow.views import VIEW_SETS, PhotoView, View
 
 SPLITS = ("train", "test")
 DTYPES = ("float16", "float32")
-ENOUGH_ROWS = 50  # that the raw logits of so many are all from 0 to 1 is no coincidence
-WITHIN_0_AND_1 = (
-    "whose values are all from 0 to 1, as those of rounded probabilities, sigmoids and similarities"
-    " are; use what is computed before these, or multiply similarities by their scale"
-)
 
 
 class Manifest(BaseModel):
@@ -144,7 +140,7 @@ def write(
             raise KdflowError(
                 f"logits: expected 1 to {most} views of the {split} images, got {len(array)}"
             )
-        _check_values("logits", array, f"the {split} logits")
+        check_values("logits", array, f"the {split} logits")
     if train.dtype != test.dtype:
         raise KdflowError(
             f"logits: expected one type for both splits, got {train.dtype} and {test.dtype}"
@@ -178,17 +174,6 @@ def write(
         manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
     )
     return manifest
-
-
-def are_probabilities(array: np.ndarray) -> bool:
-    """Whether the last axis of `array` holds what a softmax gives, and not logits."""
-    sums = array.sum(axis=-1, dtype=np.float32)
-    return bool((array >= 0).all() and np.allclose(sums, 1, atol=2e-3))
-
-
-def are_within_0_and_1(array: np.ndarray) -> bool:
-    """Whether so many numbers are all from 0 to 1 that they are no raw logits."""
-    return bool(array[..., 0].size >= ENOUGH_ROWS and array.min() >= 0 and array.max() <= 1)
 
 
 def read(
@@ -277,7 +262,7 @@ def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) 
     _expect(folder, f"shape of {name}", shape, array.shape)
     _expect(folder, f"dtype of {name}", manifest.dtype, array.dtype.name)
     _expect(folder, f"SHA-256 of {name}", manifest.sha256.get(split), sha256(array))
-    _check_values(f"logits in {folder}", array, name)
+    check_values(f"logits in {folder}", array, name)
     recorded, recomputed = manifest.accuracy.get(split), accuracy(array[0], labels)
     if recorded is None or not math.isclose(recorded, recomputed, abs_tol=1e-9):
         _expect(folder, f"accuracy of {name}", recorded, recomputed)
@@ -289,19 +274,6 @@ def digest(logits: Logits, views: int) -> str:
     images, and view 0 of the test images, with which its predictions are compared."""
     described = [logits.manifest.dtype, sha256(logits.train[:views]), sha256(logits.test[0])]
     return hashlib.sha256(repr(described).encode()).hexdigest()
-
-
-def _check_values(what: str, array: np.ndarray, where: str) -> None:
-    """Refuse values that no student can learn from as logits."""
-    if count := int((~np.isfinite(array)).sum()):
-        raise UnfitError(f"{what}: expected finite values in {where}, got {count} that are not")
-    if are_probabilities(array):
-        raise UnfitError(
-            f"{what}: expected raw logits, got probabilities in {where}; values=probabilities reads"
-            " a folder of train_probabilities.npy and test_probabilities.npy"
-        )
-    if are_within_0_and_1(array):
-        raise UnfitError(f"{what}: expected raw logits, got {where} {WITHIN_0_AND_1}")
 
 
 def _expect(folder: Path, what: str, expected: object, found: object) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kdflow.artifacts import logits
+from kdflow.artifacts.values import are_probabilities
 from kdflow.dataset import Dataset
 from kdflow.errors import ParameterError
 
@@ -66,7 +67,7 @@ def _read(file: Path) -> np.ndarray:
             f" classes) in {file}, got {array.dtype} {array.shape}"
         )
     numbers: np.ndarray = array.astype(np.float32)
-    if not logits.are_probabilities(numbers):
+    if not are_probabilities(numbers):
         least, most = numbers.min(), numbers.max()
         got = f"numbers from {least:.3g} to {most:.3g} (values=logits reads a folder of logits)"
         if least >= 0 and most <= 1:

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from kdflow import adapt, network
 from kdflow.adapt import PIXEL_RANGES, PixelRange
-from kdflow.artifacts import logits
+from kdflow.artifacts import values
 from kdflow.config.own_teacher import Reading
 from kdflow.dataset import SPLIT_SEED, Dataset
 from kdflow.errors import KdflowError, reason
@@ -129,15 +129,15 @@ def _check_outputs(model: keras.Model, source: str, dataset: Dataset) -> None:
         raise KdflowError(
             f"expected a network that gives finite logits, got {source}, which does not"
         )
-    if logits.are_probabilities(outputs):
+    if values.are_probabilities(outputs):
         raise KdflowError(
             f"expected a network that gives logits, got {source}, which gives probabilities, and"
             " has no softmax at its end that could be removed; write the probabilities to a folder"
             " and read it with values=probabilities"
         )
-    if logits.are_within_0_and_1(outputs) and not adapt.ends_in_sigmoid(model):
+    if values.are_within_0_and_1(outputs) and not adapt.ends_in_sigmoid(model):
         raise KdflowError(
-            f"expected a network that gives logits, got {source}, {logits.WITHIN_0_AND_1}"
+            f"expected a network that gives logits, got {source}, {values.WITHIN_0_AND_1}"
         )
     if adapt.ends_in_sigmoid(model):
         raise KdflowError(

@@ -16,7 +16,7 @@ from kdflow.adapt import (
     with_two_logits,
     without_softmax,
 )
-from kdflow.artifacts.logits import are_probabilities
+from kdflow.artifacts.values import are_probabilities
 from kdflow.errors import KdflowError
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES, MODEL_URIS, OWN_MODEL

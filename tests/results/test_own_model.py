@@ -12,7 +12,7 @@ from helpers import ROOT, runs
 from scipy.special import softmax
 
 from kdflow.__main__ import main
-from kdflow.artifacts import logits
+from kdflow.artifacts import logits, values
 from kdflow.catalogue.datasets.npz import load_npz
 from kdflow.config.own_teacher import Reading
 from kdflow.config.views import Views
@@ -170,7 +170,7 @@ def test_the_documented_folder_of_logits_teaches(
 def test_a_network_whose_outputs_are_all_from_0_to_1_gives_no_logits(
     tiny_npz: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logits, "ENOUGH_ROWS", 30)  # all that there are
+    monkeypatch.setattr(values, "ENOUGH_ROWS", 30)  # all that there are
     clipped = network(keras.layers.Dense(3), keras.layers.ReLU(max_value=1))
     clipped.save("clipped.keras")
     dataset = load(str(tiny_npz), 0.1)
