@@ -93,7 +93,7 @@ def test_adamw_decays_the_kernel_of_a_layer_whatever_its_name() -> None:
     layer.build((None, 1))
     optimizer = make_optimizer(Settings("adamw", 0.1, 1, 1, 0, weight_decay=0.5), 10)
     optimizer.build(layer.trainable_variables)
-    optimizer.apply([keras.ops.zeros_like(each) for each in layer.trainable_variables])
+    optimizer.apply([keras.ops.zeros(each.shape) for each in layer.trainable_variables])
     decayed = [float(weight.numpy().item()) for weight in (layer.kernel, layer.bias)]
     assert decayed == pytest.approx([1 - 0.1 * 0.5, 1])
 
