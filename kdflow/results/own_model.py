@@ -7,14 +7,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from scipy.special import softmax
 
 from kdflow import adapt, network
 from kdflow.adapt import PIXEL_RANGES, PixelRange
 from kdflow.artifacts import values
 from kdflow.config.own_teacher import Reading
 from kdflow.dataset import SPLIT_SEED, Dataset
-from kdflow.errors import KdflowError, reason
+from kdflow.errors import KdflowError
 from kdflow.evaluate.chance import (
     AgainstChance,
     against_chance,
@@ -24,6 +23,7 @@ from kdflow.evaluate.chance import (
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.naming import MOST_NAMED, named_by_hash
+from kdflow.raw_logits import RawLogits, raw_logits
 from kdflow.results.records import TrainedModel
 from kdflow.tracking import artifacts
 
@@ -68,11 +68,16 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
             f" is not checked; {CONVERT}"
         )
     loaded = adapt.functional(artifacts.load_keras(source), dataset.image_shape, source)
-    model = _giving_logits(loaded, source, dataset)
-    plain = adapt.from_pixels(model, reading.pixels)
-    _check_outputs(plain, source, dataset)
+    _check_classes(loaded, source, dataset)
+    made = raw_logits(loaded, reading.pixels, dataset.x_test[:TRIED_IMAGES], source)
+    if values.are_within_0_and_1(made.tried):
+        raise KdflowError(
+            f"expected a network that gives logits, got {source}, {values.WITHIN_0_AND_1}"
+        )
+    _say_changes(made, source, dataset)
     if not reading.allow_weak:
-        _check_accuracy(plain, model, source, dataset, reading.pixels)
+        _check_accuracy(made, source, dataset, reading.pixels)
+    plain = made.network
     weights_sha256 = network.weights_sha256(plain)
     # another network with these weights is another teacher
     described = f"{weights_sha256} {network.architecture_sha256(plain)}"
@@ -82,90 +87,43 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
     return TrainedModel(named_by_hash(digest), plain, weights_sha256, None, source)
 
 
-def _giving_logits(loaded: keras.Model, source: str, dataset: Dataset) -> keras.Model:
-    """The model with a logit for each of two classes where it has one output, and without its final
-    softmax, after a check that the softmax of its logits is what the model itself gives."""
-    if loaded.output_shape[1:] == (1,) and dataset.classes == 2:
+def _check_classes(model: keras.Model, source: str, dataset: Dataset) -> None:
+    given = model.output_shape[1:]
+    if given != (dataset.classes,) and not (given == (1,) and dataset.classes == 2):
+        raise KdflowError(
+            f"expected a network that gives {dataset.classes} logits per image, got {source}, which"
+            f" gives the shape {given}"
+        )
+
+
+def _say_changes(made: RawLogits, source: str, dataset: Dataset) -> None:
+    if made.had_one_output:
         first, second = dataset.class_names
         print(
             f"{source}: its one output, before its sigmoid if it ends in one, is the logit of"
             f" {second}; that of {first} is 0"
         )
-        return adapt.with_two_logits(loaded)
-    model, removed = adapt.without_softmax(loaded)
-    if not removed:
-        return loaded
-    tried = dataset.x_test[:TRIED_IMAGES]
-    before, after = (_outputs(it, tried, source, dataset) for it in (loaded, model))
-    if not np.allclose(softmax(after, axis=-1), before, atol=1e-4):
-        raise KdflowError(
-            f"expected a network that ends in a softmax over the classes, got {source}, which ends"
-            " in one over something else"
-        )
-    print(
-        f"{source}: its final softmax is removed; the softmax of the logits is its original output"
-    )
-    return model
-
-
-def _outputs(model: keras.Model, images: np.ndarray, source: str, dataset: Dataset) -> np.ndarray:
-    try:
-        return predict_logits(model, images)
-    except Exception as error:  # a user's network can fail in any way
-        raise KdflowError(
-            f"expected a network that takes images of shape {dataset.image_shape}, got {source}:"
-            f" {reason(error)}"
-        ) from error
-
-
-def _check_outputs(model: keras.Model, source: str, dataset: Dataset) -> None:
-    outputs = _outputs(model, dataset.x_test[:TRIED_IMAGES], source, dataset)
-    if outputs.shape[1:] != (dataset.classes,):
-        raise KdflowError(
-            f"expected a network that gives {dataset.classes} logits per image, got {source}, which"
-            f" gives the shape {outputs.shape} for {len(outputs)} images"
-        )
-    if not np.isfinite(outputs).all():
-        raise KdflowError(
-            f"expected a network that gives finite logits, got {source}, which does not"
-        )
-    if values.are_probabilities(outputs):
-        raise KdflowError(
-            f"expected a network that gives logits, got {source}, which gives probabilities, and"
-            " has no softmax at its end that could be removed; write the probabilities to a folder"
-            " and read it with values=probabilities"
-        )
-    if values.are_within_0_and_1(outputs) and not adapt.ends_in_sigmoid(model):
-        raise KdflowError(
-            f"expected a network that gives logits, got {source}, {values.WITHIN_0_AND_1}"
-        )
-    if adapt.ends_in_sigmoid(model):
-        raise KdflowError(
-            f"expected a network that gives logits, got {source}, which ends in a sigmoid; let it"
-            " end in its logits, without an activation"
+    if made.had_softmax:
+        print(
+            f"{source}: its final softmax is removed; the softmax of the logits is its original"
+            " output"
         )
 
 
-def _check_accuracy(
-    plain: keras.Model, model: keras.Model, source: str, dataset: Dataset, pixels: PixelRange
-) -> None:
+def _check_accuracy(made: RawLogits, source: str, dataset: Dataset, pixels: PixelRange) -> None:
     """Refuse a model that is no better than chance on the training images, or clearly better with
-    other pixels: on a sample, and if that does not show it better than chance, on all of them.
-
-    Args:
-        plain: from pixels 0..255, as `pixels` has it.
-        model: from the pixels that it expects.
-    """
+    other pixels: on a sample, and if that does not show it better than chance, on all of them."""
     sampled = _sampled(dataset, SAMPLED_IMAGES)
     labels = dataset.y_train[sampled]
-    predicted = _predicted(plain, dataset, sampled)
+    predicted = _predicted(made.network, dataset, sampled)
     right = predicted == labels
     result = against_chance(predicted, labels)
     if result.is_better and result.accuracy > PIXELS_CERTAIN_FROM:
         return
     ranges = [it for it in PIXEL_RANGES if it != "imagenet" or dataset.image_shape[-1] == 3]
     others = {
-        other: _predicted(adapt.from_pixels(model, other), dataset, sampled) == labels
+        other: _predicted(adapt.from_pixels(made.of_expected_pixels, other), dataset, sampled)
+        == labels
         for other in ranges
         if other != pixels
     }
@@ -178,7 +136,7 @@ def _check_accuracy(
         )
     if not result.is_better:
         every = np.arange(len(dataset.y_train))
-        result = against_chance(_predicted(plain, dataset, every), dataset.y_train)
+        result = against_chance(_predicted(made.network, dataset, every), dataset.y_train)
     if not result.is_better:
         found = ", ".join(f"{it.mean():.4f} with {other}" for other, it in others.items())
         raise chance_level_error(

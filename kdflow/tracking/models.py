@@ -8,18 +8,10 @@ import keras
 import mlflow
 import numpy as np
 
-from kdflow.adapt import (
-    PixelRange,
-    ends_in_sigmoid,
-    from_pixels,
-    functional,
-    with_two_logits,
-    without_softmax,
-)
-from kdflow.artifacts.values import are_probabilities
+from kdflow.adapt import PixelRange, functional
 from kdflow.errors import KdflowError
-from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES, MODEL_URIS, OWN_MODEL
+from kdflow.raw_logits import raw_logits
 from kdflow.tracking.artifacts import load_keras, load_model
 from kdflow.tracking.find import FoundRun, get_run
 from kdflow.tracking.run import MODEL_NAME
@@ -74,32 +66,20 @@ def check_classifies(run: FoundRun) -> None:
 
 
 def _giving_logits(source: str, pixels: PixelRange) -> keras.Model:
-    """A model that may be the user's own, without the softmax that it may end in; with one output,
-    which is that of the second of two classes, it gives two logits."""
+    """The network of a model that may be the user's own."""
     loaded = load_keras(source)
     shape = getattr(loaded, "input_shape", None)  # a model that was never called has none
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
         raise KdflowError(
             f"expected a model of images of one size in {source}, got one that takes {shape}"
         )
-    model, _ = without_softmax(functional(loaded, shape[1:], source))
-    if model.output_shape[1:] == (1,):
-        model = with_two_logits(model)
-    if len(model.output_shape) != 2 or model.output_shape[1] < 2:
+    model = functional(loaded, shape[1:], source)
+    if len(model.output_shape) != 2:
         raise KdflowError(
-            f"expected one logit per class, of two classes or more, from {source}, got outputs of"
-            f" shape {model.output_shape}"
+            f"expected one logit per class from {source}, got outputs of shape {model.output_shape}"
         )
-    if ends_in_sigmoid(model):
-        raise KdflowError(f"expected logits or a softmax from {source}, got one sigmoid per class")
-    plain = from_pixels(model, pixels)
     tried = np.random.default_rng(0).integers(0, 256, (TRIED_IMAGES, *shape[1:]), np.uint8)
-    if are_probabilities(predict_logits(plain, tried)):
-        raise KdflowError(
-            f"expected a model that gives logits or ends in a softmax from {source}, got one that"
-            " gives probabilities in another way"
-        )
-    return plain
+    return raw_logits(model, pixels, tried, source).network
 
 
 def class_names_of(run: FoundRun) -> tuple[str, ...]:

@@ -341,8 +341,8 @@ def test_a_file_of_two_classes_with_one_output_predicts_both(
 @pytest.mark.parametrize(
     ("last", "expected"),
     [
-        ([keras.layers.Activation("sigmoid")], "got one sigmoid per class"),
-        ([keras.layers.Softmax(), keras.layers.Reshape((3,))], "gives probabilities in another"),
+        ([keras.layers.Activation("sigmoid")], "which ends in a sigmoid"),
+        ([keras.layers.Softmax(), keras.layers.Reshape((3,))], "which gives probabilities"),
     ],
     ids=["sigmoids", "probabilities"],
 )

@@ -123,8 +123,8 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
             "which ends in a sigmoid",
         ),
         "weak.keras": (network(dense(3, kernel_initializer="zeros")), "better than chance"),
-        "one.keras": (network(dense(1, "sigmoid")), r"3 logits per image, .*shape \(30, 1\)"),
-        "four.keras": (network(dense(4)), r"3 logits per image, .*gives the shape \(30, 4\)"),
+        "one.keras": (network(dense(1, "sigmoid")), r"3 logits per image, .*shape \(1,\)"),
+        "four.keras": (network(dense(4)), r"3 logits per image, .*gives the shape \(4,\)"),
         "large.keras": (network(dense(3), shape=(9, 9, 3)), r"takes images of shape \(8, 8, 3\)"),
     }
     messages = {"nowhere.keras": "no model can be loaded", "models:/none@best": "can be loaded"}
