@@ -14,10 +14,11 @@ from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
+
+    from kdflow.image_file import ImageShape
 else:
     keras = lazy_import("keras")
 
-ImageShape = tuple[int, int, int]
 PixelRange = Literal["0..255", "0..1", "-1..1", "imagenet"]
 PIXEL_RANGES: tuple[PixelRange, ...] = get_args(PixelRange)
 
@@ -25,7 +26,7 @@ PIXEL_RANGES: tuple[PixelRange, ...] = get_args(PixelRange)
 # torchvision and most published weights have them.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
+SIGMOIDS = ("sigmoid", "hard_sigmoid", "log_sigmoid", "sparse_sigmoid")  # of keras.activations
 UNNAMED = re.compile(r"(functional|sequential|model)(_\d+)?")  # as Keras names a model by itself
 
 
@@ -94,14 +95,18 @@ def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
     return _without_activation(model, keras.activations.softmax)
 
 
+def without_sigmoid(model: keras.Model) -> tuple[keras.Model, bool]:
+    """The same as `without_softmax`, of a sigmoid."""
+    return _without_activation(model, keras.activations.sigmoid)
+
+
 def with_two_logits(model: keras.Model) -> keras.Model:
-    """From a model of two classes that gives one output to the logits 0 and z, where z is that
-    output before its sigmoid, if it has one: their softmax is 1 - sigmoid(z) and sigmoid(z).
+    """From a model of two classes that gives one logit z to the logits 0 and z, whose softmax is
+    1 - sigmoid(z) and sigmoid(z).
 
     Args:
         model: functional, with one input and an output of shape (images, 1).
     """
-    model, _ = _without_activation(model, keras.activations.sigmoid)
     # without a layer with weights, so that the last one is still the model's own
     logits = keras.ops.pad(keras.ops.cast(model.outputs[0], "float32"), ((0, 0), (1, 0)))
     return keras.Model(model.inputs[0], logits, name=model.name)
@@ -129,9 +134,9 @@ def _without_activation(
 
 
 def ends_in_sigmoid(model: keras.Model) -> bool:
-    """Whether the last layer's activation is a sigmoid."""
-    _, removed = _without_activation(model, keras.activations.sigmoid)
-    return removed
+    """Whether the last layer's activation is a sigmoid, or another function of its kind."""
+    kinds = (getattr(keras.activations, name) for name in SIGMOIDS)
+    return any(_without_activation(model, kind)[1] for kind in kinds)
 
 
 def _with_last(model: keras.Model, replacement: keras.Model) -> keras.Model:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from kdflow.catalogue.networks import NETWORKS
-from kdflow.catalogue.networks.record import ImageShape
 from kdflow.errors import KdflowError
+from kdflow.image_file import ImageShape
 
 
 def feature_maps(network: keras.Model) -> dict[str, ImageShape]:

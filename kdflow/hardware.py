@@ -28,9 +28,15 @@ def hardware() -> str:
     if accelerators := _kinds() - {"cpu"}:
         return ", ".join(sorted(accelerators))
     chosen = int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     is_without = keras.backend.backend() == "tensorflow" and not has_onednn()
-    return f"cpu, {chosen or available} threads" + (", without oneDNN" if is_without else "")
+    return f"cpu, {chosen or available_cpus()} threads" + (", without oneDNN" if is_without else "")
+
+
+def available_cpus() -> int:
+    """How many CPUs this process may run on, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def has_onednn() -> bool:

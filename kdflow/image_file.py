@@ -13,6 +13,9 @@ import numpy as np
 PART_BYTES = 64 * 2**20  # of images, with their targets, that are held in memory at a time
 READ_BYTES = 2**20  # at a time, from a file
 
+ImageShape = tuple[int, int, int]
+"""(height, width, channels) of an image, or of a layer's maps."""
+
 
 class ImageFile:
     """A `.npy` file of uint8 images that is read where it is indexed, like an array.
@@ -41,10 +44,6 @@ class ImageFile:
 
     def __reduce__(self) -> tuple[type[ImageFile], tuple[Path, str]]:
         return ImageFile, (self.path, self.sha256)
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -87,6 +86,11 @@ in memory. Index it by a slice or an array of integers to get an array."""
 def batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
     """`indices` in order, `size` at a time; the last batch may be smaller."""
     return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def batch_count(images: int, size: int) -> int:
+    """How many batches of `size` so many images make; the last batch may be smaller."""
+    return math.ceil(images / size)
 
 
 def batches_in_part(batch_bytes: int) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kdflow.config.base import Config
-from kdflow.config.own_teacher import Reading
 from kdflow.config.precision import AskedPrecision
+from kdflow.config.reading import Reading
 from kdflow.config.views import ONE_VIEW, Views
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import keras
 from kdflow import interrupts
 from kdflow.adapt import adapted_layers
 from kdflow.catalogue.networks import find_network
-from kdflow.catalogue.networks.record import ImageShape, Network, Spec
+from kdflow.catalogue.networks.record import Network, Spec
 from kdflow.dataset import Images
 from kdflow.errors import KdflowError
+from kdflow.image_file import ImageShape
 
 # A `keras.json` in the user's home could set another float type or data format, and with it other
 # networks and results under the same parameters.
@@ -90,8 +91,7 @@ def build(
         dropout: the rate of the dropout before the last layer, the network's own if None.
         keeps_weights: start from the weights that a file has.
     """
-    height, width, channels = train.images.shape[1:]
-    image_shape = (height, width, channels)
+    image_shape: ImageShape = train.images.shape[1:]
     check_fit(name, image_shape, classes, dropout or 0, keeps_weights=keeps_weights)
     record = record_of(name)
     rate = (record.dropout or 0.0) if dropout is None else dropout

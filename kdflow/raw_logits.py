@@ -48,15 +48,16 @@ def raw_logits(
             probabilities in a way that cannot be undone.
     """
     had_one_output = model.output_shape[1:] == (1,)
-    if had_one_output:
-        made, had_softmax = adapt.with_two_logits(model), False
-    else:
-        made, had_softmax = adapt.without_softmax(model)
+    without = adapt.without_sigmoid if had_one_output else adapt.without_softmax
+    made, was_removed = without(model)
     if adapt.ends_in_sigmoid(made):
         raise KdflowError(
             f"expected a network that gives logits, got {source}, which ends in a sigmoid; let it"
             " end in its logits, without an activation"
         )
+    if had_one_output:
+        made = adapt.with_two_logits(made)
+    had_softmax = was_removed and not had_one_output
     network = adapt.from_pixels(made, pixels)
     logits = _outputs(network, images, source)
     if not np.isfinite(logits).all():

@@ -47,33 +47,28 @@ def run_of(
         resumes: whether an interrupted one is resumed; else its state is deleted.
         key: returns the run's key; None as long as what it builds on does not exist.
     """
-    if not keeps_state:
-        with _new_run(planned, title, dataset, parent) as run:
-            yield run
-        return
-    name = _checkpoint_name(planned, dataset, planned.config.used())
-    with checkpoints.locked(name, WAIT_FOR_A_LOOK) as checkpoint:
+    with contextlib.ExitStack() as held:
+        checkpoint = None
+        if keeps_state:
+            name = _checkpoint_name(planned, dataset, planned.config.used())
+            checkpoint = held.enter_context(checkpoints.locked(name, WAIT_FOR_A_LOOK))
+            if checkpoint is None:
+                print(
+                    f"{title}: if interrupted, this run cannot be resumed: its state cannot be"
+                    " kept, or another process runs the same step"
+                )
         if checkpoint is None:
-            print(
-                f"{title}: if interrupted, this run cannot be resumed: its state cannot be kept, or"
-                " another process runs the same step"
-            )
-        if checkpoint and not resumes and checkpoint.clear():
+            with _new_run(planned, title, dataset, parent) as run:
+                yield run
+            return
+        if not resumes and checkpoint.clear():
             print(f"{title}: starts again with resume=never; the state that was kept is deleted")
-        claim = _claim(planned, title, checkpoint, key) if checkpoint else None
+        claim = _claim(planned, title, checkpoint, key)
         if claim:  # what its process has logged comes first
             deliver_left_over(claim.run_id)
         else:
             _say_if_in_another_precision(planned, title, dataset)
-        is_same = claim is not None and not runs.joins_project_run()
-        with (
-            runs.resumed(claim.run_id, parent)
-            if claim and is_same
-            else _new_run(planned, title, dataset, parent)
-        ) as run:
-            if claim and run.run_id != claim.run_id:
-                run.set_tags({RESUMED_FROM_TAG: claim.run_id})
-                dead.end_killed(claim.run_id)
+        with _opened(claim, planned, title, dataset, parent) as run:
             run.checkpoint = checkpoint
             claim_checkpoint(run, planned, claim.key if claim else "")
             try:
@@ -81,11 +76,26 @@ def run_of(
             except (UnreachableError, NoRoomError):
                 raise
             except KdflowError:  # the same would happen again
-                if checkpoint:
-                    checkpoint.remove()
+                checkpoint.remove()
                 raise
-        if checkpoint:
-            checkpoint.remove()
+        checkpoint.remove()
+
+
+@contextlib.contextmanager
+def _opened(
+    claim: Claim | None, planned: Planned, title: str, dataset: Dataset, parent: str | None
+) -> Iterator[Run]:
+    """The run of a claim, or where there is none, or the next run is that of `mlflow run`, a new
+    one, which is linked to it."""
+    if claim and not runs.joins_project_run():
+        with runs.resumed(claim.run_id, parent) as run:
+            yield run
+        return
+    with _new_run(planned, title, dataset, parent) as run:
+        if claim:
+            run.set_tags({RESUMED_FROM_TAG: claim.run_id})
+            dead.end_killed(claim.run_id)
+        yield run
 
 
 def claim_checkpoint(run: Run, planned: Planned, key: str) -> None:

@@ -16,6 +16,7 @@ import keras
 from kdflow import network
 from kdflow.catalogue.losses import LOSSES
 from kdflow.catalogue.networks import NETWORKS
+from kdflow.catalogue.networks.own import own_network
 from kdflow.config.base import Config
 from kdflow.dataset import Dataset
 
@@ -37,23 +38,26 @@ SHAPING = (
     "views.py",
     "catalogue/networks/initial.py",
     "catalogue/networks/layers.py",
+    "config/fitting.py",
     "config/training.py",
     "evaluate/metrics.py",
     "steps/training.py",
     "training/*.py",
 )
+WRITTEN_BY = {"hint": ("artifacts/hints.py",), "export_logits": ("artifacts/logits.py",)}
 NOT_SHAPING = ("training/progress.py", "training/speed.py")  # no weight depends on these
 
 
 def code_of(step: str, used: Mapping[str, Any]) -> str:
     """The digest of the code that shapes what a step makes: the step itself, what every training
-    runs through, its own network and loss, and the versions of Keras, its backend and NumPy.
+    runs through, what builds its network, its loss, and the versions of Keras, its backend and
+    NumPy. What a user's own network computes is in the key (`own_networks`).
 
     Args:
         used: the parameters that the step uses, by name.
     """
     trained = used.get("arch") or used.get("student")
-    return code_sha256(step, trained if trained in NETWORKS else None, used.get("loss"))
+    return code_sha256(step, trained, used.get("loss"))
 
 
 def own_networks(config: Config, dataset: Dataset) -> dict[str, str]:
@@ -69,15 +73,15 @@ def own_networks(config: Config, dataset: Dataset) -> dict[str, str]:
 
 
 @cache
-def code_sha256(step: str, network: str | None, loss: str | None) -> str:
+def code_sha256(step: str, trained: str | None, loss: str | None) -> str:
     """The SHA-256 behind `code_of`. Comments, docstrings, help and formatting do not count, nor do
     other networks, losses and steps."""
-    patterns = (*SHAPING, f"steps/{step}.py")
+    patterns = (*SHAPING, f"steps/{step}.py", *WRITTEN_BY.get(step, ()))
     left_out = [PACKAGE / name for name in NOT_SHAPING]
     matching = [path for pattern in patterns for path in sorted(PACKAGE.glob(pattern))]
     files = [path for path in matching if path not in left_out]
-    if network:
-        files.append(_file_of(NETWORKS[network].build))
+    if trained:
+        files.append(_file_of(NETWORKS[trained].build if trained in NETWORKS else own_network))
     if loss in LOSSES:
         files.append(_file_of(LOSSES[loss].term))
     backend = keras.backend.backend()

@@ -74,11 +74,20 @@ def test_one_output_becomes_the_logits_of_two_classes(last: Any, has_sigmoid: bo
     assert adapt.ends_in_sigmoid(model) == has_sigmoid
     output = np.asarray(model(PIXELS))
     expected = output if has_sigmoid else expit(output)
-    both = adapt.with_two_logits(model)
+    logit, was_removed = adapt.without_sigmoid(model)
+    assert was_removed == has_sigmoid
+    both = adapt.with_two_logits(logit)
     logits = np.asarray(both(PIXELS))
     assert logits[:, 0] == pytest.approx(0)
     np.testing.assert_allclose(softmax(logits, axis=-1)[:, 1:], expected, rtol=1e-5)
     assert both.name == "mine"
+
+
+@pytest.mark.parametrize("kind", ["hard_sigmoid", "log_sigmoid", "sparse_sigmoid"])
+def test_other_sigmoids_are_recognised_and_left(kind: str) -> None:
+    model = ending_in(L.Dense(3, activation=kind))
+    assert adapt.ends_in_sigmoid(model)
+    assert adapt.without_sigmoid(model) == (model, False)
 
 
 def test_logits_are_left_as_they_are() -> None:

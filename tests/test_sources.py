@@ -98,6 +98,7 @@ def test_what_only_finds_records_or_belongs_to_another_network_does_not_count(
         "training/loop.py",
         "training/objective.py",
         "training/optimizers.py",
+        "config/fitting.py",
         "training/added.py",
         "catalogue/networks/layers.py",
         "catalogue/networks/initial.py",
@@ -114,6 +115,26 @@ def test_what_shapes_a_training_counts(shaping: str, package: Path) -> None:
     with (package / shaping).open("a") as file:
         file.write("\nEDITED = True\n")
     assert digest() != before
+
+
+@pytest.mark.parametrize(
+    ("step", "network", "shaping"),
+    [
+        ("baseline", "applications:MobileNetV2", "catalogue/networks/own.py"),
+        ("baseline", "nets.py:small", "catalogue/networks/own.py"),
+        ("hint", "student", "artifacts/hints.py"),
+        ("export_logits", None, "artifacts/logits.py"),
+    ],
+)
+def test_what_builds_a_network_of_ones_own_or_writes_a_result_counts_for_it_alone(
+    step: str, network: str | None, shaping: str, package: Path
+) -> None:
+    code = sources.code_sha256.__wrapped__
+    before, of_another = code(step, network, None), code("baseline", "student", None)
+    with (package / shaping).open("a") as file:
+        file.write("\nEDITED = True\n")
+    assert code(step, network, None) != before
+    assert code("baseline", "student", None) == of_another
 
 
 def test_a_changed_number_in_a_loss_counts(package: Path) -> None:

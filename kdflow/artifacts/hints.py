@@ -20,15 +20,13 @@ from kdflow import cache, interrupts
 from kdflow.artifacts import checkpoints
 from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.errors import KdflowError
-from kdflow.image_file import Pixels
+from kdflow.image_file import ImageShape, Pixels
 
 TEACHER_BATCH = 100
 FILE_PREFIX = "hints-"  # in the checkpoint of a step, with the number of the array
 OR_RECOMPUTED = (
     ", or run `hint` with hint_values=recomputed, which needs no disk (`init` takes its run's id)"
 )
-
-MapShape = tuple[int, int, int]
 
 
 class Hints(Protocol):
@@ -39,7 +37,7 @@ class Hints(Protocol):
     """
 
     @property
-    def shape(self) -> MapShape: ...
+    def shape(self) -> ImageShape: ...
 
     def of(self, indices: np.ndarray) -> np.ndarray:
         """The hints of the chosen images, (m, height, width, channels) float16."""
@@ -58,8 +56,8 @@ class Recomputed:
     images: Pixels
 
     @property
-    def shape(self) -> MapShape:
-        shape: MapShape = self.teacher.output_shape[1:]
+    def shape(self) -> ImageShape:
+        shape: ImageShape = self.teacher.output_shape[1:]
         return shape
 
     def of(self, indices: np.ndarray) -> np.ndarray:
@@ -78,7 +76,7 @@ class Cached:
 
     file: IO[bytes]
     images: int
-    shape: MapShape
+    shape: ImageShape
 
     def of(self, indices: np.ndarray) -> np.ndarray:
         # mapped anew each time: what stays mapped counts as this process's memory
@@ -87,12 +85,12 @@ class Cached:
         return chosen
 
 
-def bytes_needed(images: int, shape: MapShape) -> int:
+def bytes_needed(images: int, shape: ImageShape) -> int:
     """The room on disk that the hints of so many images take."""
     return images * math.prod(shape) * np.dtype(np.float16).itemsize
 
 
-def check_room(folder: Path, images: int, shape: MapShape) -> None:
+def check_room(folder: Path, images: int, shape: ImageShape) -> None:
     """Make `folder` if need be, and see that the hints will fit in it.
 
     Args:
@@ -107,7 +105,7 @@ def check_room(folder: Path, images: int, shape: MapShape) -> None:
     _check_room(folder, images, shape, checkpoints.bytes_kept(f"{FILE_PREFIX}*"))
 
 
-def _check_room(folder: Path, images: int, shape: MapShape, kept: int) -> None:
+def _check_room(folder: Path, images: int, shape: ImageShape, kept: int) -> None:
     needed = bytes_needed(images, shape) - kept
     cache.check_room(folder, needed, f"the hints of {images:,} images", OR_RECOMPUTED)
 

@@ -1,6 +1,5 @@
 """What a user names to classify images with: a Keras model, or a file of a deployment."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,12 +9,13 @@ import numpy as np
 
 from kdflow.adapt import PixelRange
 from kdflow.commands import deployment
-from kdflow.config.own_teacher import Reading
+from kdflow.config.reading import Reading
 from kdflow.deploy import extra
 from kdflow.deploy.files import FORMATS, all_logits, open_file
 from kdflow.deploy.manifest import FILES, MANIFEST, served_name
 from kdflow.errors import KdflowError, reason
 from kdflow.evaluate.metrics import predict_logits
+from kdflow.hardware import available_cpus
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
 from kdflow.results.own_model import check_pixels
 from kdflow.tracking import registry, store
@@ -89,7 +89,7 @@ def _of_file(path: Path, run: FoundRun | None) -> Classifier:
         raise KdflowError(f"expected a file that {MANIFEST} in {above} describes, got {path}")
     extra.check_runs(path.suffix)
     try:
-        file = open_file(path, os.cpu_count() or 1)
+        file = open_file(path, available_cpus())
     except ValueError as error:
         raise KdflowError(f"expected a file that runs, got {path}: {reason(error)}") from error
     return Classifier(

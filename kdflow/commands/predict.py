@@ -13,7 +13,7 @@ from kdflow.adapt import PixelRange
 from kdflow.commands import predictions
 from kdflow.commands.command import Command, CommandConfig, check_square
 from kdflow.commands.predictions import Prediction
-from kdflow.config.own_teacher import OwnModelConfig
+from kdflow.config.reading import OwnModelConfig
 from kdflow.errors import KdflowError, about
 from kdflow.model_file import OWN_MODEL
 from kdflow.naming import MOST_NAMED, is_hash

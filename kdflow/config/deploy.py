@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.config.base import SEED_LIMIT
-from kdflow.config.own_teacher import OwnModelConfig
+from kdflow.config.reading import OwnModelConfig
 from kdflow.model_file import OWN_MODEL
 
 # pydantic warns that the field `register` hides ABCMeta.register, which is not used here.

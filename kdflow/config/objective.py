@@ -6,8 +6,8 @@ from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from kdflow.catalogue.losses import LOSSES
 from kdflow.config.base import HOW_TO_RUN, Config, Seed, canonical, one_of
-from kdflow.config.own_teacher import OwnTeacherConfig
 from kdflow.config.precision import PrecisionConfig
+from kdflow.config.reading import OwnTeacherConfig
 from kdflow.config.views import AveragedConfig, ViewCount, ViewSetConfig
 
 LossName = Annotated[str, one_of(LOSSES)]

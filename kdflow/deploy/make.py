@@ -15,8 +15,8 @@ from kdflow.deploy.files import FORMATS, open_file
 from kdflow.deploy.pixels import exportable
 from kdflow.errors import KdflowError, NoRoomError, is_disk_full, reason
 
-FLOAT32, INT8 = "float32.tflite", "int8.tflite"
-LITERT = (FLOAT32, "float16.tflite", INT8)
+FLOAT32, FLOAT16, INT8 = "float32.tflite", "float16.tflite", "int8.tflite"
+LITERT = (FLOAT32, FLOAT16, INT8)
 ONNX = ("float32.onnx", "int8.onnx")
 # The exporter writes the weights several times on the way: as a SavedModel, in memory maps.
 ROOM_PER_BYTE = 12
@@ -93,7 +93,7 @@ def _writer(
     source = path.with_stem("float32")
     return {
         FLOAT32: lambda new: litert.write_float32(exportable(network), new),
-        "float16.tflite": lambda new: litert.write_float16(source, new),
+        FLOAT16: lambda new: litert.write_float16(source, new),
         INT8: lambda new: litert.write_int8(source, new, images, weight_bits),
         "float32.onnx": lambda new: onnx_format.write_float32(
             exportable(network, erf_gelu=True), new

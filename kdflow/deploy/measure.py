@@ -1,6 +1,5 @@
 """Judge and measure networks and their files, all in one process and in turn."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from kdflow.deploy.judge import judge
 from kdflow.deploy.memory import peak_memory_of_file_mb
 from kdflow.deploy.table import KERAS, Row
 from kdflow.evaluate.metrics import predict_logits
+from kdflow.hardware import available_cpus
 
 
 class Side(NamedTuple):
@@ -53,7 +53,7 @@ def measured(
         judged[side.role, KERAS] = judge(own, *compared)
         answers[side.role, KERAS] = side.network.predict_on_batch
         for path in side.paths:
-            logits = all_logits(open_file(path, os.cpu_count() or 1), dataset.x_test)
+            logits = all_logits(open_file(path, available_cpus()), dataset.x_test)
             judged[side.role, path.name] = judge(logits, *compared)
             answers[side.role, path.name] = open_file(path, threads).logits
     speeds = timing.measure(answers, np.asarray(dataset.x_test[: timing.BATCH]))

@@ -1,5 +1,6 @@
 """The pictures that runs log."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,7 +141,7 @@ def sheet(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
     """
     count, height, width, channels = images.shape
     columns = min(count, SHEET_COLUMNS)
-    rows = -(-count // columns)
+    rows = math.ceil(count / columns)
     above, between = height // 3 + 1, width // 8 + 1
     row_height, column_width = height + above, width + between
     shape = (rows * row_height, columns * column_width - between, channels)

@@ -83,8 +83,11 @@ def _how(run: FoundRun) -> tuple[str, str, str]:
 def _precision(need: LogitsOf, dataset: Dataset) -> AskedPrecision:
     """What the logits are computed in; the bundled ones keep the precision that they were computed
     in."""
-    is_bundled = bundle.has_logits(need.source, dataset, need.holdout, **_which(need))
-    return bundle.precision() if is_bundled else need.precision
+    return bundle.precision() if _are_bundled(need, dataset) else need.precision
+
+
+def _are_bundled(need: LogitsOf, dataset: Dataset) -> bool:
+    return bundle.has_logits(need.source, dataset, need.holdout, **_which(need))
 
 
 def verified(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
@@ -99,12 +102,11 @@ def verified(need: LogitsOf, run: FoundRun, dataset: Dataset) -> TeacherLogits:
 def made_by(need: LogitsOf, dataset: Dataset) -> tuple[str, dict[str, Any]]:
     """An export of the model. The bundled logits come with all their views."""
     model = model_of(need)
-    is_bundled = bundle.has_logits(need.source, dataset, model.holdout, **_which(need))
     return "export_logits", {
         **dataset.parameters,
         "holdout": model.holdout,
         "model": need.source,
-        "views": bundle.VIEWS.count if is_bundled else need.views.count,
+        "views": bundle.VIEWS.count if _are_bundled(need, dataset) else need.views.count,
         "view_set": need.views.view_set,
         "averaged": need.averaged,
         "precision": need.precision,

@@ -1,4 +1,4 @@
-"""A teacher's model that kdflow did not train."""
+"""A model that kdflow did not train, of a data set's images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from kdflow import adapt, network
 from kdflow.adapt import PIXEL_RANGES, PixelRange
 from kdflow.artifacts import values
-from kdflow.config.own_teacher import Reading
+from kdflow.config.reading import Reading
 from kdflow.dataset import SPLIT_SEED, Dataset
 from kdflow.errors import KdflowError
 from kdflow.evaluate.chance import (

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from kdflow.catalogue.networks import NETWORKS, is_network, network_name
 from kdflow.catalogue.networks.own import FORMS
 from kdflow.config.objective import ChainConfig, ObjectiveConfig
-from kdflow.config.own_teacher import OwnTeacherConfig
+from kdflow.config.reading import OwnTeacherConfig
 from kdflow.config.training import default_pupil, default_student
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Need, Step, Training, training

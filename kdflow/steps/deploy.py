@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdflow.config.deploy import DeployConfig
-from kdflow.config.own_teacher import Reading
+from kdflow.config.reading import Reading
 from kdflow.errors import KdflowError, NoRoomError, about, is_disk_full
 from kdflow.naming import run_name, short_source
 from kdflow.needs import Found, ModelOf, Need, Planned, Step
@@ -57,8 +57,8 @@ def needs(config: DeployConfig, dataset: Dataset) -> dict[str, Need]:
 
 
 def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
-    """The id of the last distillation by itself or in `compare`. Those in `main`, `assistant` and
-    sweeps are no candidates, since some of them are assistants or controls."""
+    """The id of the distillation that finished last, by itself or in `compare`. Those in `main`,
+    `assistant` and sweeps are no candidates, since some of them are assistants or controls."""
     from kdflow.tracking.find import FoundRun, find_runs
 
     def finished(step: str) -> list[FoundRun]:
@@ -77,7 +77,7 @@ def _last_distillation(config: DeployConfig, dataset: Dataset) -> str:
             f"expected a finished run of distill or compare on {dataset.name} with"
             f" holdout={config.holdout}, got none; run distill first, or name a model"
         )
-    return runs[-1].run_id
+    return max(runs, key=lambda run: run.ended_at).run_id
 
 
 def resolved(

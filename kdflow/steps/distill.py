@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from kdflow.catalogue.networks import network_name
 from kdflow.config.objective import ChainConfig, ObjectiveConfig, ThenDeployConfig
-from kdflow.config.own_teacher import OwnTeacherConfig
+from kdflow.config.reading import OwnTeacherConfig
 from kdflow.config.training import StudentConfig, TrainingConfig, is_automatic
 from kdflow.config.views import Views
 from kdflow.model_file import OWN_MODEL

@@ -7,6 +7,7 @@ from kdflow import network
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
 from kdflow.hardware import Precision
+from kdflow.image_file import batch_count
 from kdflow.needs import Planned
 from kdflow.size import multiply_adds
 from kdflow.steps.hint import HintConfig
@@ -42,7 +43,7 @@ def duration_estimator(dataset: Dataset) -> Callable[[Planned], str]:
             return ""
         images = len(split(dataset.y_train, config.holdout)[0])
         shown = config.epochs * images
-        overhead = config.epochs * -(-images // config.batch_size) * BATCH_SECONDS
+        overhead = config.epochs * batch_count(images, config.batch_size) * BATCH_SECONDS
         if shown * multiply_adds_of(name) < WORTH_MEASURING and overhead < MAX_OVERHEAD:
             return ", under a minute"
         measured = seconds_of(name, config.batch_size, config.holdout, config.computed_in)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.config.precision import PrecisionConfig
+from kdflow.config.reading import OwnModelConfig
 from kdflow.config.views import ONE_VIEW, AveragedConfig, ViewCount, Views, ViewSetConfig
 from kdflow.model_file import OWN_MODEL
 from kdflow.naming import run_name, short_source
@@ -181,6 +181,7 @@ def logits_per_view(
     from tqdm import tqdm
 
     from kdflow.evaluate.metrics import predict_logits
+    from kdflow.image_file import batch_count
     from kdflow.views import VIEW_SETS
 
     in_set = VIEW_SETS[wanted.view_set]
@@ -197,7 +198,7 @@ def logits_per_view(
                 checkpoint.save_part(name, logits)
         return logits
 
-    parts = np.array_split(np.arange(len(images)), -(-len(images) // IMAGES_AT_A_TIME))
+    parts = np.array_split(np.arange(len(images)), batch_count(len(images), IMAGES_AT_A_TIME))
     logits = np.zeros((wanted.count, len(images), network.output_shape[-1]), np.float32)
     each = list(product(_computed(wanted, averaged=averaged), parts))
     with tqdm(each, unit="part", disable=None, leave=False) as bar:

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from kdflow.config.base import BatchSize, Epochs, LearningRate, Seed, rarely_used
 from kdflow.config.fitting import Settings
-from kdflow.config.own_teacher import OwnModelConfig
 from kdflow.config.precision import PrecisionConfig
+from kdflow.config.reading import OwnModelConfig
 from kdflow.config.training import StudentConfig
 from kdflow.errors import about
 from kdflow.model_file import OWN_MODEL

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from kdflow.catalogue.networks import network_name
 from kdflow.config.base import NetworkName
 from kdflow.config.objective import ChainConfig, ThenDeployConfig
-from kdflow.config.own_teacher import OwnModelConfig
+from kdflow.config.reading import OwnModelConfig
 from kdflow.config.training import StudentConfig
 from kdflow.naming import run_name
 from kdflow.needs import Need, Step, training

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdflow.config.own_teacher import Reading
+from kdflow.config.reading import Reading
 from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError, NoRoomError, UnreachableError
 from kdflow.naming import is_hash

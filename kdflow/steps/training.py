@@ -15,6 +15,7 @@ from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split
 from kdflow.evaluate import classes, metrics, plots
 from kdflow.features import start_from
+from kdflow.image_file import batch_count
 from kdflow.memory import peak_memory_mb
 from kdflow.network import record_of
 from kdflow.size import Size, size_of
@@ -103,9 +104,10 @@ def labels_term(config: TrainingConfig, dataset: Dataset) -> Labels:
     weights: tuple[float, ...] = ()
     if config.class_weight == "balanced":
         train, _ = split(dataset.y_train, config.holdout)
-        classes = np.arange(dataset.classes)
-        labels = dataset.y_train[train]
-        weights = tuple(compute_class_weight("balanced", classes=classes, y=labels).tolist())
+        balanced = compute_class_weight(
+            "balanced", classes=np.arange(dataset.classes), y=dataset.y_train[train]
+        )
+        weights = tuple(balanced.tolist())
     return Labels(config.label_smoothing, weights)
 
 
@@ -130,7 +132,7 @@ def start_training(
         start_from(network, initial)
     name = record_of(config.network).name
     print(f"{name}: {size_of(network)}; {len(train.indices):,} images")
-    steps = config.epochs * -(-len(train.indices) // config.batch_size)
+    steps = config.epochs * batch_count(len(train.indices), config.batch_size)
     untrained = networks.untrained_statistics(network, steps)
     if untrained > MAX_INITIAL_SHARE and not config.keeps_weights:
         print(

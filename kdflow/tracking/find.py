@@ -31,6 +31,7 @@ class FoundRun:
     tags: dict[str, str]
     metrics: dict[str, float]
     artifact_uri: str
+    ended_at: int  # milliseconds since 1970
 
     @property
     def holdout(self) -> float:
@@ -114,8 +115,7 @@ def exists(run_id: str) -> bool:
     Raises:
         UnreachableError: the store does not answer.
     """
-    run = _stored(run_id)
-    return run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE
+    return _not_deleted(run_id) is not None
 
 
 def is_unfinished(run_id: str) -> bool:
@@ -124,10 +124,13 @@ def is_unfinished(run_id: str) -> bool:
     Raises:
         UnreachableError: the store does not answer.
     """
+    run = _not_deleted(run_id)
+    return run is not None and run.info.status != FINISHED
+
+
+def _not_deleted(run_id: str) -> StoredRun | None:
     run = _stored(run_id)
-    if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE:
-        return False
-    return bool(run.info.status != FINISHED)
+    return run if run and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 def _stored(run_id: str) -> StoredRun | None:
@@ -158,4 +161,5 @@ def _found(run: StoredRun) -> FoundRun:
         data.tags,
         data.metrics,
         run.info.artifact_uri,
+        run.info.end_time,
     )

@@ -91,13 +91,13 @@ def address() -> str:
 
 def uri() -> str:
     """The tracking URI as another process needs it, in whatever folder: with its password, and with
-    an absolute path if it is local."""
+    an absolute path without symbolic links if it is local."""
     given = resolve_uri_if_local(str(mlflow.get_tracking_uri()))  # leaves sqlite's as it is
     if not given.startswith("sqlite:"):
         return str(given)
     url = make_url(given)
     if url.database and url.database != ":memory:":
-        url = url.set(database=str(Path(url.database).absolute()))
+        url = url.set(database=str(Path(url.database).resolve()))
     return url.render_as_string(hide_password=False)
 
 

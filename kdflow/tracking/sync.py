@@ -48,9 +48,14 @@ def _deliver_all(left: Journal) -> None:
             refused.append(reason(error))
             left.rejected = refused[0]  # so that the run does not end FINISHED
         left.set_delivered(entry)
-    if left.opened.ends_run and not left.has_ended() and not is_taken_over(left):
+    if left.opened.ends_run and not left.has_ended():
+
+        def end_unless_taken_over() -> None:
+            if not is_taken_over(left):
+                dead.end_killed(run_id)
+
         with contextlib.suppress(UnfitError):  # the run is deleted for good
-            store.with_retries(f"run {run_id}", lambda: dead.end_killed(run_id))
+            store.with_retries(f"run {run_id}", end_unless_taken_over)
     if refused:
         print(
             f"sync: the store rejected {len(refused)} of {len(waiting)} entries of run {run_id}:"

@@ -14,7 +14,7 @@ from kdflow.artifacts.hints import Hints
 from kdflow.config.fitting import Settings
 from kdflow.dataset import SPLIT_SEED, Images
 from kdflow.evaluate.metrics import PREDICT_BATCH, class_means, nearest_class
-from kdflow.image_file import Pixels, batches
+from kdflow.image_file import Pixels, batch_count, batches
 from kdflow.kernels import fast_kernels
 from kdflow.losses import hint_loss
 from kdflow.pipeline import one_at_a_time
@@ -60,8 +60,9 @@ def fit_hint(
     """
     regressed = regressed_maps(guided.output, train_hints.shape, settings.seed)
     learner = keras.Model(guided.input, regressed, name="hint_learner")
+    epoch_batches = batch_count(len(train.indices), settings.batch_size)
     learner.compile(
-        optimizer=make_optimizer(settings, len(batches(train.indices, settings.batch_size))),
+        optimizer=make_optimizer(settings, epoch_batches),
         loss=hint_loss,
         steps_per_execution=batches_at_once(guided, settings.batch_size),
     )
@@ -72,13 +73,12 @@ def fit_hint(
         part = batches(order, settings.batch_size)[first:end]
         return one_at_a_time(_HintBatches(train.images, train_hints, part))
 
-    whole = len(batches(train.indices, settings.batch_size))  # which is read batch by batch
     loop = Loop(
         learner,
         learner,
         data,
         images=len(train.indices),
-        part=whole,
+        part=epoch_batches,  # read batch by batch
         settings=settings,
         checkpoint=checkpoint,
     )

@@ -15,7 +15,7 @@ from kdflow.artifacts.checkpoints import Checkpoint
 from kdflow.config.fitting import Settings
 from kdflow.dataset import Images
 from kdflow.evaluate.metrics import accuracy, nll, predict_logits
-from kdflow.image_file import batches, batches_in_part
+from kdflow.image_file import batch_count, batches_in_part
 from kdflow.kernels import fast_kernels
 from kdflow.pipeline import errors_of_batches, in_batches
 from kdflow.precision import computing_in
@@ -60,7 +60,7 @@ class Loop:
     ) -> None:
         self.learner, self.network, self.data = learner, network, data
         self.images, self.settings = images, settings
-        self.batches = -(-images // settings.batch_size)
+        self.batches = batch_count(images, settings.batch_size)
         self.part = part
         self.state = State(learner, checkpoint)
         self.history = list(self.state.history)
@@ -148,7 +148,7 @@ def fit(
     """
     learner = _Learner(network, objective)
     learner.compile(
-        optimizer=make_optimizer(settings, len(batches(train.indices, settings.batch_size))),
+        optimizer=make_optimizer(settings, batch_count(len(train.indices), settings.batch_size)),
         steps_per_execution=batches_at_once(network, settings.batch_size),
     )
 

@@ -11,7 +11,7 @@ from kdflow.catalogue.networks import find_network
 from kdflow.catalogue.networks.own import APPLICATIONS
 from kdflow.config.base import how_to_run, validated
 from kdflow.config.objective import ReusePolicy
-from kdflow.config.own_teacher import OwnTeacherConfig
+from kdflow.config.reading import OwnTeacherConfig
 from kdflow.config.training import is_automatic
 from kdflow.errors import KdflowError
 from kdflow.steps.distill import DistillConfig

@@ -206,7 +206,16 @@ def test_medmnists_names_and_label_columns_are_read_and_its_validation_is_not(
         test_labels=tiny.y_test[:, np.newaxis],
     )
     assert load(str(path)).digest == tiny.digest
-    assert "val_images.npy and val_labels.npy of" in capsys.readouterr().out
+    assert "val_images, val_labels of" in capsys.readouterr().out
+
+
+def test_arrays_that_are_not_read_are_named(
+    tiny: Dataset, tiny_npz: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = {name: getattr(tiny, name) for name in ARRAYS}
+    np.savez(tiny_npz, **arrays, x_val=tiny.x_test[:3], y_val=tiny.y_test[:3])
+    assert load(str(tiny_npz)).digest == tiny.digest
+    assert f"x_val, y_val of {tiny_npz}: not used" in capsys.readouterr().out
 
 
 def test_images_in_pytorchs_order_are_refused_with_the_way_to_turn_them(

@@ -342,9 +342,15 @@ def test_a_file_of_two_classes_with_one_output_predicts_both(
     ("last", "expected"),
     [
         ([keras.layers.Activation("sigmoid")], "which ends in a sigmoid"),
+        ([keras.layers.Dense(3, "hard_sigmoid")], "which ends in a sigmoid"),
+        ([keras.layers.Dense(1, "hard_sigmoid")], "which ends in a sigmoid"),
+        (
+            [keras.layers.Reshape((3, 1)), keras.layers.Softmax(1), keras.layers.Flatten()],
+            "which gives probabilities",
+        ),
         ([keras.layers.Softmax(), keras.layers.Reshape((3,))], "which gives probabilities"),
     ],
-    ids=["sigmoids", "probabilities"],
+    ids=["sigmoids", "hard sigmoids", "one hard sigmoid", "flattened", "reshaped"],
 )
 def test_a_file_that_gives_no_logits_is_refused(
     last: list[keras.Layer],

@@ -10,7 +10,7 @@ from kdflow.needs import LogitsOf
 from kdflow.results import logits
 from kdflow.tracking.find import FoundRun
 
-FEW = FoundRun("few", "0", "export_logits", {"views": "2"}, {}, {}, "")
+FEW = FoundRun("few", "0", "export_logits", {"views": "2"}, {}, {}, "", 0)
 MANY = replace(FEW, run_id="many", params={"views": "18"})
 BEFORE_VIEWS = replace(FEW, run_id="earlier", params={})
 

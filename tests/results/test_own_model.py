@@ -14,7 +14,7 @@ from scipy.special import softmax
 from kdflow.__main__ import main
 from kdflow.artifacts import logits, values
 from kdflow.catalogue.datasets.npz import load_npz
-from kdflow.config.own_teacher import Reading
+from kdflow.config.reading import Reading
 from kdflow.config.views import Views
 from kdflow.dataset import ARRAYS, Dataset
 from kdflow.errors import KdflowError
@@ -114,6 +114,7 @@ def test_what_cannot_teach_is_refused_in_one_line_and_no_run(
             "gives probabilities",
         ),
         "sigmoid.keras": (network(dense(3, "sigmoid")), "which ends in a sigmoid"),
+        "hard.keras": (network(dense(3, "hard_sigmoid")), "which ends in a sigmoid"),
         "nested.keras": (
             network(
                 keras.Sequential(

@@ -14,12 +14,13 @@ from helpers import artifact, needs_deploy, parameters, runs
 
 from kdflow.__main__ import main
 from kdflow.config.deploy import DeployConfig
-from kdflow.config.own_teacher import Reading
+from kdflow.config.reading import Reading
 from kdflow.dataset import Dataset
 from kdflow.deploy import calibration, make
 from kdflow.needs import ModelOf
 from kdflow.steps import deploy
 from kdflow.steps.run import load
+from kdflow.tags import DATASET_DIGEST_TAG, WEIGHTS_TAG
 
 UNTRAINED = ["--dataset", "digits", "--allow_weak_teacher", "true"]
 
@@ -303,3 +304,15 @@ def test_what_a_model_of_ones_own_expects_of_a_pixel_is_said_of_the_teacher_too(
     needed = deploy.needs(config, tiny)
     read = {role: need.reading.pixels for role, need in needed.items()}  # type: ignore[attr-defined]
     assert read == {"model": of_model} | ({"teacher": of_teacher} if of_teacher else {})
+
+
+def test_auto_is_the_distillation_that_finished_last(tiny: Dataset) -> None:
+    """One that was interrupted, resumed and finished after another was started before it."""
+    client = mlflow.MlflowClient()
+    tags = {"kdflow.step": "distill", DATASET_DIGEST_TAG: tiny.digest, WEIGHTS_TAG: "0"}
+    made = []
+    for started, ended in ((1, 9), (2, 8), (3, 7)):
+        made.append(client.create_run("0", start_time=started, tags=tags).info.run_id)
+        client.log_param(made[-1], "holdout", 0.1)
+        client.set_terminated(made[-1], end_time=ended)
+    assert deploy._last_distillation(parameters(DeployConfig), tiny) == made[0]

@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import mlflow
 import optuna
 import pytest
 from optuna.storages import RDBStorage
@@ -91,12 +92,16 @@ def test_a_trial_in_the_queue_is_started_by_one_process_alone(tmp_path: Path) ->
             assert sorted(pool.map(started, storages, [trial._trial_id] * 2)) == [False, True]
 
 
+@pytest.mark.parametrize("folder", ["real", "link"])
 def test_the_database_of_the_tracking_store_is_refused_and_left_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "mlflow.db"
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    file = tmp_path / "real" / "mlflow.db"
     file.write_bytes(b"of MLflow")
-    monkeypatch.setattr("kdflow.tracking.store.uri", lambda: f"sqlite:///{file}")
+    of_mlflow = f"sqlite:///{tmp_path}/link/mlflow.db"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: of_mlflow)
     with pytest.raises(KdflowError, match=r"^storage: expected a database of Optuna's own"):
-        open_storage(parsed(f"sqlite:///{file}"), 20)
+        open_storage(parsed(f"sqlite:///{tmp_path}/{folder}/mlflow.db"), 20)
     assert file.read_bytes() == b"of MLflow"

@@ -16,6 +16,7 @@ from helpers import wait_for_it
 from mlflow.entities import Run
 from mlflow.exceptions import BAD_REQUEST, MlflowException
 from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
+from mlflow.tracking._tracking_service.utils import _get_store
 
 from kdflow.dataset import Dataset, Images
 from kdflow.errors import KdflowError, UnreachableError
@@ -255,6 +256,17 @@ def test_the_run_of_a_killed_process_is_ended_by_the_next_command(tiny: Dataset)
     sync.deliver_left_over()
     assert ended(running).info.status == "KILLED"
     assert history(running, "loss") == [(1, 1)]
+
+
+def test_the_run_of_a_killed_process_that_was_deleted_for_good_stops_no_command() -> None:
+    client = mlflow.MlflowClient()
+    purged = client.create_run("0").info.run_id
+    left = journal.new(purged, store.address(), ends_run=True)
+    left._lock.release()
+    client.delete_run(purged)
+    _get_store()._hard_delete_run(purged)  # as `mlflow gc` does
+    assert sync.deliver_left_over() == []
+    assert not left.folder.exists()
 
 
 def test_how_a_run_ended_is_for_the_machine_to_say_that_had_it_open_last(tiny: Dataset) -> None:

@@ -98,7 +98,7 @@ def commit_b(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(commit: str, code: str) -> FoundRun:
     tags = {"mlflow.source.git.commit": commit, CODE_TAG: code}
-    return FoundRun("id", "0", "teacher", {}, tags, {}, "")
+    return FoundRun("id", "0", "teacher", {}, tags, {}, "", 0)
 
 
 @pytest.mark.usefixtures("commit_b")

@@ -17,6 +17,7 @@ from kdflow.catalogue.datasets.photo import InvalidImageError, pixels_of, size_o
 from kdflow.catalogue.datasets.record import DatasetRecord
 from kdflow.catalogue.datasets.stored import NewDataset, stored
 from kdflow.errors import KdflowError
+from kdflow.hardware import available_cpus
 from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _in_parallel(work: Callable[[Photo], T], photos: list[Photo], words: str) ->
     from tqdm import tqdm
 
     bar = tqdm(total=len(photos), desc=words, unit="image", disable=None, leave=False)
-    with bar, ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with bar, ThreadPoolExecutor(min(THREADS, available_cpus())) as pool:
         for start in range(0, len(photos), AT_A_TIME):
             for result in pool.map(work, photos[start : start + AT_A_TIME]):
                 yield result

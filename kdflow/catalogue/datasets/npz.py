@@ -108,17 +108,23 @@ def _write(new: NewDataset, path: Path, archive: zipfile.ZipFile) -> None:
         new.write(f"x_{split}", shape, np.dtype(np.uint8), members[f"x_{split}"].parts())
         small = labels.astype(label_type)
         new.write(f"y_{split}", small.shape, label_type, [small.tobytes()])
-    unused = sorted(name for name in archive.namelist() if name.startswith("val_"))
-    if unused:
+    read = {member.name for member in members.values()}
+    if unused := [name for name in _arrays(archive) if name not in read]:
         new.remarks.append(
-            f"{' and '.join(unused)} of {path} are not used: holdout takes the validation images"
-            " from the training images"
+            f"{', '.join(unused)} of {path}: not used; validation images are taken from the"
+            " training images (holdout)"
         )
+
+
+def _arrays(archive: zipfile.ZipFile) -> list[str]:
+    """The names of the arrays in it."""
+    names = archive.namelist()
+    return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
 
 
 def _chosen(path: Path, archive: zipfile.ZipFile) -> dict[str, Member]:
     """The arrays that are read, by kdflow's names."""
-    found = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    found = _arrays(archive)
     names = next(
         (naming for naming in (list(NAMES), list(NAMES.values())) if set(naming) & set(found)),
         list(NAMES),

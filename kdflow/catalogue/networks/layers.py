@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kdflow.catalogue.networks.record import ImageShape
 from kdflow.lazy import lazy_import
 
 if TYPE_CHECKING:
     import keras
+
+    from kdflow.image_file import ImageShape
 else:
     keras = lazy_import("keras")
 

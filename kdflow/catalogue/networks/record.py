@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-ImageShape = tuple[int, int, int]
+    from kdflow.image_file import ImageShape
 
 
 class Recipe(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the steps take that may learn from a teacher which kdflow did not train."""
+"""What the steps take that may read a model, or logits, that kdflow did not make."""
 
 from typing import Literal, NamedTuple
 
@@ -9,12 +9,12 @@ from kdflow.config.base import HOW_TO_RUN, Config, rarely_used
 
 
 class Reading(NamedTuple):
-    """How a teacher is read.
+    """How a user's own model or folder is read.
 
     Attributes:
         pixels: the pixel values that a user's own model expects.
         values: what a user's own folder holds.
-        allow_weak: whether the teacher may be no better than chance.
+        allow_weak: whether it may be no better than chance.
     """
 
     pixels: PixelRange = "0..255"
@@ -40,7 +40,7 @@ class OwnModelConfig(Config):
 
     @property
     def reading(self) -> Reading:
-        """How the teacher is read."""
+        """How the model is read."""
         return Reading(self.pixels, allow_weak=self.allow_weak_teacher)
 
 
