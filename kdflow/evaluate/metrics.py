@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
+from sklearn.metrics import recall_score
 
 from kdflow import interrupts, views
 from kdflow.errors import KdflowError
@@ -124,16 +125,20 @@ def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 def class_accuracies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The share of each class's images whose largest logit is the label's, (classes,); NaN where a
     class has no images."""
-    classes = logits.shape[-1]
-    right = np.bincount(labels, logits.argmax(axis=-1) == labels, minlength=classes)
-    with np.errstate(invalid="ignore"):
-        shares: np.ndarray = right / np.bincount(labels, minlength=classes)
+    shares: np.ndarray = recall_score(
+        labels,
+        logits.argmax(axis=-1),
+        labels=range(logits.shape[-1]),
+        average=None,
+        zero_division=np.nan,
+    )
     return shares
 
 
 def top_5_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """The share of examples of which the label's logit is among the five largest, 0 to 1. Of equal
-    logits, the lower class comes first."""
+    logits, the lower class comes first, as for `accuracy`; scikit-learn's
+    `top_k_accuracy_score` takes the higher one first."""
     largest = np.argsort(-logits, axis=-1, kind="stable")[:, :5]
     return float(np.mean((largest == labels[:, np.newaxis]).any(axis=-1)))
 
