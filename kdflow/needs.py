@@ -183,14 +183,13 @@ class Planned:
 class Lookup(Protocol):
     """How the runs that may hold a result are looked up; `reuse.Resolver` is one."""
 
-    steps: Mapping[str, Step]
     dataset: Dataset
 
     def plan(self, need: Need) -> Found | Planned:
         """What exists for a need, or how it will be made."""
 
-    def same_runs(self, name: str, config: Config) -> list[FoundRun]:
-        """The runs that are what this step would make."""
+    def same_runs(self, name: str, values: Mapping[str, Any]) -> list[FoundRun]:
+        """The runs that are what this step would make with these parameters."""
 
-    def same_code_runs(self, name: str, config: Config) -> list[FoundRun]:
+    def same_code_runs(self, name: str, values: Mapping[str, Any]) -> list[FoundRun]:
         """Those of `same_runs` that `reuse` allows in a comparison."""

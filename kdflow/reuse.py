@@ -124,9 +124,9 @@ class Resolver:
     def _to_make(self, need: Need) -> Planned:
         name, values = FINDERS[type(need)].made_by(need, self.dataset)
         needs = {key: value for key, value in values.items() if isinstance(value, Need)}
-        ids = {key: self.plan(value).result for key, value in needs.items()}
-        later = {key: needs[key] for key, result in ids.items() if result is None}
-        known = {key: result.source if result else "auto" for key, result in ids.items()}
+        results = {key: self.plan(value).result for key, value in needs.items()}
+        later = {key: needs[key] for key, result in results.items() if result is None}
+        known = {key: result.source if result else "auto" for key, result in results.items()}
         config = validated(self.steps[name].config, values | known)
         if later:
             planned = Planned(self.steps[name], config, later=later)
@@ -164,21 +164,24 @@ class Resolver:
 
     # --- find ---
 
-    def same_runs(self, name: str, config: Config) -> list[FoundRun]:
-        """The finished runs that are what this step would make, by any code, oldest first."""
+    def same_runs(self, name: str, values: Mapping[str, Any]) -> list[FoundRun]:
+        """The finished runs that are what this step would make with these parameters, by any code,
+        oldest first."""
+        config = validated(self.steps[name].config, values)
         planned = self.with_inputs(name, config)
         if any(plan.result is None for plan in self._of(planned.inputs).values()):
             return []  # what it builds on is new
         made = find_runs({KEY_TAG: self.key(planned)})
         return made or find_runs({KEY_TAG: self._key_of_0_1(planned, config)})
 
-    def same_code_runs(self, name: str, config: Config) -> list[FoundRun]:
+    def same_code_runs(self, name: str, values: Mapping[str, Any]) -> list[FoundRun]:
         """Those of `same_runs` that `reuse` allows to be compared with others."""
         if self.reuse == "never":
             return []
-        runs = self.same_runs(name, config)
+        runs = self.same_runs(name, values)
         if self.reuse == "any":
             return runs
+        config = validated(self.steps[name].config, values)
         code = code_of(name, config.used())
         here = hardware()
         made = [

@@ -4,7 +4,6 @@ from typing import Any
 
 from kdflow import network
 from kdflow.artifacts import logits
-from kdflow.config.base import validated
 from kdflow.config.training import is_automatic
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
@@ -24,8 +23,7 @@ def named(need: LayersOf, dataset: Dataset) -> None:
 def candidates(need: LayersOf, lookup: Lookup) -> list[FoundRun]:
     """The hint run that the user named, or those at the default settings."""
     if need.source == "auto":
-        step, values = made_by(need, lookup.dataset)
-        return lookup.same_runs(step, validated(lookup.steps[step].config, values))
+        return lookup.same_runs(*made_by(need, lookup.dataset))
     run = get_run(need.source, "none, auto or the id of a hint run")
     if run.step != "hint":
         raise KdflowError(f"expected a hint run, got the {run.step} run {run.run_id}")

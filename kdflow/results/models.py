@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from kdflow import bundle
-from kdflow.config.base import DATASET_OPTIONS, validated
+from kdflow.config.base import DATASET_OPTIONS
 from kdflow.config.precision import other_precision, resolved
 from kdflow.config.training import default_teacher, is_automatic
 from kdflow.dataset import Dataset
@@ -46,8 +46,7 @@ def runs_of(need: ModelOf, lookup: Lookup) -> list[FoundRun]:
     if bundle.fits(need.source, dataset, need.holdout):
         return find_runs({KEY_TAG: bundle.key()})
     if is_automatic(need.source):
-        step, values = _at_default_settings(need, dataset)
-        return lookup.same_runs(step, validated(lookup.steps[step].config, values))
+        return lookup.same_runs(*_at_default_settings(need, dataset))
     run = get_run(need.source, MODELS)
     _check(run, need, dataset)
     return [run]

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from kdflow.config.base import validated
 from kdflow.dataset import Dataset
 from kdflow.errors import UnfitError
 from kdflow.needs import Lookup, Need, Training
@@ -23,11 +22,10 @@ def candidates(need: Training, lookup: Lookup) -> list[FoundRun]:
     results = {k: lookup.plan(v).result for k, v in values.items() if isinstance(v, Need)}
     if None in results.values():
         return []  # it learns from a run that has yet to be made
-    ids = {key: result.source for key, result in results.items()}
-    config = validated(lookup.steps[need.step].config, values | ids)
+    values |= {key: result.source for key, result in results.items()}
     if need.step in COMPARED:
-        return lookup.same_code_runs(need.step, config)
-    return lookup.same_runs(need.step, config)
+        return lookup.same_code_runs(need.step, values)
+    return lookup.same_runs(need.step, values)
 
 
 def verified(need: Training, run: FoundRun, dataset: Dataset) -> StepResult:

@@ -242,7 +242,7 @@ def _parent(
     first = None if is_new else sharing.parent_of(study)
     name = run_name(study.study_name)
     hidden = {"evaluate_test", *file.space}
-    of_trials = {name: value for name, value in base.used().items() if name not in hidden}
+    of_trials = {each: value for each, value in base.used().items() if each not in hidden}
     values = config.used() | of_trials
     values["storage"] = storage.shown(storage.parsed(config.storage))
     params = {name: canonical(value) for name, value in values.items()}
