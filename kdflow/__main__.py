@@ -55,7 +55,12 @@ def main(argv: list[str] | None = None) -> int:
         else:
             run_step(step, config)
 
-    return exit_status(f"kdflow {step}", run, shows_traceback=config.traceback)
+    return exit_status(
+        f"kdflow {step}",
+        run,
+        resumes=not isinstance(config, CommandConfig),
+        shows_traceback=config.traceback,
+    )
 
 
 if __name__ == "__main__":

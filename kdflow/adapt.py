@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from kdflow.errors import KdflowError, ParameterError, reason
 from kdflow.lazy import lazy_import
+from kdflow.naming import scope_name
 
 if TYPE_CHECKING:
     import keras
@@ -81,8 +82,9 @@ def _other_images(what: str, image_shape: ImageShape, got: str) -> KdflowError:
 
 
 def _as_functional(model: keras.Model) -> keras.Model:
-    """With a single tensor as input, where the model may have a list of one."""
-    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    """With a single tensor as input, where the model may have a list of one, and a name that every
+    backend accepts."""
+    return keras.Model(model.inputs[0], model.outputs[0], name=scope_name(model.name))
 
 
 def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:

@@ -1,6 +1,7 @@
 """What runs are called, in the console and in the MLflow UI, which may show the first
 characters alone; and what names a model or logits that no run made."""
 
+import re
 import string
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def short_source(source: str) -> str:
     name = Path(source).name
     is_id = len(name) == 32 and set(name) <= set(string.hexdigits)
     return name[:8] if is_id else name
+
+
+def scope_name(text: str) -> str:
+    """`text` as the name of a Keras model: TensorFlow refuses most other characters."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", text)
+    return name if name[:1].isalnum() else f"own{name}"
 
 
 def named_by_hash(digest: str) -> str:

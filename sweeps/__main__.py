@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"run {run_id}; all runs: {saved_views.link_or_command(runs.experiment_of(run_id))}"
             )
 
-    return exit_status("sweeps", run, shows_traceback=base.traceback)
+    return exit_status("sweeps", run, resumes=True, shows_traceback=base.traceback)
 
 
 if __name__ == "__main__":

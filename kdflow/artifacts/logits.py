@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdflow.artifacts.alignment import check_order
 from kdflow.artifacts.values import check_values
-from kdflow.config.base import canonical
+from kdflow.config.base import DATASET_OPTIONS, canonical
 from kdflow.config.views import ONE_VIEW, Views
 from kdflow.dataset import Dataset, sha256
 from kdflow.errors import KdflowError, UnfitError, UnreachableError
@@ -26,6 +26,9 @@ from kdflow.views import VIEW_SETS, PhotoView, View
 
 SPLITS = ("train", "test")
 DTYPES = ("float16", "float32")
+ARRAYS = {split: f"{split}_logits.npy" for split in SPLITS}
+FILES = {"manifest.json", *ARRAYS.values()}
+WRITE = "kdflow.artifacts.logits.write"
 
 
 class Manifest(BaseModel):
@@ -107,7 +110,8 @@ def write(
     view_set: str = "shifts",
     averaged: bool = False,
 ) -> Manifest:
-    """Write logits and their manifest into `folder`, which is made.
+    """Write logits and their manifest into `folder`, which is made. Logits that it holds already
+    are replaced.
 
     Args:
         train, test: (views, images, classes) raw logits, float16 or float32; the views are the
@@ -119,8 +123,8 @@ def write(
 
     Raises:
         KdflowError: the arrays' shape or type is another one, there are more views than exist, a
-            logit is not finite, they are probabilities, or their rows are in another order; nothing
-            is written.
+            logit is not finite, they are probabilities, their rows are in another order, or the
+            folder holds other files; nothing is written.
     """
     folder, arrays = Path(folder), {"train": train, "test": test}
     for split, array in arrays.items():
@@ -145,9 +149,18 @@ def write(
         raise KdflowError(
             f"logits: expected one type for both splits, got {train.dtype} and {test.dtype}"
         )
+    if holdout is not None and not 0 <= holdout < 1:
+        raise KdflowError(
+            f"logits: expected a holdout from 0 to below 1, a share of the training images, got"
+            f" {holdout}"
+        )
+    if others := sorted({path.name for path in folder.glob("*")} - FILES):
+        raise KdflowError(
+            f"logits: expected a new folder, or one of logits, got {folder}, which holds"
+            f" {others[0]}; name another folder"
+        )
     if not in_order:
         check_order("logits", train, test, dataset)
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
         teacher=teacher,
         network=network,
@@ -168,8 +181,9 @@ def write(
             split: accuracy(array[0], _labels(dataset, split)) for split, array in arrays.items()
         },
     )
+    folder.mkdir(parents=True, exist_ok=True)
     for split, array in arrays.items():
-        np.save(folder / f"{split}_logits.npy", array, allow_pickle=False)
+        np.save(folder / ARRAYS[split], array, allow_pickle=False)
     (folder / "manifest.json").write_text(
         manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
     )
@@ -201,7 +215,12 @@ def read(
     """
     manifest_text = _manifest_text(folder)
     manifest = _parsed(manifest_text, folder)
-    _expect(folder, "data set digest", dataset.digest, manifest.dataset_digest)
+    if manifest.dataset_digest != dataset.digest:
+        raise UnfitError(
+            f"logits in {folder}: expected those of {dataset.name} (data set digest"
+            f" {dataset.digest}), got those of {manifest.dataset} ({manifest.dataset_digest}):"
+            f" other images, or read with another {', '.join(sorted(DATASET_OPTIONS))}"
+        )
     _expect(folder, "class names", list(dataset.class_names), manifest.class_names)
     count, view_set = views.count, views.view_set
     needed = list(VIEW_SETS[view_set][:count])
@@ -228,7 +247,11 @@ def _manifest_text(folder: Path) -> str:
     try:
         return (folder / "manifest.json").read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UnfitError(f"logits in {folder}: expected a manifest.json, got none") from error
+        has_probabilities = (folder / "train_probabilities.npy").exists()
+        way_out = "set values=probabilities" if has_probabilities else f"{WRITE} makes one"
+        raise UnfitError(
+            f"logits in {folder}: expected a manifest.json, got none; {way_out}"
+        ) from error
     except OSError as error:
         raise UnreachableError(
             f"logits in {folder}: manifest.json cannot be read: {error}"
@@ -247,8 +270,7 @@ def _parsed(text: str, folder: Path) -> Manifest:
 
 
 def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) -> np.ndarray:
-    name = f"{split}_logits.npy"
-    labels = _labels(dataset, split)
+    name, labels = ARRAYS[split], _labels(dataset, split)
     try:
         array = np.lib.format.open_memmap(folder / name, mode="r")  # which refuses pickles
     except (FileNotFoundError, ValueError) as error:

@@ -36,11 +36,18 @@ def check_backend() -> None:
         )
 
 
-def exit_status(name: str, action: Callable[[], object], *, shows_traceback: bool = False) -> int:
+def exit_status(
+    name: str,
+    action: Callable[[], object],
+    *,
+    resumes: bool = False,
+    shows_traceback: bool = False,
+) -> int:
     """Run a command's work; returns the status to exit with: 1 after an error, which is one line
     where the user can fix it, and 130 after an interrupt.
 
     Args:
+        resumes: whether the same command goes on where this one was interrupted.
         shows_traceback: show where the error was raised, too.
     """
     project_run = os.environ.get("MLFLOW_RUN_ID")  # opened by `mlflow run`; joining it unsets this
@@ -52,7 +59,8 @@ def exit_status(name: str, action: Callable[[], object], *, shows_traceback: boo
     except KeyboardInterrupt:
         if project_run:
             _correct_status_later(project_run, _finished(project_run) or "KILLED")
-        print(f"{name}: interrupted", file=sys.stderr)
+        what_next = "; the same command resumes it" if resumes else ""
+        print(f"{name}: interrupted{what_next}", file=sys.stderr)
         return 130
     except Exception as error:
         if project_run and (status := _finished(project_run)):

@@ -112,6 +112,12 @@ def fitting_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return temperature
 
 
+def confidence(logits: np.ndarray, temperature: float) -> float:
+    """The mean of each example's largest probability at a temperature, 0 to 1."""
+    probabilities = softmax(logits.astype(np.float64) / temperature, axis=-1)
+    return float(probabilities.max(axis=-1).mean())
+
+
 def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     """The share of examples on which student and teacher predict the same class, 0 to 1."""
     return float(np.mean(logits.argmax(axis=-1) == teacher_logits.argmax(axis=-1)))

@@ -17,6 +17,7 @@ from kdflow.results import models
 from kdflow.results.own_model import (
     chance_level_error,
     check_pixels,
+    described_order,
     is_own_model,
     warn_of_other_order,
 )
@@ -130,14 +131,17 @@ def _which(need: LogitsOf) -> dict[str, Any]:
 
 
 def _check_against_chance(taught: TeacherLogits, need: LogitsOf, dataset: Dataset) -> None:
-    """Refuse a teacher that is no better than chance on the training images."""
-    if need.reading.allow_weak:
-        return
+    """Refuse a teacher that is no better than chance on the training images, unless the user
+    accepts one."""
     predicted, name = taught.logits.train[0].argmax(axis=-1), taught.logits.manifest.network
     result = against_chance(predicted, dataset.y_train)
-    if not result.is_better:
-        causes = "it has not learnt, or its logits are of other images, classes or another order"
-        raise chance_level_error(result, name, causes)
+    if not (result.is_better or need.reading.allow_weak):
+        raise chance_level_error(
+            result,
+            name,
+            described_order(predicted, dataset.y_train, dataset)
+            or "it has not learnt, or its logits are of other images, classes or another order",
+        )
     if is_hash(taught.source):
         warn_of_other_order(name, predicted, dataset.y_train, dataset)
 

@@ -22,7 +22,7 @@ from kdflow.evaluate.chance import (
 )
 from kdflow.evaluate.metrics import predict_logits
 from kdflow.model_file import MODEL_FILES, MODEL_URIS
-from kdflow.naming import MOST_NAMED, named_by_hash
+from kdflow.naming import MOST_NAMED, named_by_hash, scope_name
 from kdflow.raw_logits import RawLogits, raw_logits
 from kdflow.results.records import TrainedModel
 from kdflow.tracking import artifacts
@@ -75,7 +75,11 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
             f"expected a network that gives logits, got {source}, {values.WITHIN_0_AND_1}"
         )
     _say_changes(made, source, dataset)
-    if not reading.allow_weak:
+    if reading.allow_weak:
+        sampled = _sampled(dataset, SAMPLED_IMAGES)
+        predicted = _predicted(made.network, dataset, sampled)
+        warn_of_other_order(source, predicted, dataset.y_train[sampled], dataset)
+    else:
         _check_accuracy(made, source, dataset, reading.pixels)
     plain = made.network
     weights_sha256 = network.weights_sha256(plain)
@@ -83,7 +87,7 @@ def read(source: str, dataset: Dataset, reading: Reading) -> TrainedModel:
     described = f"{weights_sha256} {network.architecture_sha256(plain)}"
     digest = hashlib.sha256(described.encode()).hexdigest()
     if adapt.is_unnamed(plain) and source.endswith(MODEL_FILES):
-        plain.name = Path(source).stem
+        plain.name = scope_name(Path(source).stem)
     return TrainedModel(named_by_hash(digest), plain, weights_sha256, None, source)
 
 
@@ -123,28 +127,33 @@ def _check_accuracy(made: RawLogits, source: str, dataset: Dataset, pixels: Pixe
     ranges = [it for it in PIXEL_RANGES if it != "imagenet" or dataset.image_shape[-1] == 3]
     others = {
         other: _predicted(adapt.from_pixels(made.of_expected_pixels, other), dataset, sampled)
-        == labels
         for other in ranges
         if other != pixels
     }
-    best = max(others, key=lambda other: others[other].mean())
-    if is_clearly_better(others[best], right):
+    accuracies = {other: float((it == labels).mean()) for other, it in others.items()}
+    best = max(accuracies, key=lambda other: accuracies[other])
+    if against_chance(others[best], labels).is_better and is_clearly_better(
+        others[best] == labels, right
+    ):
         raise KdflowError(
             f"expected a model of pixels {pixels}, got {source}, whose accuracy on {len(sampled)}"
-            f" training images is {result.accuracy:.4f} with these and {others[best].mean():.4f}"
+            f" training images is {result.accuracy:.4f} with these and {accuracies[best]:.4f}"
             f" with {best}; set pixels={best} (allow_weak_teacher=true accepts it as it is)"
         )
     if not result.is_better:
-        every = np.arange(len(dataset.y_train))
-        result = against_chance(_predicted(made.network, dataset, every), dataset.y_train)
+        labels = dataset.y_train
+        predicted = _predicted(made.network, dataset, np.arange(len(labels)))
+        result = against_chance(predicted, labels)
     if not result.is_better:
-        found = ", ".join(f"{it.mean():.4f} with {other}" for other, it in others.items())
+        found = ", ".join(f"{it:.4f} with {other}" for other, it in accuracies.items())
+        order = described_order(predicted, labels, dataset)
         raise chance_level_error(
             result,
             source,
-            f"the pixels that it expects (on a sample of the images its accuracy is {found}; set"
-            " the parameter pixels), classes in another order, or other images than it was trained"
-            " on",
+            order
+            or "the pixels that it expects (on a sample of the images its accuracy is"
+            f" {found}; set the parameter pixels), classes in another order, or other images than"
+            " it was trained on",
         )
     warn_of_other_order(source, predicted, labels, dataset)
 
@@ -158,19 +167,31 @@ def warn_of_other_order(
         source: whose they are, for the message.
         predicted, labels: (images,) integers.
     """
+    if order := described_order(predicted, labels, dataset):
+        print(f"{source}: {order}")
+
+
+def described_order(predicted: np.ndarray, labels: np.ndarray, dataset: Dataset) -> str:
+    """The order of the classes that fits the predictions better, in words; empty if none is shown
+    to.
+
+    Args:
+        predicted, labels: (images,) integers.
+    """
     other = other_class_order(predicted, labels, dataset.classes)
-    if other:
-        moved = [
-            f"output {index} fits {dataset.class_names[label]}"
-            for index, label in enumerate(other.classes)
-            if index != label
-        ]
-        print(
-            f"{source}: its outputs seem to be in another order than the classes"
-            f" ({', '.join(dataset.class_names[:MOST_NAMED])}): {', '.join(moved[:MOST_NAMED])}."
-            f" In that order its accuracy is {other.other_accuracy:.4f}, as given"
-            f" {other.accuracy:.4f}"
-        )
+    if other is None:
+        return ""
+    moved = [
+        f"output {index} fits {dataset.class_names[label]}"
+        for index, label in enumerate(other.classes)
+        if index != label
+    ]
+    return (
+        "its outputs seem to be in another order than the classes"
+        f" ({', '.join(dataset.class_names[:MOST_NAMED])}): {', '.join(moved[:MOST_NAMED])}. In"
+        f" that order its accuracy is {other.other_accuracy:.4f}, as given {other.accuracy:.4f};"
+        " reorder its outputs if that is so"
+    )
 
 
 def _sampled(dataset: Dataset, count: int) -> np.ndarray:
@@ -185,11 +206,11 @@ def _predicted(model: keras.Model, dataset: Dataset, indices: np.ndarray) -> np.
     return predicted
 
 
-def chance_level_error(result: AgainstChance, source: str, causes: str) -> KdflowError:
+def chance_level_error(result: AgainstChance, source: str, cause: str) -> KdflowError:
     """The refusal of a model that is no better than chance."""
     return KdflowError(
         f"expected a model that is better than chance, got {source} with an accuracy of"
         f" {result.accuracy:.4f} on the training images, where the most frequent class alone gives"
-        f" {result.majority:.4f} (p = {result.p_value:.2g}); likely causes: {causes};"
+        f" {result.majority:.4f} (p = {result.p_value:.2g}); likely cause: {cause};"
         " allow_weak_teacher=true accepts it"
     )

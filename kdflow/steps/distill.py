@@ -18,10 +18,14 @@ from kdflow.steps.checks import check_network
 from kdflow.tags import TEACHER_TAG
 
 if TYPE_CHECKING:
+    from kdflow.artifacts.logits import Logits
     from kdflow.dataset import Dataset
     from kdflow.results.records import TeacherLogits, TrainedModel
     from kdflow.tracking.run import Run
     from kdflow.training.objective import Distillation
+
+ONE_HOT = 0.999  # a mean largest probability
+SAMPLED_ROWS = 1_000  # on which it is measured
 
 
 class DistillConfig(TrainingConfig, ObjectiveConfig, StudentConfig, OwnTeacherConfig):
@@ -133,6 +137,7 @@ def run(
     from kdflow.steps.training import train_network
 
     run.set_tags({TEACHER_TAG: teacher.logits.manifest.network})
+    _warn_if_one_hot(teacher.logits, config)
     return train_network(
         run,
         config,
@@ -142,6 +147,21 @@ def run(
         teacher=teacher.logits,
         initial=init.network if init else None,
     )
+
+
+def _warn_if_one_hot(teacher: Logits, config: DistillConfig) -> None:
+    """Say so if the soft targets tell a student no more than labels would, as with the logits of a
+    model that was given pixels of a larger range than it expects."""
+    from kdflow.evaluate.metrics import confidence
+
+    every = max(1, teacher.train.shape[1] // SAMPLED_ROWS)
+    found = confidence(teacher.train[0, ::every], config.temp)
+    if config.alpha and found > ONE_HOT:
+        print(
+            f"WARNING: at temp={config.temp:g} the teacher's largest probability is {found:.6f} on"
+            " average, so that its soft targets are hardly more than labels: use a larger temp, and"
+            " check the pixels that a model of your own expects"
+        )
 
 
 DISTILL = Step("distill", DistillCommand, title, run, needs, check_network)

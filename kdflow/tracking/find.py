@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlflow
 from mlflow.entities import LifecycleStage, ViewType
@@ -99,7 +100,10 @@ def get_run(run_id: str, expected: str = TEACHERS) -> FoundRun:
     """
     run = _stored(run_id)
     if run is None:
-        raise KdflowError(f"expected {expected}; got {run_id!r}, and {address()} has no such run")
+        raise KdflowError(
+            f"expected {expected}; got {run_id!r}, and {address()} has no such run (relative paths"
+            f" start in {Path.cwd()})"
+        )
     if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
         raise KdflowError(f"expected a run that is not deleted, got {run_id}, which is deleted")
     if run.info.status != FINISHED:

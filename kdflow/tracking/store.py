@@ -15,7 +15,7 @@ from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.uri import resolve_uri_if_local
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 
 from kdflow import interrupts
 from kdflow.errors import (
@@ -79,7 +79,7 @@ def _sqlite_file() -> Path | None:
 
 def _make_store(path: Path) -> None:
     """Make MLflow's tables and its default experiment."""
-    made_at = URL.create("sqlite", database=str(path)).render_as_string()
+    made_at = _sqlite_uri(path)
     mlflow.MlflowClient(made_at).search_experiments(max_results=1)
     SqlAlchemyStore._engine_map.pop(made_at).dispose()
 
@@ -92,13 +92,20 @@ def address() -> str:
 def uri() -> str:
     """The tracking URI as another process needs it, in whatever folder: with its password, and with
     an absolute path without symbolic links if it is local."""
-    given = resolve_uri_if_local(str(mlflow.get_tracking_uri()))  # leaves sqlite's as it is
+    given = str(resolve_uri_if_local(str(mlflow.get_tracking_uri())))  # leaves sqlite's as it is
     if not given.startswith("sqlite:"):
         return str(given)
     url = make_url(given)
-    if url.database and url.database != ":memory:":
-        url = url.set(database=str(Path(url.database).resolve()))
-    return url.render_as_string(hide_password=False)
+    if not url.database or url.database == ":memory:":
+        return given
+    options = given.partition("?")[2]
+    return _sqlite_uri(Path(url.database).resolve()) + (f"?{options}" if options else "")
+
+
+def _sqlite_uri(path: Path) -> str:
+    """What `make_url` reads as this path. MLflow makes the folder that is written in it, so that as
+    little as possible is percent-encoded."""
+    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
 
 
 def logged_models(experiment_id: str, run_id: str, name: str) -> list[LoggedModel]:

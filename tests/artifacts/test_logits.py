@@ -233,11 +233,42 @@ def test_the_manifests_hash_is_that_of_its_file(folder: Path, tiny: Dataset) -> 
     assert logits.read(folder, tiny).manifest_sha256 != before
 
 
+def test_a_folder_with_other_files_is_left_as_it_is(folder: Path, tiny: Dataset) -> None:
+    (folder / "photo.png").write_bytes(b"")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    read = logits.read(folder, tiny)
+    with pytest.raises(KdflowError, match=r"which holds photo.png; name another folder"):
+        write(folder, read.train + 1, read.test, tiny)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_of_logits_is_replaced(folder: Path, tiny: Dataset) -> None:
+    read = logits.read(folder, tiny)
+    train = np.array(read.train) + 1
+    write(folder, train, np.array(read.test), tiny)
+    assert np.array_equal(logits.read(folder, tiny).train, train)
+
+
+@pytest.mark.parametrize("holdout", [-0.1, 1, 10])
+def test_a_holdout_that_is_no_share_is_refused(
+    holdout: float, folder: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    read, new = logits.read(folder, tiny), tmp_path / "new"
+    with pytest.raises(KdflowError, match=rf"expected a holdout from 0 .* got {holdout}"):
+        logits.write(new, read.train, read.test, tiny, teacher="a", network="b", holdout=holdout)
+    assert not new.exists()
+
+
+def test_probabilities_without_a_manifest_have_a_way_out(tmp_path: Path, tiny: Dataset) -> None:
+    (tmp_path / "train_probabilities.npy").write_bytes(b"")
+    with pytest.raises(KdflowError, match=r"got none; set values=probabilities"):
+        logits.read(tmp_path, tiny)
+
+
 def test_logits_of_other_images_are_refused(folder: Path, tiny: Dataset) -> None:
     other = replace(tiny, x_test=255 - tiny.x_test)
-    with pytest.raises(
-        KdflowError, match=f"data set digest: expected {other.digest}, got {tiny.digest}"
-    ):
+    expected = rf"data set digest {other.digest}\), got those of {tiny.name} \({tiny.digest}\)"
+    with pytest.raises(KdflowError, match=expected):
         logits.read(folder, other)
 
 

@@ -1,8 +1,11 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import ROOT
+from PIL import ExifTags, Image
 
 from kdflow.catalogue.datasets.photo import FORMATS, InvalidImageError, pixels_of, size_of
 
@@ -143,3 +146,18 @@ def test_other_formats_are_not_read(tmp_path: Path) -> None:
     for read in (pixels_of, size_of):
         with pytest.raises(InvalidImageError, match="not a JPEG, PNG, WEBP, BMP or GIF image"):
             read(tmp_path / "photo.tiff")
+
+
+def test_the_example_of_the_docs_gives_the_pixels_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    (example,) = re.findall(r"```python\n(from PIL .*?)```", page, re.DOTALL)
+    noise = np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+    Image.fromarray(noise).save(tmp_path / "photo.jpg", exif=exif)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"np": np}
+    exec(example, names)
+    assert np.array_equal(names["pixels"], [pixels_of(tmp_path / "photo.jpg", 96)])

@@ -21,7 +21,7 @@ from kdflow.errors import KdflowError
     ("error", "status", "shown"),
     [
         (KdflowError("expected a, got b"), 1, "kdflow step: expected a, got b\n"),
-        (KeyboardInterrupt(), 130, "kdflow step: interrupted\n"),
+        (KeyboardInterrupt(), 130, "kdflow step: interrupted; the same command resumes it\n"),
         (None, 0, ""),
     ],
 )
@@ -32,7 +32,7 @@ def test_a_command_ends_with_one_line_and_a_status(
         if error:
             raise error
 
-    assert exit_status("kdflow step", work) == status
+    assert exit_status("kdflow step", work, resumes=True) == status
     assert capsys.readouterr() == ("", shown)
 
 

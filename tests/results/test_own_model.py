@@ -8,6 +8,7 @@ import keras
 import mlflow
 import numpy as np
 import pytest
+import tensorflow
 from helpers import ROOT, runs
 from scipy.special import softmax
 
@@ -291,3 +292,27 @@ def test_outputs_in_another_order_than_the_classes_are_said(
         "output 1 fits c, output 2 fits b. In that order its accuracy is 1.0000, as given 0.6"
         in shown
     )
+
+
+@pytest.mark.parametrize("allow_weak", [False, True])
+def test_outputs_in_another_order_are_told_from_pixels_of_another_range(
+    allow_weak: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With other pixels this model predicts a constant, which is right more often."""
+    of_brightness(255, [1, 2, 3, 4, 0]).save("rotated.keras")
+    dataset, found = by_brightness(), "output 0 fits b, output 1 fits c, output 2 fits d"
+    if allow_weak:
+        own_model.read("rotated.keras", dataset, Reading(allow_weak=True))
+        assert found in capsys.readouterr().out
+    else:
+        with pytest.raises(KdflowError, match=rf"likely cause: its outputs .*{found}.* 1\.0000"):
+            own_model.read("rotated.keras", dataset, Reading())
+
+
+@pytest.mark.parametrize("name", ["Mein Modell ü", "blumen(1)", "-x", "_"])
+def test_a_file_of_any_name_teaches(name: str) -> None:
+    """TensorFlow limits the names of the networks that are trained or exported."""
+    keras.Sequential(of_brightness(255, range(CLASSES)).layers).save(f"{name}.keras")
+    read = own_model.read(f"{name}.keras", by_brightness(), Reading()).network
+    with tensorflow.Graph().as_default(), tensorflow.name_scope(read.name) as scope:
+        assert scope == f"{read.name}/"

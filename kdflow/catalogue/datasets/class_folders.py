@@ -104,11 +104,12 @@ def check_classes(root: Path, labels: Mapping[str, list[str]], photos: list[Phot
         raise KdflowError(
             f"dataset: expected two or more class folders in {root}, got {found}{beside}"
         )
-    for other in others:
+    for split, other in zip([*labels][1:], others, strict=True):
         for label in sorted(first ^ other):
+            only_in = next(iter(labels)) if label in first else split
             raise KdflowError(
                 f"dataset: expected the same class folders for training and testing in {root}, got"
-                f" {label!r} in only one of them"
+                f" {label!r} in {only_in} alone"
             )
     filled = {(photo.split, photo.label) for photo in photos}
     for split, names in labels.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -179,6 +180,12 @@ def _split(photos: list[Photo], names: list[str], test_share: float) -> dict[str
     if photos[0].split:
         return {split: [p for p in photos if p.split == split] for split in (TRAIN, "test")}
     labels = [photo.label for photo in photos]
+    label, images = min(Counter(labels).items(), key=lambda each: each[1])
+    if images < 2:
+        raise KdflowError(
+            "dataset: expected two or more images in every class folder, to train and to test on,"
+            f" got {images} in {label}"
+        )
     try:
         parts = train_test_split(
             np.arange(len(photos)), test_size=test_share, stratify=labels, random_state=SPLIT_SEED

@@ -166,13 +166,22 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, fortran_order, dtype
 
 
+def _how_to_convert(images: Member) -> str:
+    if images.dtype.kind != "f":
+        return ""
+    return (
+        f"; save {images.name}.round().astype(np.uint8), and multiply by 255 first where pixels are"
+        " from 0 to 1"
+    )
+
+
 def _checked_images(images: Member) -> tuple[int, ...]:
     """The shape of the images, (n, height, width, channels)."""
     shape = images.shape
     if images.dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape:
         raise KdflowError(
             f"dataset: expected {images.name} as uint8 images (n, height, width) or"
-            f" (n, height, width, channels), got {images.dtype} {shape}"
+            f" (n, height, width, channels), got {images.dtype} {shape}{_how_to_convert(images)}"
         )
     if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
         raise KdflowError(
