@@ -1,6 +1,6 @@
 """What has to stay the same when a study is resumed, since it makes its trials comparable."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdflow.config.base import DATASET_OPTIONS, how_to_run, neutral_value
 from kdflow.config.objective import WEIGHTS
@@ -12,10 +12,61 @@ from kdflow.results.logits import model_of
 from kdflow.results.own_model import is_own_model
 from kdflow.reuse import Resolver
 from kdflow.sources import own_networks
+from kdflow.steps.baseline import baseline_for
 from kdflow.steps.distill import DistillConfig
+from sweeps.driver import control
+from sweeps.driver.config import SweepConfig
 from sweeps.driver.study import Study
 
 DIGEST_OF = "the digest of "  # before a parameter that names a file
+
+
+class Described(NamedTuple):
+    """A study, as `sharing.open_study` takes it.
+
+    Attributes:
+        description: what has to be the same whenever it is resumed, in JSON types.
+        added: the part of it that an older study may lack, with the values that it had then.
+    """
+
+    name: str
+    description: dict[str, Any]
+    added: dict[str, Any]
+
+
+def of_trials(
+    config: SweepConfig, file: Study, base: DistillConfig, logits: LogitsOf, resolver: Resolver
+) -> Described:
+    """The study that the trials are in.
+
+    Args:
+        base: what all trials have in common.
+        logits: of all trials.
+    """
+    description = described(config.heartbeat, file, base, resolver.dataset)
+    description |= described_teacher(base, logits, resolver)
+    older = defaults_of_older_study(file, base, description)
+    return Described(_name(config, resolver.dataset), description, older)
+
+
+def of_control(
+    config: SweepConfig, file: Study, base: DistillConfig, dataset: Dataset
+) -> Described:
+    """The study of a searched control.
+
+    Raises:
+        KdflowError: the baseline has none of the parameters that are searched.
+    """
+    file, alone = control.baseline_study(file), baseline_for(base)
+    description = described(config.heartbeat, file, alone, dataset)
+    older = defaults_of_older_study(file, alone, description)
+    return Described(f"{_name(config, dataset)} control", description, older)
+
+
+def _name(config: SweepConfig, dataset: Dataset) -> str:
+    if config.study_name == "auto":
+        return f"{config.study} {dataset.short_name}"
+    return config.study_name
 
 
 def described(

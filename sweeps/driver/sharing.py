@@ -44,29 +44,66 @@ def open_study(
     Raises:
         KdflowError: there is another study of that name.
     """
-    wanted = json.loads(json.dumps(description))
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        study.set_user_attr(DESCRIPTION, wanted)
+        study.set_user_attr(DESCRIPTION, description)
         return study, True
     except DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage)
-    if study.direction != StudyDirection.MAXIMIZE:
-        raise KdflowError(
-            f"study_name: expected a study that maximises, got {name!r}, which minimises; give this"
-            " one another study_name"
-        )
+    _check_direction(study)
     began_with = _wait_for(lambda: study.user_attrs.get(DESCRIPTION))
     if began_with is None and not study.trials:  # the process that made it has died
-        study.set_user_attr(DESCRIPTION, wanted)
+        study.set_user_attr(DESCRIPTION, description)
         return study, True
-    recorded = json.loads(json.dumps(added)) | (began_with or {})
+    _check_same(study, began_with or {}, description, added)
+    return study, False
+
+
+def existing_study(
+    storage: RDBStorage, name: str, description: Mapping[str, Any], added: Mapping[str, Any]
+) -> optuna.Study | None:
+    """The study of that name, if it has begun. Nothing is made.
+
+    Args:
+        description, added: see `open_study`.
+
+    Raises:
+        KdflowError: there is another study of that name.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+    _check_direction(study)
+    began_with = study.user_attrs.get(DESCRIPTION)
+    if began_with is None and not study.trials:
+        return None
+    _check_same(study, began_with or {}, description, added)
+    return study
+
+
+def _check_direction(study: optuna.Study) -> None:
+    if study.direction != StudyDirection.MAXIMIZE:
+        raise KdflowError(
+            f"study_name: expected a study that maximises, got {study.study_name!r}, which"
+            " minimises; give this one another study_name"
+        )
+
+
+def _check_same(
+    study: optuna.Study,
+    began_with: Mapping[str, Any],
+    description: Mapping[str, Any],
+    added: Mapping[str, Any],
+) -> None:
+    wanted, recorded = (
+        json.loads(json.dumps(each)) for each in (description, {**added, **began_with})
+    )
     if recorded != wanted:
         raise KdflowError(
-            f"study_name: {name!r} began with {_difference(recorded, wanted)}; give this"
-            " study another study_name"
+            f"study_name: {study.study_name!r} began with {_difference(recorded, wanted)}; give"
+            " this study another study_name"
         )
-    return study, False
 
 
 def parent_of(study: optuna.Study) -> str | None:

@@ -1,11 +1,13 @@
 """The storage that Optuna keeps studies in."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from optuna.exceptions import OptunaError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -54,12 +56,7 @@ def open_storage(url: URL, heartbeat: int) -> RDBStorage:
     Raises:
         KdflowError: it does not answer, or is MLflow's.
     """
-    if _is_of_mlflow(url):
-        raise KdflowError(
-            f"storage: expected a database of Optuna's own, got {shown(url)}, which is the tracking"
-            " store; name another file or database"
-        )
-    try:
+    with _checked(url):
         if url.get_backend_name() == "sqlite":
             make_whole(Path(str(url.database)), lambda new: _made(url.set(database=str(new))))
         try:
@@ -67,6 +64,34 @@ def open_storage(url: URL, heartbeat: int) -> RDBStorage:
         except SQLAlchemyError:  # another process may be making a server's tables
             time.sleep(2)
             return _connected(url, heartbeat)
+
+
+def exists(url: URL) -> bool:
+    """Whether there are Optuna's tables at `url`. Nothing is made.
+
+    Raises:
+        KdflowError: it does not answer, or is MLflow's.
+    """
+    with _checked(url):
+        if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+            return False
+        engine = create_engine(url, connect_args=_connect_args(url))
+        try:
+            return inspect(engine).has_table("studies")
+        finally:
+            engine.dispose()
+
+
+@contextlib.contextmanager
+def _checked(url: URL) -> Iterator[None]:
+    """Refuses MLflow's database; errors of the database are one line."""
+    if _is_of_mlflow(url):
+        raise KdflowError(
+            f"storage: expected a database of Optuna's own, got {shown(url)}, which is the tracking"
+            " store; name another file or database"
+        )
+    try:
+        yield
     except (SQLAlchemyError, OptunaError, ImportError, OSError, RuntimeError) as error:
         raise KdflowError(
             f"storage: expected a working store at {shown(url)}, got {reason(error)}"
@@ -86,18 +111,21 @@ def _made(url: URL) -> None:
 
 
 def _connected(url: URL, heartbeat: int) -> RDBStorage:
-    is_file = url.get_backend_name() == "sqlite"
     with experimental():
         storage = RDBStorage(
             text_of(url),
-            engine_kwargs={"connect_args": {"timeout": 60} if is_file else {"connect_timeout": 10}},
+            engine_kwargs={"connect_args": _connect_args(url)},
             heartbeat_interval=heartbeat,
             grace_period=MISSED_HEARTBEATS * heartbeat,
             heartbeat_stale_trial_callback=after_a_crash,
         )
-    if is_file:
+    if url.get_backend_name() == "sqlite":
         event.listen(storage.engine, "begin", _locked)
     return storage
+
+
+def _connect_args(url: URL) -> dict[str, int]:
+    return {"timeout": 60} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
 
 
 def _locked(connection: Connection) -> None:

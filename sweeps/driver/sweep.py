@@ -8,15 +8,15 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL
 
 from kdflow.config.base import canonical
 from kdflow.dataset import Dataset
 from kdflow.errors import KdflowError, about
 from kdflow.naming import is_hash, run_name
-from kdflow.needs import LogitsOf, Need
+from kdflow.needs import Need
 from kdflow.reuse import Resolver
 from kdflow.sources import own_networks
-from kdflow.steps.baseline import baseline_for
 from kdflow.steps.checks import check_network
 from kdflow.steps.distill import DistillConfig, layers_of, logits_needed
 from kdflow.steps.estimate import duration_estimator
@@ -37,6 +37,7 @@ from sweeps.driver import (
     workers,
 )
 from sweeps.driver.config import SweepConfig, with_absolute_paths, with_values
+from sweeps.driver.description import Described
 from sweeps.driver.report import OF_CONTROL, log_trials
 from sweeps.driver.study import Study
 from sweeps.driver.trials import Order, all_views
@@ -69,18 +70,23 @@ def run(config: SweepConfig, file: Study, base: DistillConfig) -> str | None:
         resolver = Resolver(ALL_STEPS, dataset, config.reuse)
         logits = logits_needed(base, base.teacher, all_views(file, base))
         upstream = {"teacher": logits, **_lower_layers(file, base)}
-        _print_plan(config, file, base, resolver, upstream)
+        _check_trials(file, base, dataset)
+        described = {"distill": description.of_trials(config, file, base, logits, resolver)}
+        if config.control == "searched":
+            described["baseline"] = description.of_control(config, file, base, dataset)
+        ended = _ended_trials(described, url, config.heartbeat)
+        _print_plan(config, file, base, resolver, upstream, ended)
         if base.plan_only:
             runs.label_project_run(f"sweep {config.study}")
             return None
         opened = storage.open_storage(url, config.heartbeat)
-        study, is_new = _open_study(opened, config, file, base, logits, resolver)
+        study, is_new = sharing.open_study(opened, *described["distill"])
         with _parent(study, is_new, config, file, base, dataset) as parent:
             print(f"{study.study_name}: {config.trials} trials; the default is {file.cost}")
             resolver.parent = parent.run_id
             alone = None
-            if config.control == "searched":
-                alone = _open_control(opened, study, parent, config, file, base, dataset)
+            if "baseline" in described:
+                alone = _open_control(opened, parent, described["baseline"], config, file)
             shared = _shared_upstream(study, is_new, file, resolver, upstream)
             order = Order(
                 study=config.study,
@@ -110,31 +116,37 @@ def _print_plan(
     base: DistillConfig,
     resolver: Resolver,
     upstream: dict[str, Need],
+    ended: dict[str, int],
 ) -> None:
-    """Raises `KdflowError` if a trial cannot be trained, or what it builds on cannot be made."""
-    _check_trials(file, base, resolver.dataset)
+    """Raises `KdflowError` if what a trial builds on cannot be made."""
     plans = [resolver.plan(need) for need in upstream.values()]
     estimate = duration_estimator(resolver.dataset)
-    own = plan.lines(config, file, base, estimate)
+    own = plan.lines(config, file, base, ended, estimate)
     print("plan:", *lines(resolver, plans, estimate), *own, sep="\n")
 
 
-def _open_study(
-    opened: RDBStorage,
-    config: SweepConfig,
-    file: Study,
-    base: DistillConfig,
-    logits: LogitsOf,
-    resolver: Resolver,
-) -> tuple[optuna.Study, bool]:
-    """The study that the trials are in; whether this process has made it."""
-    name = config.study_name
-    if name == "auto":
-        name = f"{config.study} {resolver.dataset.short_name}"
-    described = description.described(config.heartbeat, file, base, resolver.dataset)
-    described |= description.described_teacher(base, logits, resolver)
-    older = description.defaults_of_older_study(file, base, described)
-    return sharing.open_study(opened, name, described, older)
+def _ended_trials(described: dict[str, Described], url: URL, heartbeat: int) -> dict[str, int]:
+    """By step, how many trials of its study have ended already. Raises `KdflowError` if a study of
+    that name began otherwise, or its run is in another store."""
+    if not storage.exists(url):
+        return {}
+    opened = storage.open_storage(url, heartbeat)
+    found = {step: sharing.existing_study(opened, *it) for step, it in described.items()}
+    if study := found["distill"]:
+        _check_has_run(study)
+    ended = {step: trial_queue.ended(study) for step, study in found.items() if study}
+    opened.engine.dispose()
+    return ended
+
+
+def _check_has_run(study: optuna.Study) -> None:
+    """Refuse a study whose parent run is in another store, or deleted."""
+    run_id = study.user_attrs.get(trial_queue.RUN_ID)
+    if run_id and not find.exists(run_id):
+        raise KdflowError(
+            f"study_name: expected a study whose run is in the store, got {study.study_name!r}"
+            f" of run {run_id}, which is not; choose another study_name, or another storage"
+        )
 
 
 def _shared_upstream(
@@ -176,23 +188,14 @@ def _lower_layers(file: Study, base: DistillConfig) -> dict[str, Need]:
 
 
 def _open_control(
-    opened: RDBStorage,
-    searched: optuna.Study,
-    parent: Run,
-    config: SweepConfig,
-    file: Study,
-    base: DistillConfig,
-    dataset: Dataset,
+    opened: RDBStorage, parent: Run, described: Described, config: SweepConfig, file: Study
 ) -> optuna.Study:
-    """The study of the control of `searched`. Its runs are children of the same parent run."""
-    name = f"{searched.study_name} control"
-    file, alone = control.baseline_study(file), baseline_for(base)
-    described = description.described(config.heartbeat, file, alone, dataset)
-    older = description.defaults_of_older_study(file, alone, described)
-    study, _ = sharing.open_study(opened, name, described, older)
+    """The study of a searched control. Its runs are children of the same parent run."""
+    study, _ = sharing.open_study(opened, *described)
     study.set_user_attr(trial_queue.RUN_ID, parent.run_id)
+    space = control.baseline_study(file).space
     count = len(file.points) or config.trials
-    print(f"{name}: {count} trials of the baseline, over {', '.join(file.space)}")
+    print(f"{study.study_name}: {count} trials of the baseline, over {', '.join(space)}")
     return study
 
 
@@ -257,11 +260,7 @@ def _parent(
             run.log_json(values, "config.json")
             yield run
             return
-        if not find.exists(first):
-            raise KdflowError(
-                f"study_name: expected a study whose run is in the store, got {study.study_name!r}"
-                f" of run {first}, which is not; choose another study_name"
-            )
+        _check_has_run(study)
         print(f"{study.study_name}: {'resumes' if is_owner else 'joins'} run {first}")
         if runs.joins_project_run():  # `mlflow run` has opened one more
             asked = opened.enter_context(runs.open_run(name, "sweep", dataset, {}))

@@ -138,6 +138,11 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
     ]
 
 
+def ended(study: optuna.Study) -> int:
+    """How many trials that count have ended."""
+    return sum(trial.state.is_finished() for trial in counted(study))
+
+
 def _retry_history(trial: FrozenTrial) -> list[int]:
     with experimental():
         return RetryHeartbeatStaleTrialCallback.retry_history(trial)

@@ -168,6 +168,27 @@ def test_plan_only_prints_the_plan_and_makes_no_study_and_no_run(
     assert not (store / "sweeps").exists()
 
 
+@pytest.mark.usefixtures("imitated")
+def test_the_plan_of_a_study_that_has_begun_is_what_is_left_of_it(
+    flags: list[str], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(*flags, "--trials", "2") == 0
+    before, trials = len(all_runs()), len(study_named(NAME).trials)
+    capsys.readouterr()
+    plan_only = (*flags, "--plan_only", "true")
+    assert sweep(*plan_only, "--trials", "3") == 0
+    planned = "search  3 trials of distill over temp, alpha, under a minute each; ended already: 2"
+    assert planned in capsys.readouterr().out
+    assert sweep(*plan_only, "--trials", "3", "--epochs", "3") == 1
+    shown = capsys.readouterr()
+    assert f"study_name: '{NAME}' began with epochs=2, got epochs=3" in shown.err
+    assert "plan:" not in shown.out
+    mlflow.MlflowClient().delete_run(study_named(NAME).user_attrs["run_id"])
+    assert sweep(*plan_only, "--trials", "3") == 1
+    assert "expected a study whose run is in the store" in capsys.readouterr().err
+    assert (len(all_runs()), len(study_named(NAME).trials)) == (before - 1, trials)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_after_an_edit_of_the_code_the_finals_are_repeated_and_the_trials_are_not(
