@@ -9,6 +9,7 @@ import keras
 from kdflow.catalogue.networks import NETWORKS
 from kdflow.errors import KdflowError
 from kdflow.image_file import ImageShape
+from kdflow.naming import scope_name
 
 
 def feature_maps(network: keras.Model) -> dict[str, ImageShape]:
@@ -110,7 +111,7 @@ def features(network: keras.Model, layer: str) -> keras.Model:
     Args:
         layer: a name of `feature_maps`.
     """
-    name = f"{network.name}_to_{layer.replace('/', '_')}"
+    name = scope_name(f"{network.name}_to_{layer}")
     if "/" in layer:
         images, maps = _within(network, layer, network.input_shape[1:])
         part = keras.Model(images, maps, name=name)

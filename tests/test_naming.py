@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+import tensorflow
 from helpers import parameters
 
 from kdflow.config.base import Config
-from kdflow.naming import LONGEST, run_name, short_source
+from kdflow.naming import LONGEST, run_name, scope_name, short_source
 from kdflow.steps import STEPS
 
 LONG: dict[str, Any] = {
@@ -62,3 +63,20 @@ def test_long_names_are_cut_and_empty_parts_left_out() -> None:
 )
 def test_a_source_is_named_by_its_end(source: str, short: str) -> None:
     assert short_source(source) == short
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("resnet-18_v1.5", "resnet-18_v1.5"),
+        ("Mein Modell ü", "Mein_Modell__"),
+        ("blumen(1)", "blumen_1_"),
+        ("_x", "own_x"),
+        ("-x", "own-x"),
+        ("", "own"),
+    ],
+)
+def test_a_models_name_has_the_characters_that_tensorflow_allows(text: str, expected: str) -> None:
+    assert scope_name(text) == expected
+    with tensorflow.Graph().as_default(), tensorflow.name_scope(expected):
+        pass

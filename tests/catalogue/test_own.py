@@ -42,6 +42,9 @@ def dropped(shape, classes):
 def ends_in_softmax(shape, classes):
     return small(shape, classes, last="softmax")
 
+def größe(shape, classes):
+    return small(shape, classes)
+
 def sequential(shape, classes):
     return keras.Sequential([L.Flatten(), L.Dense(classes)])
 
@@ -85,7 +88,7 @@ here = 3
 
 @pytest.fixture
 def nets(tmp_path: Path) -> str:
-    (tmp_path / "nets.py").write_text(FUNCTIONS)
+    (tmp_path / "nets.py").write_text(FUNCTIONS, encoding="utf-8")
     return str(tmp_path / "nets.py")
 
 
@@ -133,6 +136,10 @@ def test_a_function_gives_a_student_that_follows_from_the_seed(
     assert np.array_equal(masked, again(train.images, training=True))
     hashes = {architecture_sha256(it) for it in (first, again, other, untrained(name, SHAPE, 5))}
     assert len(hashes) == 1
+
+
+def test_a_function_may_have_any_name(nets: str, train: Images) -> None:
+    assert build(f"{nets}:größe", train, 5, seed=3).name == "gr__e"
 
 
 def test_a_softmax_that_is_taken_off_is_printed(

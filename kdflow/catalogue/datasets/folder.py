@@ -113,7 +113,8 @@ def _write(
     names = sorted({photo.label for photo in photos})
     parts = _split(photos, names, test_share)
     needed = len(photos) * height * width * 3
-    words = f"{len(photos):,} images of {root} as {width}x{height} pixels"
+    as_first = "" if image_size else ", the size of the first"
+    words = f"{len(photos):,} images of {root} as {width}x{height} pixels{as_first}"
     print(f"dataset: decoding {words} into {needed / 1e6:,.1f} MB in {new.folder.parent}")
     check_room(new.folder, needed, words)
     label_type = np.dtype(np.uint8 if len(names) <= 256 else np.int32)
