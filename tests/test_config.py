@@ -1,5 +1,6 @@
 """Parameters: their defaults, what is refused, how they are written as text."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -111,7 +112,8 @@ def test_a_loss_has_its_own_weights_and_is_named_unless_it_is_kd() -> None:
         (
             {"dataset": "mnist"},
             "dataset: expected cifar10, cifar100, fashion_mnist, digits, the path of a folder of"
-            " photos or the path of an .npz file, got 'mnist'",
+            f" photos or the path of an .npz file (relative paths start in {Path.cwd()}), got"
+            " 'mnist'",
         ),
         # only a folder of photos takes these
         (

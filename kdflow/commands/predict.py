@@ -122,7 +122,10 @@ def _named(model: Classifier, class_names: str) -> Classifier:
 
 def _files(images: Path) -> list[Path]:
     if not images.exists():
-        raise KdflowError(f"images: expected an image file or a folder of images, got {images}")
+        raise KdflowError(
+            f"images: expected an image file or a folder of images, got"
+            f" {images.absolute()}: nothing of that name"
+        )
     files = sorted(_below(images)) if images.is_dir() else [images]
     if not files:
         raise KdflowError(f"images: expected images in {images}, got no files")

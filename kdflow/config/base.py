@@ -1,6 +1,7 @@
 """What every step takes, and how a parameter is written as text."""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -131,7 +132,10 @@ class Config(BaseModel):
     def _known_dataset(cls, dataset: str) -> str:
         if not find_dataset(dataset):
             names = [record.name for record in DATASETS]
-            raise ValueError(f"expected {', '.join(names[:-1])} or {names[-1]}")
+            raise ValueError(
+                f"expected {', '.join(names[:-1])} or {names[-1]} (relative paths start in"
+                f" {Path.cwd()})"
+            )
         return dataset
 
     @field_validator(*DATASET_OPTIONS)
