@@ -10,67 +10,23 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdflow.artifacts.alignment import check_order
+from kdflow.artifacts.manifest import MANIFEST, Manifest, parsed, text_of
 from kdflow.artifacts.values import check_values
 from kdflow.config.base import DATASET_OPTIONS, canonical
 from kdflow.config.views import ONE_VIEW, Views
 from kdflow.dataset import Dataset, sha256
 from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.evaluate.metrics import accuracy
-from kdflow.views import VIEW_SETS, PhotoView, View
+from kdflow.views import VIEW_SETS
 
 SPLITS = ("train", "test")
 DTYPES = ("float16", "float32")
 ARRAYS = {split: f"{split}_logits.npy" for split in SPLITS}
-FILES = {"manifest.json", *ARRAYS.values()}
-WRITE = "kdflow.artifacts.logits.write"
-
-
-class Manifest(BaseModel):
-    """What a folder of logits says of itself.
-
-    Attributes:
-        format: the version of this layout.
-        teacher: who made the logits: the id of the run that holds the model, or any name.
-        network: the teacher's architecture, in words.
-        parameters, multiply_adds, weight_bytes: how large it is (see `kdflow.size`), where known.
-        weights_sha256: of the teacher's weights, where they are known.
-        dataset, dataset_digest: the images that the rows belong to.
-        holdout: the share of training images that the teacher never trained on, where known.
-        views: what the first axis of the training logits enumerates; that of the test logits
-            enumerates as many of these or fewer.
-        averaged: whether the logits of a view are the mean over it and its mirror image.
-        in_order: whether the order of the rows was certain as they were written.
-        dtype: of the stored logits.
-        class_names: what the last axis enumerates.
-        sha256: of each array's bytes.
-        accuracy: of view 0 on each split, recomputed from the stored logits.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: Literal[1] = 1
-    teacher: str
-    network: str
-    parameters: int | None = None
-    multiply_adds: int | None = None
-    weight_bytes: int | None = None
-    weights_sha256: str | None = None
-    dataset: str
-    dataset_digest: str
-    holdout: float | None = None
-    views: list[View | PhotoView] = Field(min_length=1)
-    averaged: bool = False
-    in_order: bool = False
-    dtype: Literal["float16", "float32"]
-    class_names: list[str]
-    sha256: dict[str, str]
-    accuracy: dict[str, float]
+FILES = {MANIFEST, *ARRAYS.values()}
 
 
 @dataclass(frozen=True)
@@ -184,9 +140,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for split, array in arrays.items():
         np.save(folder / ARRAYS[split], array, allow_pickle=False)
-    (folder / "manifest.json").write_text(
-        manifest.model_dump_json(indent=2) + "\n", encoding="utf-8"
-    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
@@ -213,8 +167,8 @@ def read(
             in another order.
         UnreachableError: a file cannot be read, though it may be intact.
     """
-    manifest_text = _manifest_text(folder)
-    manifest = _parsed(manifest_text, folder)
+    manifest_text = text_of(folder)
+    manifest = parsed(manifest_text, folder)
     if manifest.dataset_digest != dataset.digest:
         raise UnfitError(
             f"logits in {folder}: expected those of {dataset.name} (data set digest"
@@ -241,32 +195,6 @@ def read(
         check_order(f"logits in {folder}", train, test, dataset)
     manifest_sha256 = hashlib.sha256(manifest_text.encode()).hexdigest()
     return Logits(folder, manifest, manifest_sha256, train, test)
-
-
-def _manifest_text(folder: Path) -> str:
-    try:
-        return (folder / "manifest.json").read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        has_probabilities = (folder / "train_probabilities.npy").exists()
-        way_out = "set values=probabilities" if has_probabilities else f"{WRITE} makes one"
-        raise UnfitError(
-            f"logits in {folder}: expected a manifest.json, got none; {way_out}"
-        ) from error
-    except OSError as error:
-        raise UnreachableError(
-            f"logits in {folder}: manifest.json cannot be read: {error}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UnfitError(f"logits in {folder}: expected text in manifest.json, {error}") from error
-
-
-def _parsed(text: str, folder: Path) -> Manifest:
-    try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "it"
-        raise UnfitError(f"logits in {folder}: manifest.json: {where}: {problem['msg']}") from error
 
 
 def _read_array(folder: Path, manifest: Manifest, dataset: Dataset, split: str) -> np.ndarray:

@@ -47,7 +47,7 @@ def exit_status(
     where the user can fix it, and 130 after an interrupt.
 
     Args:
-        resumes: whether the same command goes on where this one was interrupted.
+        resumes: whether the same command, run again, resumes an interrupted one.
         shows_traceback: show where the error was raised, too.
     """
     project_run = os.environ.get("MLFLOW_RUN_ID")  # opened by `mlflow run`; joining it unsets this

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kdflow.artifacts.checkpoints import Checkpoint
-    from kdflow.artifacts.logits import Manifest
+    from kdflow.artifacts.manifest import Manifest
     from kdflow.dataset import Dataset
     from kdflow.image_file import Pixels
     from kdflow.results.records import TrainedModel

@@ -9,7 +9,8 @@ from scipy.special import softmax
 from sklearn.utils.class_weight import compute_class_weight
 
 from kdflow import network as networks
-from kdflow.artifacts.logits import Logits, Manifest
+from kdflow.artifacts.logits import Logits
+from kdflow.artifacts.manifest import Manifest
 from kdflow.config.base import Config
 from kdflow.config.training import TrainingConfig
 from kdflow.dataset import Dataset, Images, split

@@ -193,9 +193,9 @@ def _open_control(
     """The study of a searched control. Its runs are children of the same parent run."""
     study, _ = sharing.open_study(opened, *described)
     study.set_user_attr(trial_queue.RUN_ID, parent.run_id)
-    space = control.baseline_study(file).space
+    file = control.baseline_study(file)
     count = len(file.points) or config.trials
-    print(f"{study.study_name}: {count} trials of the baseline, over {', '.join(space)}")
+    print(f"{study.study_name}: {count} trials of the baseline, over {', '.join(file.space)}")
     return study
 
 

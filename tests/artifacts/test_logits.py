@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from kdflow.artifacts import logits
+from kdflow.artifacts.manifest import Manifest
 from kdflow.config.views import Views
 from kdflow.dataset import Dataset, sha256
 from kdflow.errors import KdflowError, UnfitError, UnreachableError
 from kdflow.evaluate.metrics import accuracy
 
 
-def write(folder: Path, train: np.ndarray, test: np.ndarray, dataset: Dataset) -> logits.Manifest:
+def write(folder: Path, train: np.ndarray, test: np.ndarray, dataset: Dataset) -> Manifest:
     return logits.write(folder, train, test, dataset, teacher="abc", network="vgg", holdout=0.1)
 
 

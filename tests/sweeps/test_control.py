@@ -214,7 +214,7 @@ def test_a_sweep_that_is_interrupted_in_its_controls_trials_goes_on_there(
 @pytest.mark.slow
 @pytest.mark.usefixtures("imitated")
 def test_the_control_of_a_grid_tries_the_points_that_differ_for_it(
-    flags: list[str], name: str
+    flags: list[str], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     points = grid({"temp": [2.0, 4.0], "learning_rate": [0.001, 0.002, 0.003]})
     space = {"temp": FloatDistribution(2, 4), "learning_rate": RATE}
@@ -224,6 +224,7 @@ def test_the_control_of_a_grid_tries_the_points_that_differ_for_it(
         mock.patch("sweeps.driver.trials.load_study", return_value=file),
     ):
         assert sweep("notebook_grid", *flags, "--trials", "5") == 0  # not temp=4, rate=.003
+    assert "control: 3 trials of the baseline, over learning_rate\n" in capsys.readouterr().out
     tried = [trial.params for trial in study_named(f"{name} control").trials]
     assert tried == [{"learning_rate": rate} for rate in (0.001, 0.002, 0.003)]
     best = mlflow.get_run(study_named(name).user_attrs["run_id"]).data.tags
